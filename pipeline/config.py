@@ -1,0 +1,225 @@
+"""One YAML file per run, checked before anything starts. Knows every knob, no library behind it.
+
+Every field has a one-line description and its unit in its name. An unknown key is an error that
+names the nearest known one. Secrets never stand here: stores read them from the environment.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Language = Literal["auto", "zh", "en", "yue", "ja", "ko"]
+SpokenLanguage = Literal["zh", "en", "yue", "ja", "ko"]
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the key and says what to do."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class AudioConfig(_Section):
+    """Decoding of recordings."""
+
+    window_s: float = Field(
+        default=1800.0, ge=10, description="a longer recording is cut into windows, s"
+    )
+    max_duration_s: float = Field(
+        default=172_800.0, gt=0, description="refuse longer recordings, s"
+    )
+    max_bytes: int = Field(default=8 << 30, gt=0, description="refuse larger files, bytes")
+    min_rate_hz: int = Field(default=4_000, gt=0, description="refuse lower sample rates, Hz")
+    max_rate_hz: int = Field(default=384_000, gt=0, description="refuse higher sample rates, Hz")
+    max_channels: int = Field(default=64, gt=0, description="refuse more channels")
+    min_decoded_share: float = Field(
+        default=0.9, ge=0, le=1, description="refuse a file that yields less of its declared length"
+    )
+
+
+class SegmentConfig(_Section):
+    """From VAD to the segments that SenseVoice hears."""
+
+    max_segment_s: float = Field(default=30.0, gt=0, le=60, description="longest segment, s")
+    min_segment_s: float = Field(
+        default=0.1, ge=0.025, description="shorter segments count as silence, s"
+    )
+    merge_length_s: float = Field(
+        default=15.0, ge=0, description="join neighbours up to this length, s"
+    )
+    merge_gap_s: float = Field(
+        default=0.5, ge=0, description="never join across a longer silence, s"
+    )
+    end_silence_s: float = Field(default=0.8, gt=0, description="silence that ends a segment, s")
+    pad_s: float = Field(
+        default=0.1, ge=0, description="silero: keep this much around a segment, s"
+    )
+    threshold: float = Field(default=0.5, gt=0, lt=1, description="silero: speech probability")
+
+
+class LabelConfig(_Section):
+    """What SenseVoice is asked, and how much of it at a time."""
+
+    language: Language = Field(
+        default="auto", description="language prompt, unless the row names one"
+    )
+    allowed_languages: tuple[SpokenLanguage, ...] = Field(
+        default=(), description="hear only these languages; empty: all"
+    )
+    use_itn: bool = Field(default=True, description="write numbers as digits, with punctuation")
+    batch_s: float = Field(default=120.0, gt=0, description="padded audio per forward pass, s")
+    device: str = Field(default="auto", description="auto, cpu, cuda")
+
+
+class RayConfig(_Section):
+    """Where it runs. None of this changes a label."""
+
+    address: str | None = Field(
+        default=None, description="Ray address; none: this machine or the job's"
+    )
+    num_cpus: int | None = Field(default=None, ge=1, description="local Ray only: CPUs; none: all")
+    object_store_bytes: int = Field(
+        default=512 << 20, ge=80 << 20, description="local Ray only, bytes"
+    )
+    decode_workers: int | None = Field(
+        default=None, ge=1, description="decode tasks at once; none: free"
+    )
+    segment_workers: int = Field(default=1, ge=1, description="VAD actors")
+    segment_cpus: float = Field(default=1.0, gt=0, description="CPUs of a VAD actor")
+    label_workers: int = Field(default=1, ge=1, description="SenseVoice actors")
+    label_cpus: float = Field(
+        default=1.0, ge=0, description="CPUs of a SenseVoice actor (0 on a GPU)"
+    )
+    num_gpus: float = Field(
+        default=0.0, ge=0, description="GPUs of a SenseVoice actor; a share is fine"
+    )
+    rows_per_batch: int = Field(
+        default=16, ge=1, description="windows per call of a SenseVoice actor"
+    )
+
+
+class RunConfig(_Section):
+    """One labelling run."""
+
+    manifest: str = Field(
+        description="manifest file or glob, or a directory of audio (path or URI)"
+    )
+    output: str = Field(description="root of the tables (path or s3:// URI)")
+    storage_options: dict[str, Any] = Field(
+        default_factory=dict, description="fsspec options of the object store, without secrets"
+    )
+    model: str = Field(default="iic/SenseVoiceSmall", description="hub id, local directory or URI")
+    hub: Literal["ms", "hf"] = Field(
+        default="ms", description="ModelScope (ms) or Hugging Face (hf)"
+    )
+    model_revision: str = Field(default="", description="hub revision; empty: the hub's default")
+    vad: str = Field(
+        default="fsmn-vad", description="none, silero, fsmn-vad, or an FSMN-VAD directory/URI"
+    )
+    publish_every_s: float = Field(
+        default=60.0, gt=0, description="commit finished work this often, s"
+    )
+    audio: AudioConfig = AudioConfig()
+    segment: SegmentConfig = SegmentConfig()
+    label: LabelConfig = LabelConfig()
+    ray: RayConfig = RayConfig()
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        segment = self.segment
+        if segment.merge_length_s > segment.max_segment_s:
+            raise ValueError(
+                f"segment.merge_length_s ({segment.merge_length_s}) is longer than "
+                f"segment.max_segment_s ({segment.max_segment_s}); make it shorter"
+            )
+        return self
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
+    """The run that a YAML file and `key.sub=value` overrides describe.
+
+    Environment variables named SENSEVOICE_KEY__SUB override the file, `overrides` both. Values are
+    read as YAML. Raises ConfigError, naming the key and the nearest valid one.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
+    for name, text in sorted(os.environ.items()):
+        if name.startswith("SENSEVOICE_"):
+            key = name.removeprefix("SENSEVOICE_").lower().replace("__", ".")
+            _assign(values, key, text, source=name)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator:
+            raise ConfigError(f"--set {override}: write it as key=value")
+        _assign(values, key.strip(), text, source=f"--set {override}")
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: " + "; ".join(_explain(error))) from error
+
+
+def describe_fields() -> Iterator[tuple[str, str, str]]:
+    """(key, default, description) of every field, in the order of the file; for --help."""
+    yield from _describe(RunConfig, "")
+
+
+def _describe(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
+    for name, field in section.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _describe(kind, f"{prefix}{name}.")
+        else:
+            default = (
+                "required"
+                if field.is_required()
+                else repr(field.get_default(call_default_factory=True))
+            )
+            yield f"{prefix}{name}", default, field.description or ""
+
+
+def _assign(values: dict[str, Any], key: str, text: str, source: str) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise ConfigError(f"{source}: {section!r} is a value, not a section")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source}: the value is not YAML: {error}") from error
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    known = [key for key, _, _ in describe_fields()]
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        if problem["type"] == "extra_forbidden":
+            yield f"unknown key {key!r}{_nearest(key, known)}"
+        elif problem["type"] == "literal_error":
+            choices = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
+            value = str(problem["input"])
+            yield f"{key}: {value!r} is not valid{_nearest(value, choices)}; use {choices}"
+        else:
+            yield f"{key}: {problem['msg']}" if key else str(problem["msg"])
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    """' (did you mean ...?)', by the last part of a dotted key or by the whole; '' if none is."""
+    same_last = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
+    best = (same_last or difflib.get_close_matches(key, known, n=1, cutoff=0.4))[:1]
+    return f" (did you mean {best[0]!r}?)" if best else ""
+
+
+SPOKEN_LANGUAGES: tuple[str, ...] = get_args(SpokenLanguage)
+PROMPT_LANGUAGES: tuple[str, ...] = get_args(Language)

@@ -1,0 +1,251 @@
+"""What a row is, from the manifest to the tables. Knows names, types and units; does nothing.
+
+A row is a recording, or one window of a long one, from the plan to the bundle, with its segments
+nested inside. It never splits, so a silent or a broken recording keeps its row. Times are seconds
+in float64 from the start of the audio file. In flight there are no nulls: an absent string is "",
+because Ray turns an all-null column of a numpy batch into the string "nan".
+"""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+SCHEMA_VERSION = 1  # rises when a column changes its type or meaning; new columns do not raise it
+
+SAMPLE_RATE = 16_000  # Hz, the rate at which every model here listens
+FRAME = SAMPLE_RATE // 100  # 160 samples, 10 ms: the step of the log-mel features
+FRAME_LENGTH = SAMPLE_RATE // 40  # 400 samples, 25 ms: what one feature frame sees
+N_MELS = 80
+LFR_FRAME_S = 0.06  # SenseVoice stacks 7 frames and keeps every 6th: one CTC frame is 60 ms
+
+# The labels that SenseVoice's tags can carry, lower case, in the order of their token ids.
+# https://github.com/FunAudioLLM/SenseVoice; "unknown" stands for EMO_UNKNOWN and Event_UNK.
+LANGUAGES = ("zh", "en", "yue", "ja", "ko", "nospeech")
+EMOTIONS = (
+    "happy",
+    "sad",
+    "angry",
+    "neutral",
+    "fearful",
+    "disgusted",
+    "surprised",
+    "other",
+    "unknown",
+)
+EVENTS = (
+    "speech",
+    "bgm",
+    "laughter",
+    "applause",
+    "cry",
+    "sneeze",
+    "breath",
+    "cough",
+    "sing",
+    "speech_noise",
+    "gbg",
+    "unknown",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A stretch of speech or sound, in seconds from the start of its waveform."""
+
+    start_s: float
+    end_s: float
+
+    @property
+    def duration_s(self) -> float:
+        return self.end_s - self.start_s
+
+
+def _struct(*fields: tuple[str, pa.DataType]) -> pa.DataType:
+    return pa.struct([pa.field(name, kind, nullable=False) for name, kind in fields])
+
+
+def _schema(*fields: tuple[str, pa.DataType], nullable: tuple[str, ...] = ()) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, nullable=name in nullable) for name, kind in fields])
+
+
+WORD = _struct(
+    ("word", pa.string()),
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+    ("confidence", pa.float32()),
+)
+LANGUAGE_PROBABILITIES = _struct(*((name, pa.float32()) for name in LANGUAGES))
+EMOTION_PROBABILITIES = _struct(*((name, pa.float32()) for name in EMOTIONS))
+HEARD_EVENT = _struct(
+    ("event", pa.string()),
+    ("probability", pa.float32()),
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+    ("source", pa.string()),  # "tag": the segment's own event tag; "inline": a tag inside the text
+)
+
+# One labelled segment, as it lies nested in a bundle row. `publish` spreads it over four tables.
+LABELLED_SEGMENT = _struct(
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+    ("text", pa.string()),
+    ("rich_text", pa.string()),
+    ("confidence", pa.float32()),  # mean top-1 probability of the text tokens; 0 without text
+    ("n_tokens", pa.int32()),
+    ("words", pa.list_(WORD)),
+    ("itn", pa.bool_()),
+    ("language", pa.string()),
+    ("language_probability", pa.float32()),
+    ("language_runner_up", pa.string()),
+    ("language_runner_up_probability", pa.float32()),
+    ("language_probabilities", LANGUAGE_PROBABILITIES),
+    ("language_entropy", pa.float32()),  # nats
+    ("emotion", pa.string()),
+    ("emotion_probability", pa.float32()),
+    ("emotion_runner_up", pa.string()),
+    ("emotion_runner_up_probability", pa.float32()),
+    ("emotion_probabilities", EMOTION_PROBABILITIES),
+    ("emotion_entropy", pa.float32()),
+    ("emotion_forced", pa.string()),  # the most probable emotion other than "unknown"
+    ("events", pa.list_(HEARD_EVENT)),
+)
+
+ERROR_FIELDS = (
+    ("error_stage", pa.string()),  # "" | manifest | decode | segment | label
+    ("error_type", pa.string()),
+    ("error_message", pa.string()),
+)
+
+# What the plan hands to Ray: one row per recording that is still to do.
+PLANNED_FIELDS = (
+    ("recording_id", pa.string()),
+    ("uri", pa.string()),
+    ("offset_s", pa.float64()),  # where in the file the recording starts
+    ("length_s", pa.float64()),  # how much of it is wanted; 0: to the end of the file
+    ("language", pa.string()),  # the prompt: auto, zh, en, yue, ja, ko; "": as the config says
+    ("version", pa.string()),  # what the store said of the object when it was planned
+    ("bytes", pa.int64()),
+    ("work_key", pa.string()),  # hash of recording, version and fingerprint
+    ("supersedes", pa.string()),  # ledger state that this work replaces; "": none (see publish)
+    ("attempts", pa.int32()),  # 1 for the first attempt
+    ("extra", pa.map_(pa.string(), pa.string())),  # manifest columns that we do not know
+    *ERROR_FIELDS,
+)
+PLANNED = _schema(*PLANNED_FIELDS)
+
+# What decoding adds. Windows of one recording share `attempt_id`; the last one carries `n_windows`.
+WINDOW_FIELDS = (
+    *PLANNED_FIELDS,
+    ("attempt_id", pa.string()),
+    ("window_index", pa.int32()),
+    ("n_windows", pa.int32()),  # 0 on every window but the last
+    ("window_start_s", pa.float64()),
+    ("duration_s", pa.float64()),  # seconds of audio that this window accounts for
+    ("sample_rate_hz", pa.int32()),  # of the file, before resampling
+    ("channels", pa.int32()),
+    ("codec", pa.string()),
+    ("warning", pa.string()),
+)
+WINDOW = _schema(*WINDOW_FIELDS, ("waveform", pa.large_binary()))  # int16, mono, SAMPLE_RATE
+
+# Features of the segments only, one after the other: float32 (sum of n_frames, N_MELS).
+SEGMENTED = _schema(
+    *WINDOW_FIELDS,
+    (
+        "segments",
+        pa.list_(
+            _struct(("start_s", pa.float64()), ("end_s", pa.float64()), ("n_frames", pa.int32()))
+        ),
+    ),
+    ("features", pa.large_binary()),
+)
+
+BUNDLE = _schema(
+    *WINDOW_FIELDS,
+    ("labelled_s", pa.float64()),
+    ("silence_s", pa.float64()),
+    ("failed_s", pa.float64()),
+    ("segments", pa.list_(LABELLED_SEGMENT)),
+)
+
+_SEGMENT_KEYS = (
+    ("recording_id", pa.string()),
+    ("segment_id", pa.string()),  # f"{recording_id}-{index:06d}", index in time order
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+)
+
+TABLES: dict[str, pa.Schema] = {
+    "transcripts": _schema(
+        *_SEGMENT_KEYS,
+        ("text", pa.string()),
+        ("rich_text", pa.string()),
+        ("language", pa.string()),
+        ("confidence", pa.float32()),
+        ("n_tokens", pa.int32()),
+        ("words", pa.list_(WORD)),
+        ("itn", pa.bool_()),
+    ),
+    "languages": _schema(
+        *_SEGMENT_KEYS,
+        ("language", pa.string()),
+        ("probability", pa.float32()),
+        ("runner_up", pa.string()),
+        ("runner_up_probability", pa.float32()),
+        ("probabilities", LANGUAGE_PROBABILITIES),
+        ("entropy", pa.float32()),
+    ),
+    "emotions": _schema(
+        *_SEGMENT_KEYS,
+        ("emotion", pa.string()),
+        ("probability", pa.float32()),
+        ("runner_up", pa.string()),
+        ("runner_up_probability", pa.float32()),
+        ("probabilities", EMOTION_PROBABILITIES),
+        ("entropy", pa.float32()),
+        ("emotion_forced", pa.string()),
+    ),
+    "events": _schema(
+        *_SEGMENT_KEYS,
+        ("event", pa.string()),
+        ("probability", pa.float32()),
+        ("source", pa.string()),
+    ),
+    "recordings": _schema(
+        ("recording_id", pa.string()),
+        ("uri", pa.string()),
+        ("offset_s", pa.float64()),
+        ("version", pa.string()),
+        ("status", pa.string()),  # ok | error
+        *ERROR_FIELDS,
+        ("warning", pa.string()),
+        ("attempts", pa.int32()),
+        ("duration_s", pa.float64()),
+        ("labelled_s", pa.float64()),
+        ("silence_s", pa.float64()),
+        ("failed_s", pa.float64()),
+        ("n_segments", pa.int32()),
+        ("sample_rate_hz", pa.int32()),
+        ("channels", pa.int32()),
+        ("codec", pa.string()),
+        ("bytes", pa.int64()),
+        ("extra", pa.map_(pa.string(), pa.string())),
+        ("model", pa.string()),
+        ("model_hash", pa.string()),
+        ("fingerprint", pa.string()),
+        ("work_key", pa.string()),
+        ("run_id", pa.string()),
+        ("committed_at", pa.timestamp("us", tz="UTC")),
+    ),
+}
+
+
+class RecordingError(Exception):
+    """This recording cannot be labelled; its row says why and the run goes on.
+
+    `kind` is the `error_type` of the row: a short stable name that people group by.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
