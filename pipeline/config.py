@@ -49,7 +49,7 @@ class SegmentConfig(_Section):
 
     max_segment_s: float = Field(default=30.0, gt=0, le=60, description="longest segment, s")
     min_segment_s: float = Field(
-        default=0.1, ge=0.025, description="shorter segments count as silence, s"
+        default=0.1, ge=0.05, description="shorter segments count as silence, s"
     )
     merge_length_s: float = Field(
         default=15.0, ge=0, description="join neighbours up to this length, s"
@@ -74,7 +74,7 @@ class LabelConfig(_Section):
         default=(), description="hear only these languages; empty: all"
     )
     use_itn: bool = Field(default=True, description="write numbers as digits, with punctuation")
-    batch_s: float = Field(default=120.0, gt=0, description="padded audio per forward pass, s")
+    batch_s: float = Field(default=120.0, gt=0, description="audio per forward pass, s")
     device: str = Field(default="auto", description="auto, cpu, cuda")
 
 
@@ -88,8 +88,8 @@ class RayConfig(_Section):
     object_store_bytes: int = Field(
         default=512 << 20, ge=80 << 20, description="local Ray only, bytes"
     )
-    decode_workers: int | None = Field(
-        default=None, ge=1, description="decode tasks at once; none: free"
+    decode_cpus: float = Field(
+        default=0.5, gt=0, description="CPUs of a decode task; half of its time is waiting"
     )
     segment_workers: int = Field(default=1, ge=1, description="VAD actors")
     segment_cpus: float = Field(default=1.0, gt=0, description="CPUs of a VAD actor")
@@ -122,6 +122,9 @@ class RunConfig(_Section):
     model_revision: str = Field(default="", description="hub revision; empty: the hub's default")
     vad: str = Field(
         default="fsmn-vad", description="none, silero, fsmn-vad, or an FSMN-VAD directory/URI"
+    )
+    error_exit_code: int = Field(
+        default=3, ge=0, le=125, description="exit code of a finished run with failed recordings"
     )
     publish_every_s: float = Field(
         default=60.0, gt=0, description="commit finished work this often, s"
@@ -158,15 +161,26 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         if name.startswith("SENSEVOICE_"):
             key = name.removeprefix("SENSEVOICE_").lower().replace("__", ".")
             _assign(values, key, text, source=name)
+    _override(values, overrides)
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{path}: " + "; ".join(_explain(error))) from error
+
+
+def load_options(overrides: Iterable[str]) -> dict[str, Any]:
+    """Storage options from `key.sub=value`, for jobs that need a store and no run."""
+    values: dict[str, Any] = {}
+    _override(values, overrides)
+    return values
+
+
+def _override(values: dict[str, Any], overrides: Iterable[str]) -> None:
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
             raise ConfigError(f"--set {override}: write it as key=value")
         _assign(values, key.strip(), text, source=f"--set {override}")
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(f"{path}: " + "; ".join(_explain(error))) from error
 
 
 def describe_fields() -> Iterator[tuple[str, str, str]]:

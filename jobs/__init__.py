@@ -1,0 +1,1 @@
+"""One command per module: parse, call, report."""

@@ -1,0 +1,125 @@
+"""Waveforms to log-mel features, as Kaldi, FSMN-VAD and SenseVoice define them. Knows no model.
+
+One set of features serves VAD and labelling: a frame depends on its own 400 samples only and
+frames start every 160, so a clip that starts on the 10 ms grid has the frames of its recording.
+There is no dither (FunASR's default of 1.0 makes its labels differ from run to run).
+"""
+
+import math
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline.schema import FRAME, FRAME_LENGTH, N_MELS, SAMPLE_RATE, Segment
+
+N_FFT = 512
+LOW_HZ, HIGH_HZ = 20.0, SAMPLE_RATE / 2
+PRE_EMPHASIS = 0.97
+LOG_FLOOR = float(np.finfo(np.float32).eps)  # Kaldi's floor of a mel energy: log -> -15.94
+CHUNK_FRAMES = 1_000  # 10 s: 4 MB of frames stay in cache
+
+
+def log_mel(waveform: np.ndarray) -> np.ndarray:
+    """int16 (n_samples,) -> float32 (n_frames, 80); (0, 80) under 25 ms."""
+    samples = np.require(waveform, requirements=["C", "W"])  # torch wants memory it may write to
+    return np.asarray(log_mel_tensor(torch.from_numpy(samples)).numpy())
+
+
+def log_mel_tensor(waveform: torch.Tensor) -> torch.Tensor:
+    """(n_samples,) on the int16 scale, any dtype -> float32 (n_frames, 80) on the same device.
+
+    kaldi.fbank(x, num_mel_bins=80, window_type="hamming", energy_floor=0, dither=0) of torchaudio;
+    the largest difference, in nearly empty bins, is 3e-3.
+    """
+    n_frames = count_frames(waveform.shape[0])
+    features = torch.empty(n_frames, N_MELS, device=waveform.device)
+    for start in range(0, n_frames, CHUNK_FRAMES):
+        stop = min(start + CHUNK_FRAMES, n_frames)
+        samples = waveform[start * FRAME : (stop - 1) * FRAME + FRAME_LENGTH].float()
+        features[start:stop] = _log_mel_chunk(samples)
+    return features
+
+
+def count_frames(n_samples: int) -> int:
+    """Whole frames of 25 ms, every 10 ms, in `n_samples` (Kaldi's snip_edges)."""
+    return 0 if n_samples < FRAME_LENGTH else 1 + (n_samples - FRAME_LENGTH) // FRAME
+
+
+def clip_frames(segment: Segment, n_frames_total: int) -> slice:
+    """The frames of the recording that are the frames of this clip; starts on the 10 ms grid."""
+    first_sample = round(segment.start_s * SAMPLE_RATE)
+    n_frames = count_frames(round(segment.end_s * SAMPLE_RATE) - first_sample)
+    start = min(round(first_sample / FRAME), n_frames_total)
+    return slice(start, min(start + n_frames, n_frames_total))
+
+
+def stack_frames(log_mel: torch.Tensor, stack: int = 7, step: int = 6) -> torch.Tensor:
+    """(n, 80) -> (ceil(n / step), stack * 80): every step-th frame, with its neighbours.
+
+    FunASR's low frame rate (`apply_lfr`): SenseVoice 7/6, FSMN-VAD 5/1. The first and the last
+    frame stand in for neighbours beyond the edge.
+    """
+    n_frames = log_mel.shape[0]
+    centers = torch.arange(0, n_frames, step, device=log_mel.device)
+    around = torch.arange(stack, device=log_mel.device) - (stack - 1) // 2
+    rows = (centers[:, None] + around).clamp(0, max(n_frames - 1, 0))
+    return log_mel[rows.flatten()].reshape(len(centers), stack * log_mel.shape[1])
+
+
+def read_cmvn(path: str | Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """(shift, scale) of an am.mvn, float32 (dim,) each: normalised = (features + shift) * scale.
+
+    Kaldi's text format: the bracketed numbers after <AddShift> and <Rescale>. Raises ValueError.
+    """
+    text = Path(path).read_text(encoding="utf-8")
+    shift, scale = _read_vector(text, "<AddShift>", path), _read_vector(text, "<Rescale>", path)
+    if shift.shape != scale.shape:
+        raise ValueError(f"{path}: {len(shift)} shifts but {len(scale)} scales")
+    return shift, scale
+
+
+def _read_vector(text: str, marker: str, path: str | Path) -> torch.Tensor:
+    _, found, rest = text.partition(marker)
+    numbers = rest.partition("[")[2].partition("]")
+    if not found or not numbers[1]:
+        raise ValueError(f"{path}: no {marker} with numbers in brackets; is it a Kaldi am.mvn?")
+    return torch.tensor([float(number) for number in numbers[0].split()])
+
+
+def _log_mel_chunk(samples: torch.Tensor) -> torch.Tensor:
+    """float32 (n_samples,) -> (n_frames, 80)."""
+    window, mel_weights = _constants(samples.device)
+    frames = samples.unfold(0, FRAME_LENGTH, FRAME)
+    frames = frames - frames.mean(dim=1, keepdim=True)
+    # Written into the zero-padded input of the transform: copies cost more than the arithmetic.
+    padded = torch.zeros(len(frames), N_FFT, device=frames.device)
+    emphasised = padded[:, :FRAME_LENGTH]
+    emphasised[:, 1:] = frames[:, 1:].sub(frames[:, :-1], alpha=PRE_EMPHASIS)
+    emphasised[:, 0] = frames[:, 0] * (1 - PRE_EMPHASIS)  # Kaldi: its own predecessor
+    emphasised *= window
+    spectrum: torch.Tensor = torch.fft.rfft(padded)
+    power = spectrum.real.square() + spectrum.imag.square()
+    return (power @ mel_weights).clamp_(min=LOG_FLOOR).log_()
+
+
+@lru_cache(maxsize=4)
+def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The hamming window (400,) and the mel triangles (257, 80)."""
+    window = torch.hamming_window(FRAME_LENGTH, periodic=False)
+    return window.to(device), _mel_weights().to(device)
+
+
+def _mel_weights() -> torch.Tensor:
+    """(n_fft / 2 + 1, 80), in float32 throughout, so that it equals torchaudio's to the bit."""
+    low, high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (LOW_HZ, HIGH_HZ))
+    step = (high - low) / (N_MELS + 1)
+    left = low + torch.arange(N_MELS)[:, None] * step
+    center = low + (torch.arange(N_MELS)[:, None] + 1.0) * step
+    right = low + (torch.arange(N_MELS)[:, None] + 2.0) * step
+    bins_hz = SAMPLE_RATE / N_FFT * torch.arange(N_FFT // 2)
+    mel = 1127.0 * (1.0 + bins_hz / 700.0).log()
+    rising, falling = (mel - left) / (center - left), (right - mel) / (right - center)
+    triangles = torch.minimum(rising, falling).clamp(min=0)
+    return torch.nn.functional.pad(triangles, (0, 1)).T.contiguous()  # Kaldi drops the Nyquist bin

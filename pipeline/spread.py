@@ -1,0 +1,140 @@
+"""Bundle rows to table rows. Knows the columns of both; knows nothing of files or commits.
+
+Everything is columnar: a corpus has a hundred times more segments than recordings, and a Python
+loop over them would take longer than the publisher's minute.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.schema import TABLES
+
+# table -> its column -> field of schema.LABELLED_SEGMENT
+_FROM_SEGMENT: Mapping[str, Mapping[str, str]] = {
+    "transcripts": {
+        name: name
+        for name in ("text", "rich_text", "language", "confidence", "n_tokens", "words", "itn")
+    },
+    "languages": {
+        "language": "language",
+        "probability": "language_probability",
+        "runner_up": "language_runner_up",
+        "runner_up_probability": "language_runner_up_probability",
+        "probabilities": "language_probabilities",
+        "entropy": "language_entropy",
+    },
+    "emotions": {
+        "emotion": "emotion",
+        "probability": "emotion_probability",
+        "runner_up": "emotion_runner_up",
+        "runner_up_probability": "emotion_runner_up_probability",
+        "probabilities": "emotion_probabilities",
+        "entropy": "emotion_entropy",
+        "emotion_forced": "emotion_forced",
+    },
+}
+
+_EMPTY = pa.scalar("")
+
+_Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
+
+
+def spread(rows: pa.Table, committed_at: datetime) -> dict[str, pa.Table]:
+    """All five tables of whole recordings, ordered by recording_id and time.
+
+    `rows` are schema.BUNDLE plus model, model_hash, fingerprint and run_id: every window of every
+    recording once, in any order.
+    """
+    rows = rows.sort_by([("recording_id", "ascending"), ("window_index", "ascending")])
+    rows = rows.combine_chunks()
+    recording_ids = rows["recording_id"].to_numpy()
+    is_first = np.append(True, recording_ids[1:] != recording_ids[:-1])[: rows.num_rows]
+    firsts = np.flatnonzero(is_first)
+    owners = np.cumsum(is_first) - 1  # number of the recording of each row
+    return {
+        "recordings": _recordings(rows, firsts, owners, committed_at),
+        **_segment_tables(rows, owners),
+    }
+
+
+def _recordings(
+    rows: pa.Table, firsts: _Indices, owners: _Indices, committed_at: datetime
+) -> pa.Table:
+    columns: dict[str, Any] = {
+        name: rows[name].take(firsts) for name in rows.column_names if name != "segments"
+    }
+    n_segments = pc.list_value_length(rows["segments"]).to_numpy()
+    for name in ("duration_s", "labelled_s", "silence_s", "failed_s"):
+        columns[name] = np.add.reduceat(rows[name].to_numpy(), firsts) if len(firsts) else []
+    columns["n_segments"] = np.add.reduceat(n_segments, firsts) if len(firsts) else []
+
+    failed = np.flatnonzero(pc.not_equal(rows["error_stage"], _EMPTY).to_numpy())
+    broken, first_failure = np.unique(owners[failed], return_index=True)
+    telling = firsts.copy()  # the row that speaks for the recording: the first that failed
+    telling[broken] = failed[first_failure]
+    for name in ("error_stage", "error_type", "error_message"):
+        columns[name] = rows[name].take(telling)
+    columns["status"] = np.where(np.isin(np.arange(len(firsts)), broken), "error", "ok")
+    columns["warning"] = _joined_warnings(rows, owners, len(firsts))
+    columns["committed_at"] = pa.repeat(
+        pa.scalar(committed_at, pa.timestamp("us", "UTC")), len(firsts)
+    )
+    return _table("recordings", columns)
+
+
+def _joined_warnings(rows: pa.Table, owners: _Indices, n_recordings: int) -> "pa.Array[Any]":
+    """The different warnings of each recording's windows, "; " between them."""
+    warned = pc.not_equal(rows["warning"], _EMPTY)
+    pairs = rows.select(["warning"]).append_column("owner", pa.array(owners)).filter(warned)
+    # One thread: groups and lists then keep the order of the rows.
+    different = pairs.group_by(["owner", "warning"], use_threads=False).aggregate([])
+    lists = different.group_by("owner", use_threads=False).aggregate([("warning", "list")])
+    joined: Any = pc.binary_join(lists["warning_list"].combine_chunks(), "; ")
+    places = pc.index_in(pa.array(np.arange(n_recordings)), lists["owner"].combine_chunks())
+    warnings: pa.Array[Any] = joined.take(places).fill_null("")
+    return warnings
+
+
+def _segment_tables(rows: pa.Table, owners: _Indices) -> dict[str, pa.Table]:
+    nested = rows["segments"].combine_chunks()
+    parents = pc.list_parent_indices(nested).to_numpy()
+    segments = pc.list_flatten(nested)
+    starts_s = pc.struct_field(segments, "start_s").to_numpy()
+    in_time_order = np.lexsort((starts_s, owners[parents]))
+    segments = segments.take(pa.array(in_time_order, pa.int64()))
+    parents = parents[in_time_order]
+    owner = owners[parents]
+    index = np.arange(len(owner)) - np.searchsorted(owner, owner)  # within the recording
+    recording_id = rows["recording_id"].combine_chunks().take(pa.array(parents))
+    digits = pc.utf8_lpad(pa.array(index).cast(pa.string()), 6, "0")
+    keys = {
+        "recording_id": recording_id,
+        "segment_id": pc.binary_join_element_wise(recording_id, digits, "-"),
+        "start_s": pc.struct_field(segments, "start_s"),
+        "end_s": pc.struct_field(segments, "end_s"),
+    }
+    tables = {
+        table: _table(
+            table, keys | {to: pc.struct_field(segments, of) for to, of in fields.items()}
+        )
+        for table, fields in _FROM_SEGMENT.items()
+    }
+    return {**tables, "events": _events(pc.struct_field(segments, "events"), keys)}
+
+
+def _events(nested: "pa.ListArray[Any]", keys: Mapping[str, "pa.Array[Any]"]) -> pa.Table:
+    heard = pc.list_flatten(nested)
+    parents = pc.list_parent_indices(nested)
+    columns = {name: keys[name].take(parents) for name in ("recording_id", "segment_id")}
+    names = ("start_s", "end_s", "event", "probability", "source")
+    return _table("events", columns | {name: pc.struct_field(heard, name) for name in names})
+
+
+def _table(name: str, columns: Mapping[str, Any]) -> pa.Table:
+    schema = TABLES[name]
+    return pa.table({field: columns[field] for field in schema.names}, schema=schema)

@@ -1,0 +1,272 @@
+"""Waveforms and features to raw speech intervals, by one of three VADs. Knows nothing of merging.
+
+FSMN-VAD is FunASR's network and rules written anew: with `max_end_silence_time` given, the same
+intervals to the millisecond (tests/test_vad_models.py), in a third of the time and without FunASR's
+11 s of import. Threads are the caller's business, but importing silero_vad sets torch to one.
+"""
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import yaml
+from torch.nn.functional import conv1d, linear, pad
+
+from pipeline.config import SegmentConfig
+from pipeline.features import read_cmvn
+from pipeline.schema import FRAME, SAMPLE_RATE, Segment
+from pipeline.segmenting import FRAMES_PER_S, EndpointRules, find_intervals
+
+FRAME_MS = 1000 * FRAME // SAMPLE_RATE
+CHUNK_FRAMES = 1_000  # 10 s of FSMN-VAD at a time: its activations stay in cache
+
+# FunASR's VADXOptions; a config.yaml may say otherwise.
+_DEFAULTS: dict[str, Any] = {
+    "window_size_ms": 200,
+    "sil_to_speech_time_thres": 150,
+    "speech_to_sil_time_thres": 150,
+    "lookback_time_start_point": 200,
+    "lookahead_time_end_point": 100,
+    "max_single_segment_time": 60_000,
+    "speech_noise_thres": 0.6,
+    "speech_2_noise_ratio": 1.0,
+    "sil_pdf_ids": [0],
+    "lstride": 1,
+}
+
+# What is written into the code. At -100 dB the level thresholds never bind: FunASR's level of a
+# frame is at least -60 dB (it adds 1e-6) and at most 26, so no frame is 100 dB under the noise.
+_EXPECTED: dict[str, dict[str, Any]] = {
+    "model_conf": {
+        "detect_mode": 1,
+        "do_extend": 1,
+        "frame_in_ms": FRAME_MS,
+        "sample_rate": SAMPLE_RATE,
+        "snr_thres": -100.0,
+        "decibel_thres": -100.0,
+    },
+    "encoder_conf": {"rorder": 0},
+    "frontend_conf": {
+        "fs": SAMPLE_RATE,
+        "n_mels": 80,
+        "window": "hamming",
+        "frame_length": 25,
+        "frame_shift": FRAME_MS,
+        "lfr_m": 5,
+        "lfr_n": 1,
+    },
+}
+
+
+class Vad(Protocol):
+    """What finds speech."""
+
+    def find_speech(self, waveform: np.ndarray, log_mel: np.ndarray) -> list[Segment]:
+        """int16 (n_samples,) and its float32 (n_frames, 80) -> speech in order, before merging."""
+        ...
+
+
+def load_vad(name_or_dir: str, config: SegmentConfig) -> Vad:
+    """The VAD called `none`, `silero`, or the FSMN-VAD of a local directory.
+
+    Raises FileNotFoundError or ValueError that name the file or key.
+    """
+    if name_or_dir == "none":
+        return WholeRecording()
+    if name_or_dir == "silero":
+        return Silero(config)
+    return FsmnVad(Path(name_or_dir), config)
+
+
+class WholeRecording:
+    """No VAD: one segment over everything."""
+
+    def find_speech(self, waveform: np.ndarray, log_mel: np.ndarray) -> list[Segment]:
+        return [Segment(0.0, len(waveform) / SAMPLE_RATE)] if len(waveform) else []
+
+
+class Silero:
+    """silero_vad's 16 kHz network, block by block, and its own rules.
+
+    Its `get_speech_timestamps` calls the network for every 32 ms. Only the LSTM needs the order, so
+    the rest takes a block of frames as one batch: the same probabilities to float rounding, in a
+    tenth of the time, and no onnxruntime (an extra of silero-vad that is not installed here).
+    """
+
+    CONTEXT, FRAME_SAMPLES, BLOCK_FRAMES = 64, 512, 512  # samples, samples, 16 s
+
+    def __init__(self, config: SegmentConfig) -> None:
+        import silero_vad
+
+        self._config = config
+        network = silero_vad.load_silero_vad()._model
+        self._network = network
+        cell = network.decoder.rnn
+        self._lstm = torch.nn.LSTM(cell.input_size, cell.hidden_size)
+        self._lstm.load_state_dict({f"{k}_l0": v for k, v in cell.state_dict().items()})
+
+    def find_speech(self, waveform: np.ndarray, log_mel: np.ndarray) -> list[Segment]:
+        from silero_vad.utils_vad import get_speech_timestamps_from_probs
+
+        spoken = get_speech_timestamps_from_probs(
+            self.speech_probabilities(waveform),
+            sampling_rate=SAMPLE_RATE,
+            threshold=self._config.threshold,
+            min_silence_duration_ms=round(self._config.end_silence_s * 1000),
+            speech_pad_ms=round(self._config.pad_s * 1000),
+            audio_length_samples=len(waveform),
+        )
+        return [Segment(s["start"] / SAMPLE_RATE, s["end"] / SAMPLE_RATE) for s in spoken]
+
+    @torch.inference_mode()
+    def speech_probabilities(self, waveform: np.ndarray) -> list[float]:
+        """int16 (n_samples,) -> one per 32 ms, the last one over zeros where samples end."""
+        step = self.FRAME_SAMPLES
+        state = None
+        probabilities: list[float] = []
+        for start in range(0, len(waveform), step * self.BLOCK_FRAMES):
+            frames = self._cut_frames(waveform, start)
+            heard = self._network.encoder(self._network.run_extractors(frames))  # (n, 128, 1)
+            hidden, state = self._lstm(heard.transpose(1, 2), state)  # (n, 1, 128)
+            spoken = self._network.decoder.decoder(hidden.transpose(1, 2))
+            probabilities += spoken.flatten().tolist()
+        return probabilities
+
+    def _cut_frames(self, waveform: np.ndarray, start: int) -> torch.Tensor:
+        """(n_frames, 64 + 512) from sample `start`: each frame after the end of the one before."""
+        step, context = self.FRAME_SAMPLES, self.CONTEXT
+        stop = min(start + step * self.BLOCK_FRAMES, len(waveform))
+        samples = torch.from_numpy(waveform[max(start - context, 0) : stop] / np.float32(32768))
+        samples = pad(samples, (max(context - start, 0), -(stop - start) % step))
+        return samples.unfold(0, context + step, step)
+
+
+class FsmnVad:
+    """FunASR's FSMN-VAD, from a directory with config.yaml, am.mvn and model.pt.
+
+    Raises FileNotFoundError for a missing file, ValueError for a variant that is not known here.
+    """
+
+    def __init__(self, directory: Path, config: SegmentConfig) -> None:
+        options = _read_options(directory / "config.yaml")
+        self._options = options
+        self._rules = _endpoint_rules(options, round(config.end_silence_s * 1000))
+        self._net = _FsmnNet(directory / "model.pt", directory / "am.mvn", options["lstride"])
+
+    def find_speech(self, waveform: np.ndarray, log_mel: np.ndarray) -> list[Segment]:
+        silence = self.silence_probabilities(log_mel).astype(np.float64)
+        noise = silence ** self._options["speech_2_noise_ratio"]
+        is_speech = 1.0 - silence >= noise + self._options["speech_noise_thres"]
+        return [
+            Segment(start / FRAMES_PER_S, end / FRAMES_PER_S)
+            for start, end in find_intervals(is_speech.tolist(), self._rules)
+        ]
+
+    @torch.inference_mode()
+    def silence_probabilities(self, log_mel: np.ndarray) -> np.ndarray:
+        """(n_frames, 80) -> float32 (n_frames,), in bounded memory whatever the length."""
+        n_frames = len(log_mel)
+        silence = np.empty(n_frames, dtype=np.float32)
+        memories: list[torch.Tensor] = []
+        for start in range(0, n_frames, CHUNK_FRAMES):
+            stop = min(start + CHUNK_FRAMES, n_frames)
+            # Two frames of context on each side; the first and the last frame repeat at the ends.
+            rows = np.arange(start - 2, stop + 2).clip(0, n_frames - 1)
+            probabilities, memories = self._net(torch.from_numpy(log_mel[rows]), memories)
+            silence[start:stop] = probabilities[:, self._options["sil_pdf_ids"]].sum(dim=1)
+        return silence
+
+
+class _FsmnNet:
+    """The network: 400 -> 140 -> 250, blocks of 250 -> 128 -> memory -> 250, -> 140 -> 248."""
+
+    def __init__(self, weights_file: Path, cmvn_file: Path, stride: int) -> None:
+        self._stride = stride
+        # Kaldi's normalisation goes into the first layer, and the last two layers become one.
+        shift, scale = (vector.double() for vector in read_cmvn(cmvn_file))
+        w = {k: v.double() for k, v in _read_weights(weights_file).items()}
+        first, bias = w["in_linear1.linear.weight"] * scale, w["in_linear1.linear.bias"]
+        self._first = (first.float(), (bias + first @ shift).float())
+        self._second = _affine(w, "in_linear2")
+        last, bias = w["out_linear2.linear.weight"], w["out_linear2.linear.bias"]
+        self._out = (
+            (last @ w["out_linear1.linear.weight"]).float(),
+            (last @ w["out_linear1.linear.bias"] + bias).float(),
+        )
+        n_blocks = sum(name.endswith("conv_left.weight") for name in w)
+        self._blocks = [
+            (
+                w[f"fsmn.{i}.linear.linear.weight"].float(),
+                w[f"fsmn.{i}.fsmn_block.conv_left.weight"].squeeze(3).float(),
+                *_affine(w, f"fsmn.{i}.affine"),
+            )
+            for i in range(n_blocks)
+        ]
+
+    def __call__(
+        self, log_mel: torch.Tensor, memories: list[torch.Tensor]
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """(n + 4, 80) -> (n, 248) and the left context of each block for the next call."""
+        stacked = log_mel.flatten().unfold(0, 5 * log_mel.shape[1], log_mel.shape[1])
+        x = linear(linear(stacked, *self._first), *self._second).relu_()
+        contexts = []
+        for i, (project, taps, weight, bias) in enumerate(self._blocks):
+            projected = linear(x, project).T  # (128, n)
+            n_context = (taps.shape[2] - 1) * self._stride
+            memory = memories[i] if memories else torch.zeros(len(projected), n_context)
+            heard = torch.cat((memory, projected), dim=1)
+            contexts.append(heard[:, heard.shape[1] - n_context :].clone())
+            remembered = conv1d(heard[None], taps, dilation=self._stride, groups=len(taps))[0]
+            x = linear((projected + remembered).T, weight, bias).relu_()
+        return linear(x, *self._out).softmax(dim=1), contexts
+
+
+def _affine(weights: Mapping[str, torch.Tensor], name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    return weights[f"{name}.linear.weight"].float(), weights[f"{name}.linear.bias"].float()
+
+
+def _read_weights(path: Path) -> dict[str, torch.Tensor]:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    return {name.removeprefix("encoder."): tensor for name, tensor in state.items()}
+
+
+def _read_options(path: Path) -> dict[str, Any]:
+    """What the network and the rules read of a config.yaml, with FunASR's defaults.
+
+    Raises ValueError when a setting asks for what was left out here.
+    """
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if not isinstance(settings, dict) or settings.get("model") != "FsmnVADStreaming":
+        raise ValueError(f"{path}: not the config.yaml of an FSMN-VAD (model: FsmnVADStreaming)")
+    other = []
+    for section, expected in _EXPECTED.items():
+        given = settings.get(section) or {}
+        other += [
+            f"{section}.{key}: {given[key]} instead of {value}"
+            for key, value in expected.items()
+            if key in given and given[key] != value
+        ]
+    if other:
+        raise ValueError(f"{path}: an FSMN-VAD of another kind ({', '.join(other)})")
+    given = {**(settings.get("model_conf") or {}), **(settings.get("encoder_conf") or {})}
+    return {key: given.get(key, default) for key, default in _DEFAULTS.items()}
+
+
+def _endpoint_rules(options: Mapping[str, Any], max_end_silence_ms: int) -> EndpointRules:
+    """FunASR's conversions from milliseconds, its truncations and its 10 ms less included."""
+    window = int(options["window_size_ms"] / FRAME_MS)
+    # The silence is counted from where the sliding window turned, which took this long already.
+    end_silence_ms = max_end_silence_ms - options["speech_to_sil_time_thres"]
+    lookahead = int(options["lookahead_time_end_point"] / FRAME_MS)
+    return EndpointRules(
+        window=window,
+        to_speech=int(options["sil_to_speech_time_thres"] / FRAME_MS),
+        to_silence=int(options["speech_to_sil_time_thres"] / FRAME_MS),
+        lookback=window + int(options["lookback_time_start_point"] / FRAME_MS),
+        end_silence=max(1, math.ceil(end_silence_ms / FRAME_MS)),
+        take_back=max(0, int(end_silence_ms / FRAME_MS) - lookahead - 1),
+        max_length=options["max_single_segment_time"] / FRAME_MS,
+    )

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ConfigError, RunConfig, describe_fields, load_config
+
+ROOT = Path(__file__).parents[1]
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+MINIMAL = "manifest: a.jsonl\noutput: out\n"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda p: p.name)
+def test_every_shipped_config_loads(path: Path) -> None:
+    assert isinstance(load_config(path), RunConfig)
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "label: {batchs: 3}\n")
+    with pytest.raises(ConfigError, match=r"'label\.batchs' \(did you mean 'label\.batch_s'"):
+        load_config(path)
+
+
+def test_a_key_in_the_wrong_section_is_found(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"did you mean 'segment\.max_segment_s'"):
+        load_config(write(tmp_path, MINIMAL), ["max_segment_s=20"])
+
+
+def test_an_unknown_language_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"label\.language: 'eng' .*did you mean 'en'"):
+        load_config(write(tmp_path, MINIMAL), ["label.language=eng"])
+
+
+def test_overrides_win_over_the_environment_and_the_environment_over_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, MINIMAL + "segment: {max_segment_s: 10, merge_length_s: 5}\n")
+    monkeypatch.setenv("SENSEVOICE_SEGMENT__MAX_SEGMENT_S", "12")
+    assert load_config(path).segment.max_segment_s == 12
+    assert load_config(path, ["segment.max_segment_s=14"]).segment.max_segment_s == 14
+
+
+def test_values_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"merge_length_s .* is longer than"):
+        load_config(write(tmp_path, MINIMAL), ["segment.max_segment_s=10"])
+
+
+def test_a_missing_key_and_a_wrong_type_name_the_key(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="manifest: Field required"):
+        load_config(write(tmp_path, "output: out\n"))
+    with pytest.raises(ConfigError, match=r"label\.batch_s"):
+        load_config(write(tmp_path, MINIMAL), ["label.batch_s=long"])
+
+
+def test_a_file_that_is_not_a_config_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"run\.yaml: expected keys and values"):
+        load_config(write(tmp_path, "- just\n- a list\n"))
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_every_field_is_described() -> None:
+    assert all(description for _, _, description in describe_fields())

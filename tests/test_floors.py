@@ -1,0 +1,76 @@
+"""The architecture, held: imports point down, heavy libraries stay on their floor."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+FLOORS = {
+    "schema": 0,
+    "config": 1,
+    # floor 2 is everything that is not named here
+    "sensevoice": 3,
+    "vad_models": 3,
+    "stages": 4,
+    "flow": 5,
+    "run": 6,
+}
+PURE = 2
+HEAVY = {"ray": {"flow"}, "funasr": set()}
+TORCH = {"features", "sensevoice", "vad_models", "fsmn"}
+
+MODULES = sorted(path.stem for path in (ROOT / "pipeline").glob("*.py") if path.stem != "__init__")
+
+
+def imports_of(path: Path) -> set[str]:
+    """Dotted names of everything that a file imports, at the top or inside a function."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def siblings_of(module: str) -> set[str]:
+    found = {
+        name.split(".")[1]
+        for name in imports_of(ROOT / "pipeline" / f"{module}.py")
+        if name.startswith("pipeline.")
+    }
+    return found & set(MODULES)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    floor = FLOORS.get(module, PURE)
+    too_high = [name for name in siblings_of(module) if FLOORS.get(name, PURE) > floor]
+    assert not too_high
+
+
+def test_there_is_no_import_cycle() -> None:
+    def walk(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, " -> ".join([*path, module])
+        for sibling in siblings_of(module):
+            walk(sibling, (*path, module))
+
+    for module in MODULES:
+        walk(module, ())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_heavy_libraries_stay_on_their_floor(module: str) -> None:
+    used = {name.split(".")[0] for name in imports_of(ROOT / "pipeline" / f"{module}.py")}
+    for library, homes in HEAVY.items():
+        assert library not in used or module in homes
+    assert "torch" not in used or module in TORCH
+
+
+def test_the_library_knows_no_job() -> None:
+    for module in MODULES:
+        assert not any(
+            name.split(".")[0] == "jobs" for name in imports_of(ROOT / "pipeline" / f"{module}.py")
+        )

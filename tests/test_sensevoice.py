@@ -1,0 +1,144 @@
+"""Our packed pass against FunASR's own `AutoModel.generate`, on the same weights."""
+
+import random
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import RunConfig
+from pipeline.decoding import Frames, label_clip, rich_text
+from pipeline.features import log_mel
+from pipeline.model_files import ModelError, resolve_model
+from pipeline.sensevoice import SenseVoice, load_sensevoice
+from tests.demo import AUDIO, MODEL, SHARED, SHORT, label_of, needs_shared, waveform_of
+
+
+def load_funasr(model: Path) -> Any:
+    from funasr import AutoModel
+
+    # The published configuration leaves dither at 1.0: labels change from run to run. It must be
+    # set here: generate() goes back to a copy of the arguments (AutoModel._reset_runtime_configs).
+    return AutoModel(
+        model=str(model),
+        device="cpu",
+        disable_update=True,
+        disable_pbar=True,
+        ncpu=2,
+        frontend_conf={"dither": 0.0},
+    )
+
+
+@cache
+def demo_funasr() -> Any:
+    return load_funasr(MODEL)
+
+
+@cache
+def demo_model(attend_in_grid: bool = False) -> SenseVoice:
+    return SenseVoice(resolve_model(str(MODEL)), attend_in_grid=attend_in_grid)
+
+
+@cache
+def short_waveforms() -> list[np.ndarray]:
+    return [waveform_of(AUDIO / row["audio"]) for row in SHORT]
+
+
+def hear(
+    model: SenseVoice, waveforms: list[np.ndarray], use_itn: bool, language: str = "auto"
+) -> list[Frames]:
+    clips = [log_mel(waveform) for waveform in waveforms]
+    return model.transcribe(clips, [language] * len(clips), use_itn)
+
+
+def generated(reference: Any, waveform: np.ndarray, use_itn: bool, language: str = "auto") -> str:
+    samples = waveform.astype(np.float32) / 32768
+    return str(reference.generate(input=samples, language=language, use_itn=use_itn)[0]["text"])
+
+
+@pytest.mark.parametrize("use_itn", [True, False])
+@pytest.mark.parametrize("attend_in_grid", [False, True], ids=["by clip", "in a grid"])
+def test_rich_text_equals_funasr_on_every_demo_clip(use_itn: bool, attend_in_grid: bool) -> None:
+    model = demo_model(attend_in_grid)
+    ours = [rich_text(f, model.vocabulary) for f in hear(model, short_waveforms(), use_itn)]
+    theirs = [generated(demo_funasr(), waveform, use_itn) for waveform in short_waveforms()]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("language", ["zh", "en", "yue", "ja", "ko"])
+def test_a_language_prompt_means_the_same_as_in_funasr(language: str) -> None:
+    waveforms = short_waveforms()[:4]
+    model = demo_model()
+    ours = [rich_text(f, model.vocabulary) for f in hear(model, waveforms, True, language)]
+    assert ours == [generated(demo_funasr(), one, True, language) for one in waveforms]
+
+
+@pytest.mark.parametrize("attend_in_grid", [False, True], ids=["by clip", "in a grid"])
+def test_a_clip_is_heard_alike_in_whatever_batch_it_is_packed(attend_in_grid: bool) -> None:
+    model = demo_model(attend_in_grid)
+    clips = [log_mel(waveform) for waveform in short_waveforms()]
+    alone = [model.transcribe([clip], ["auto"], True)[0] for clip in clips]
+    for seed in range(3):
+        order = random.Random(seed).sample(range(len(clips)), len(clips))
+        packed = model.transcribe([clips[i] for i in order], ["auto"] * len(clips), True)
+        for index, frames in zip(order, packed, strict=True):
+            assert np.array_equal(frames.tokens, alone[index].tokens)
+            for name in ("probabilities", "language", "emotion", "event"):
+                np.testing.assert_allclose(
+                    getattr(frames, name), getattr(alone[index], name), atol=2e-5
+                )
+
+
+@pytest.mark.parametrize("use_itn", [True, False])
+def test_every_short_demo_clip_gets_its_reference_labels(use_itn: bool) -> None:
+    model = demo_model()
+    for row, frames in zip(SHORT, hear(model, short_waveforms(), use_itn), strict=True):
+        got = label_clip(frames, model.vocabulary, 0.0, 5.0, use_itn)
+        events = [event["event"] for event in got["events"] if event["source"] == "tag"]
+        assert got["text"] == row["ref_text_itn" if use_itn else "ref_text"], row["audio"]
+        assert got["language"] == label_of(row["ref_language"]), row["audio"]
+        assert got["emotion"] == label_of(row["ref_emotion"]), row["audio"]
+        assert (events or ["unknown"]) == [label_of(row["ref_event"])], row["audio"]
+
+
+@needs_shared
+@pytest.mark.slow
+def test_the_full_size_model_equals_funasr(tmp_path: Path) -> None:
+    script = SHARED / "make_full_size_model.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, capture_output=True)
+    torch.set_num_threads(2)
+    speech = [waveform_of(SHARED / "audio" / "speech" / f"{name}.mp3") for name in ("en", "ko")]
+    waveforms = [*speech, speech[0][16_000:56_000], speech[1][:8_000]]
+    model = SenseVoice(resolve_model(str(tmp_path)))
+    ours = [rich_text(frames, model.vocabulary) for frames in hear(model, waveforms, True)]
+    reference = load_funasr(tmp_path)
+    assert ours == [generated(reference, waveform, True) for waveform in waveforms]
+
+
+def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    for file in MODEL.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.pt").write_bytes((MODEL / "model.pt").read_bytes()[:10_000])
+    with pytest.raises(ModelError, match=r"model\.pt cannot be read"):
+        SenseVoice(resolve_model(str(tmp_path)))
+
+
+def test_a_worker_with_other_weights_than_the_driver_refuses() -> None:
+    config = RunConfig(manifest="m", output="o", model=str(MODEL))
+    with pytest.raises(ModelError, match="not the same here as on the driver"):
+        load_sensevoice(config, sha256="0" * 64)
+
+
+def test_a_vad_directory_is_no_sensevoice(tmp_path: Path) -> None:
+    for file in MODEL.iterdir():
+        text = file.read_bytes()
+        if file.name == "config.yaml":
+            text = text.replace(b"model: SenseVoiceSmall", b"model: FsmnVADStreaming")
+        (tmp_path / file.name).write_bytes(text)
+    with pytest.raises(ModelError, match="no SenseVoice"):
+        SenseVoice(resolve_model(str(tmp_path)))
