@@ -32,7 +32,9 @@ _Block = tuple[int, Floats]  # the rate in Hz, and (n_frames, channels)
 
 _FETCH_WHOLE = 32 << 20  # bytes: one request is quicker than many small ones
 _READ_AHEAD = 8 << 20  # bytes per request of a larger file, which is read from front to back
-_BLOCK = 1 << 17  # values (frames x channels) at a time: stays in the cache, twice as fast as 1 << 20
+_BLOCK = (
+    1 << 17
+)  # values (frames x channels) at a time: stays in the cache, twice as fast as 1 << 20
 _LOUDEST = 16.0  # +24 dB over full scale; a float file beyond it is not scaled as audio is
 _SLACK_S = 0.1  # lengths in headers are rounded, and codecs pad and prime by up to 0.1 s
 

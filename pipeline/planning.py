@@ -165,7 +165,7 @@ def _work_keys(table: pa.Table, fingerprint: str) -> list[str]:
 
 def work_key(*parts: str | float) -> str:
     """128 bits over the parts, each with its length before it so that none runs into the next."""
-    text = "".join(f"{len(part)}:{part}" for part in map(str, parts))
+    text = "".join([f"{len(part)}:{part}" for part in map(str, parts)])
     return blake2b(text.encode(), digest_size=16).hexdigest()
 
 

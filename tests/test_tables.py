@@ -185,7 +185,7 @@ def test_connect_shows_every_table_and_their_join(root: Root) -> None:
 
 def test_connect_works_before_anything_was_heard(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    write_bundle(store, RUN, bundle(window("bad", error="NotAudio")))
+    write_bundle(store, RUN, bundle(window("bad", error="NotAudio", n_segments=0)))
     publish(store, RUN)
     with connect(str(tmp_path)) as connection:
         assert connection.execute("SELECT count(*) FROM segments").fetchone() == (0,)
