@@ -8,6 +8,7 @@ Hubs are asked directly, because FunASR's own download prints a failure and goes
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -153,6 +154,7 @@ def _copy_from_store(uri: str, options: Mapping[str, Any]) -> Path:
 
 def _download(name: str, hub: Literal["ms", "hf"], revision: str) -> Path:
     model_id = _ALIASES[hub].get(name, name)
+    logging.getLogger("modelscope_hub").setLevel(logging.ERROR)  # its retries; we tell the outcome
     try:
         if hub == "ms":
             from modelscope.hub.snapshot_download import snapshot_download as from_modelscope
