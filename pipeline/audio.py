@@ -54,6 +54,8 @@ _SOUNDFILE_READS = {"RIFF", "RF64", "AIFF", "FLAC", "NIST SPHERE"}
 _MP3_SLACK = 256  # bytes: an ID3v1 tag of 128 may follow the audio that the header counts
 _PREROLL_S = 1.0  # decode this much before an offset: AAC and Opus need some packets to settle
 
+_SAMPLE_TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
+
 _SIGNATURES = (  # (offset, bytes, what it is, whether it may hold audio)
     (0, b"RIFF", "RIFF", True),
     (0, b"fLaC", "FLAC", True),
@@ -385,15 +387,23 @@ def _av_frames(container: Any, audio: Any, stream: _Stream, offset_s: float) -> 
 
 
 def _to_float(frame: Any) -> Floats:
-    """An FFmpeg audio frame, planar or packed, of any sample type, as (n_frames, channels)."""
-    values = frame.to_ndarray()
-    values = values.T if frame.format.is_planar else values.reshape(frame.samples, -1)
+    """An FFmpeg audio frame, planar or packed, of any sample type, as (n_frames, channels).
+
+    Not `frame.to_ndarray()`: PyAV 18 counts planes up to a null pointer, which FFmpeg does not
+    promise; of 7.1 sound it finds 9 and the process dies.
+    """
+    channels, is_planar = frame.layout.nb_channels, frame.format.is_planar
+    dtype = np.dtype(_SAMPLE_TYPES[frame.format.packed.name])
+    n_values = frame.samples if is_planar else frame.samples * channels
+    planes = frame.planes[: channels if is_planar else 1]
+    values = np.stack([np.frombuffer(plane, dtype, n_values) for plane in planes])
+    values = values.T if is_planar else values.reshape(frame.samples, channels)
     scaled: Floats = values.astype(np.float32)
-    if values.dtype == np.uint8:
+    if dtype == np.uint8:
         scaled -= 128
         scaled /= 128
-    elif values.dtype.kind == "i":
-        scaled /= 2.0 ** (8 * values.itemsize - 1)
+    elif dtype.kind == "i":
+        scaled /= 2.0 ** (8 * dtype.itemsize - 1)
     return scaled
 
 

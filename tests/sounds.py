@@ -91,7 +91,7 @@ def _encode_ffmpeg(samples: Samples, kind: str, rate_hz: int) -> bytes:
     if kind in _RATES:
         samples = soxr.resample(samples, rate_hz, _RATES[kind])
         rate_hz = _RATES[kind]
-    layout = {1: "mono", 2: "stereo"}[samples.shape[1]]
+    layout = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}[samples.shape[1]]
     bare = {"write_xing": "0"} if kind == "barevbr" else {}
     out = BytesIO()
     with av.open(out, "w", format=container_name, options=bare) as container:
@@ -108,9 +108,9 @@ def _encode_ffmpeg(samples: Samples, kind: str, rate_hz: int) -> bytes:
 
 
 def _write_audio(container: Any, stream: Any, samples: Samples, rate_hz: int, layout: str) -> None:
-    frame = av.AudioFrame.from_ndarray(
-        np.ascontiguousarray(samples.T), format="fltp", layout=layout
-    )
+    # Packed: of 8 planes, PyAV's from_ndarray looks for a ninth.
+    packed = np.ascontiguousarray(samples).reshape(1, -1)
+    frame = av.AudioFrame.from_ndarray(packed, format="flt", layout=layout)
     frame.sample_rate = rate_hz
     if not stream.codec_context.is_open:  # writing video has opened it
         stream.codec_context.open()

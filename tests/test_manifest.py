@@ -325,6 +325,8 @@ def test_the_first_keeps_an_id_and_the_others_become_errors(read: Any) -> None:
         (lines({"wav": "a"}), "rename 'wav' "),
         ("audio,audio\na,b\n", "two columns are called 'audio'"),
         ("audio\ncaf\u00e9\n".encode("latin-1"), "not UTF-8"),
+        (b"audio,x\n/a,1\n/\xe9\n", "not UTF-8"),  # in a row that has too few fields, too
+        (b'{"audio": "/\xe9"}\n', "row 1 is not a JSON object"),
         ("audio\na\n".encode("utf-16"), "UTF-16"),
         (b"\x00\x01\x02\x03" * 100, "neither parquet, JSON lines nor CSV"),
         ('[{"audio": "a"}]', "JSON array"),
