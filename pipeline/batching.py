@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 
 
+class PackTooLarge(Exception):
+    """The device has no memory for this forward pass; fewer clips at a time may go."""
+
+
 def pack_by_length(lengths: Sequence[int], max_length: int) -> list[list[int]]:
     """Indices of clips, longest first, in batches whose lengths sum to at most `max_length`.
 

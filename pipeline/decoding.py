@@ -8,7 +8,8 @@ drop or repeat a tag, or print one inside the text: labels are read at their fra
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 import sentencepiece
@@ -91,8 +92,7 @@ class Frames:
     event: np.ndarray  # float32 (12,), over schema.EVENTS
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
+class _Run(NamedTuple):
     """Equal tokens in a row, collapsed as CTC asks; frames [first, last) of the text, from 0."""
 
     token: int
@@ -126,7 +126,7 @@ def label_clip(
         "end_s": end_s,
         "text": vocabulary.text([run.token for run in spoken]).strip(),
         "rich_text": rich_text(frames, vocabulary),
-        "confidence": float(np.mean([run.probability for run in spoken])) if spoken else 0.0,
+        "confidence": _mean_probability(spoken),
         "n_tokens": len(spoken),
         "words": list(_words(spoken, vocabulary, start_s, end_s)),
         "itn": itn,
@@ -139,20 +139,34 @@ def label_clip(
 
 def rich_text(frames: Frames, vocabulary: Vocabulary) -> str:
     """SenseVoice's own string, tags and all, as `AutoModel.generate` returns it."""
-    tokens = frames.tokens
-    changed = np.flatnonzero(np.diff(tokens, prepend=-1))
-    collapsed = tokens[changed]
+    collapsed = frames.tokens[_run_starts(frames.tokens)]
     return vocabulary.text(collapsed[collapsed != BLANK].tolist())
 
 
 def _collapse(frames: Frames, vocabulary: Vocabulary) -> Iterator[_Run]:
     tokens = frames.tokens[N_TAG_FRAMES:]
     probabilities = frames.probabilities[N_TAG_FRAMES:]
-    firsts = np.flatnonzero(np.diff(tokens, prepend=-1))
-    lasts = np.append(firsts[1:], len(tokens))
-    for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
-        if tokens[first] != BLANK:
-            yield _Run(int(tokens[first]), first, last, float(probabilities[first:last].max()))
+    if not len(tokens):
+        return
+    firsts = _run_starts(tokens)
+    lasts = [*firsts[1:].tolist(), len(tokens)]
+    peaks = np.maximum.reduceat(probabilities, firsts).tolist()
+    for token, first, last, peak in zip(
+        tokens[firsts].tolist(), firsts.tolist(), lasts, peaks, strict=True
+    ):
+        if token != BLANK:
+            yield _Run(token, first, last, peak)
+
+
+def _run_starts(tokens: np.ndarray) -> np.ndarray:
+    """Where a token differs from the one before, the first included."""
+    changed = np.ones(len(tokens), dtype=bool)
+    np.not_equal(tokens[1:], tokens[:-1], out=changed[1:])
+    return changed.nonzero()[0]
+
+
+def _mean_probability(runs: Sequence[_Run]) -> float:
+    return sum(run.probability for run in runs) / len(runs) if runs else 0.0
 
 
 def _span(first: int, last: int, start_s: float, end_s: float) -> tuple[float, float]:
@@ -187,20 +201,24 @@ def _words(
         space = False
     for text, runs in groups:
         at, until = _span(runs[0].first, runs[-1].last, start_s, end_s)
-        confidence = float(np.mean([run.probability for run in runs]))
+        confidence = _mean_probability(runs)
         yield {"word": text, "start_s": at, "end_s": until, "confidence": confidence}
 
 
+@lru_cache(maxsize=32_768)  # more than there are pieces
 def _is_mark(text: str) -> bool:
     return all(unicodedata.category(character)[0] in "PS" for character in text)
 
 
 def _stands_alone(before: str, text: str) -> bool:
     """Whether two neighbouring pieces are words of their own: Han or kana on either side."""
-    return any(
-        unicodedata.name(character, "").startswith(("CJK", "HIRAGANA", "KATAKANA"))
-        for character in (before[-1], text[0])
-    )
+    return _is_unspaced(before[-1]) or _is_unspaced(text[0])
+
+
+@lru_cache(maxsize=32_768)
+def _is_unspaced(character: str) -> bool:
+    name = unicodedata.name(character, "")
+    return name.startswith(("CJK", "HIRAGANA", "KATAKANA"))
 
 
 def _ranking(kind: str, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, Any]:

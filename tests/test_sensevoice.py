@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import RunConfig
+from pipeline.batching import PackTooLarge
+from pipeline.config import Precision, RunConfig, label_precision
 from pipeline.decoding import Frames, label_clip, rich_text
 from pipeline.features import log_mel
 from pipeline.model_files import ModelError, resolve_model
@@ -104,6 +105,77 @@ def test_every_short_demo_clip_gets_its_reference_labels(use_itn: bool) -> None:
         assert got["language"] == label_of(row["ref_language"]), row["audio"]
         assert got["emotion"] == label_of(row["ref_emotion"]), row["audio"]
         assert (events or ["unknown"]) == [label_of(row["ref_event"])], row["audio"]
+
+
+@cache
+def heard_at(precision: Precision, attend_in_grid: bool = False) -> list[Frames]:
+    files = resolve_model(str(MODEL))
+    model = SenseVoice(files, precision=precision, attend_in_grid=attend_in_grid)
+    return hear(model, short_waveforms(), True)
+
+
+LOWER = pytest.mark.parametrize(
+    ("precision", "attend_in_grid"), [("bf16", False), ("bf16", True), ("int8", False)]
+)  # bf16 in a grid is what a GPU does
+
+
+@LOWER
+def test_every_demo_label_is_right_at_lower_precision(
+    precision: Precision, attend_in_grid: bool
+) -> None:
+    model = demo_model()
+    for row, frames in zip(SHORT, heard_at(precision, attend_in_grid), strict=True):
+        got = label_clip(frames, model.vocabulary, 0.0, 5.0, True)
+        events = [event["event"] for event in got["events"] if event["source"] == "tag"]
+        assert got["text"] == row["ref_text_itn"], row["audio"]
+        assert got["language"] == label_of(row["ref_language"]), row["audio"]
+        assert got["emotion"] == label_of(row["ref_emotion"]), row["audio"]
+        assert (events or ["unknown"]) == [label_of(row["ref_event"])], row["audio"]
+
+
+@LOWER
+def test_tokens_at_lower_precision_agree_with_float32(
+    precision: Precision, attend_in_grid: bool
+) -> None:
+    exact = hear(demo_model(), short_waveforms(), True)
+    heard = heard_at(precision, attend_in_grid)
+    same = np.concatenate([a.tokens == b.tokens for a, b in zip(heard, exact, strict=True)])
+    assert same.mean() >= 0.999
+
+
+def test_int8_hears_a_clip_alike_in_whatever_batch_it_is_packed() -> None:
+    model = SenseVoice(resolve_model(str(MODEL)), precision="int8")
+    clips = [log_mel(waveform) for waveform in short_waveforms()]
+    for clip, packed in zip(clips, heard_at("int8"), strict=True):
+        alone = model.transcribe([clip], ["auto"], True)[0]
+        assert np.array_equal(alone.tokens, packed.tokens)
+
+
+def test_running_out_of_memory_asks_for_a_smaller_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = SenseVoice(resolve_model(str(MODEL)))
+    monkeypatch.setattr(model._encoder, "encode", fail)
+    with pytest.raises(PackTooLarge, match="out of memory"):
+        hear(model, short_waveforms()[:1], True)
+
+
+@pytest.mark.parametrize(
+    ("label", "ray", "precision"),
+    [
+        ({}, {}, "fp32"),
+        ({}, {"num_gpus": 1}, "bf16"),
+        ({"device": "cuda"}, {}, "bf16"),
+        ({"device": "cpu"}, {"num_gpus": 1}, "fp32"),
+        ({"precision": "int8"}, {}, "int8"),
+    ],
+)
+def test_the_precision_follows_from_the_configuration(
+    label: dict[str, Any], ray: dict[str, Any], precision: str
+) -> None:
+    values = {"manifest": "m", "output": "o", "label": label, "ray": ray}
+    assert label_precision(RunConfig.model_validate(values)) == precision
 
 
 @needs_shared

@@ -1,5 +1,6 @@
 """The stages without Ray: each bad recording becomes a row, each good one keeps its neighbours."""
 
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pytest
 import soundfile
 
+from pipeline.batching import PackTooLarge
 from pipeline.config import AudioConfig, LabelConfig, RunConfig, SegmentConfig
 from pipeline.decoding import Frames
 from pipeline.model_files import resolve_model
@@ -163,6 +165,45 @@ def test_a_clip_that_the_model_cannot_take_fails_alone(tmp_path: Path) -> None:
     assert [row["segments"][0]["text"] for row in rows[:3]] == ["2072.", "3234。", "454。"]
     assert (rows[3]["error_stage"], rows[3]["error_message"]) == ("label", "CUDA out of memory")
     assert (rows[3]["failed_s"], balance(rows[3])) == (1.0, 0.0)
+
+
+class Small:
+    """The demo model on a device that has memory for `max_frames` a pass."""
+
+    def __init__(self, max_frames: int) -> None:
+        self.vocabulary = model().vocabulary
+        self.passes: list[int] = []
+        self._max_frames = max_frames
+
+    def transcribe(
+        self, clips: Sequence[np.ndarray], languages: Sequence[str], use_itn: bool
+    ) -> list[Frames]:
+        self.passes.append(sum(map(len, clips)))
+        if self.passes[-1] > self._max_frames:
+            raise PackTooLarge("CUDA out of memory")
+        return model().transcribe(clips, languages, use_itn)
+
+
+def test_a_device_short_of_memory_gets_smaller_packs_from_then_on() -> None:
+    names = ("en_happy.mp3", "zh_angry.flac", "yue_sad.ogg")
+    windows = pa.Table.from_pylist(
+        decode_rows(*(plan_row(AUDIO / name) for name in names)), schema=WINDOW
+    )
+    segmented = pa.concat_tables(FindSegments(lambda: load_vad("none", SEGMENT), SEGMENT)(windows))
+    longest = max(row[0]["n_frames"] for row in segmented["segments"].to_pylist())
+    device = Small(max_frames=longest)
+    label = LabelSegments(lambda: device, LabelConfig())
+    texts = [row["segments"][0]["text"] for row in label(segmented).to_pylist()]
+    assert texts == ["2072.", "3234。", "454。"]
+    assert max(device.passes) > longest
+    device.passes.clear()
+    label(segmented)
+    assert max(device.passes) <= longest
+
+
+def test_a_clip_that_never_fits_is_an_error_row() -> None:
+    (row,) = label_rows(plan_row(AUDIO / "en_happy.mp3"), transcriber=Small(max_frames=1))
+    assert (row["error_stage"], row["error_type"]) == ("label", "PackTooLarge")
 
 
 def test_a_library_that_exits_makes_an_error_row() -> None:

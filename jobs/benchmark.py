@@ -1,0 +1,297 @@
+"""What labelling costs here, beside FunASR and sherpa-onnx on the same audio.
+
+python -m jobs.benchmark speed [--model DIR] [--vad DIR] [--audio MANIFEST] [--json PATH]
+
+Every contender runs in a process of its own, after one warm-up, and is measured in CPU seconds
+(user and system) of that process, models loaded. `x/core` is audio seconds per CPU second.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import benchmarking
+from pipeline.benchmarking import STAGES, Cost, Loop, LoopResult
+from pipeline.config import RunConfig
+from pipeline.manifest import read_manifest
+
+_DEMO = Path(__file__).parents[1] / "configs" / "demo"
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+_PEERS = ("funasr", "sherpa-onnx")
+_SCALES = (1, 2, 4, 8)
+
+Result = dict[str, Any]
+app = typer.Typer(add_completion=False, rich_markup_mode=None, help=__doc__)
+
+
+@app.command()
+def speed(
+    model: Annotated[str, typer.Option(help="model directory or hub id")] = str(_DEMO / "model"),
+    vad: Annotated[str, typer.Option(help="none, silero or an FSMN-VAD directory")] = "silero",
+    audio: Annotated[str, typer.Option(help="manifest or directory; none: made here")] = "",
+    seconds: Annotated[float, typer.Option(help="of audio to make")] = 300.0,
+    threads: Annotated[int, typer.Option(help="of each contender")] = 1,
+    repeats: Annotated[int, typer.Option(help="measured walks, after a warm-up")] = 3,
+    precision: Annotated[list[str] | None, typer.Option(help="of ours; repeatable")] = None,
+    batch_s: Annotated[float, typer.Option(help="audio per forward pass, s")] = 120.0,
+    clips: Annotated[int, typer.Option(help="clips whose text is compared with FunASR's")] = 20,
+    peer: Annotated[list[str] | None, typer.Option(help="funasr, sherpa-onnx, none")] = None,
+    ray: Annotated[bool, typer.Option(help="run the whole pipeline on Ray too")] = True,
+    scale: Annotated[bool, typer.Option(help="ours over 1, 2, 4 and 8 times the audio")] = False,
+    json_path: Annotated[Path | None, typer.Option("--json", help="write the numbers")] = None,
+) -> None:
+    """Stages, bare loop, Ray and peers on one corpus."""
+    console = Console(width=110)
+    with tempfile.TemporaryDirectory(prefix="sensevoice-benchmark-") as name:
+        work = Path(name)
+        spec: Result = {
+            "model": model,
+            "vad": vad,
+            "files": _files(audio or str(_make_audio(work, seconds))),
+            "threads": threads,
+            "repeats": repeats,
+            "batch_s": batch_s,
+            "clips": clips,
+            "work": name,
+        }
+        precisions = precision or ["fp32", "int8"]
+        names = [f"ours {one}" for one in precisions]
+        names += [one for one in _PEERS if one in (peer or _PEERS)] + ["ray"] * ray
+        names += [f"scale {factor}" for factor in _SCALES] * scale
+        results = {}
+        for one in names:
+            console.print(f"{one} ...", style="dim")
+            results[one] = _in_own_process(one, spec)
+        report = {"machine": benchmarking.machine(threads), **spec, "results": results}
+    _show(console, report)
+    if json_path:
+        json_path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+@app.command(hidden=True)
+def worker(name: str, spec_file: Path) -> None:
+    """One contender; its result goes to a file beside the spec."""
+    import torch
+
+    spec = json.loads(spec_file.read_text(encoding="utf-8"))
+    torch.set_num_threads(spec["threads"])
+    kind, _, argument = name.partition(" ")
+    contenders: dict[str, Callable[[Result, str], Result]] = {
+        "ours": _run_ours,
+        "funasr": _run_funasr,
+        "sherpa-onnx": _run_sherpa,
+        "ray": _run_ray,
+        "scale": _run_scale,
+    }
+    result = contenders[kind](spec, argument)
+    spec_file.with_suffix(".result").write_text(json.dumps(result), encoding="utf-8")
+
+
+def _in_own_process(name: str, spec: Result) -> Result:
+    spec_file = Path(spec["work"]) / f"{name.replace(' ', '_')}.json"
+    spec_file.write_text(json.dumps(spec), encoding="utf-8")
+    threads = dict.fromkeys(_THREAD_VARIABLES, str(spec["threads"]))
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.benchmark", "worker", name, str(spec_file)],
+        env=os.environ | threads,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        return {"error": done.stderr.strip().rpartition("\n")[2] or f"exit {done.returncode}"}
+    result: Result = json.loads(spec_file.with_suffix(".result").read_text(encoding="utf-8"))
+    return result
+
+
+def _make_audio(work: Path, seconds: float) -> Path:
+    lines = (_DEMO / "audio" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    clips = [_DEMO / "audio" / row["audio"] for row in rows if "ref_text" in row]
+    directory = work / "audio"
+    directory.mkdir()
+    return benchmarking.synthesise(directory, clips, seconds)
+
+
+def _files(manifest: str) -> list[str]:
+    return [uri for uri in read_manifest(manifest, {}).table["uri"].to_pylist() if uri]
+
+
+def _config(spec: Result, precision: str, files: Sequence[str], name: str) -> RunConfig:
+    """A run over these files; one that comes again starts 10 ms later, to be no duplicate."""
+    seen: Counter[str] = Counter()
+    rows: list[Result] = []
+    for index, file in enumerate(files):
+        offset_s = round(seen[file] * 0.01, 2)
+        rows.append({"audio": file, "recording_id": f"{index:06d}", "offset_s": offset_s})
+        seen[file] += 1
+    manifest = Path(spec["work"]) / f"{name}.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return RunConfig.model_validate(
+        {
+            "manifest": str(manifest),
+            "allowed_roots": sorted({file.rpartition("/")[0] for file in files}),
+            "output": f"{spec['work']}/tables-{name}",
+            "model": spec["model"],
+            "vad": spec["vad"],
+            "label": {"precision": precision, "device": "cpu", "batch_s": spec["batch_s"]},
+            "ray": {"label_cpus": spec["threads"], "num_gpus": 0},
+        }
+    )
+
+
+def _run_ours(spec: Result, precision: str) -> Result:
+    loop = Loop(_config(spec, precision, spec["files"], precision))
+    n_clips = spec["clips"] if precision == "fp32" else 0
+    warm = loop.walk(n_heard=n_clips)
+    if n_clips:
+        work = Path(spec["work"])
+        np.savez(work / "clips.npz", *(heard.waveform for heard in warm.heard))
+        texts = [heard.rich_text for heard in warm.heard]
+        (work / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
+    return _summary([loop.walk() for _ in range(spec["repeats"])])
+
+
+def _summary(walks: Sequence[LoopResult]) -> Result:
+    last = walks[-1]
+    return {
+        **_costs([walk.total for walk in walks], last.audio_s),
+        "stages_cpu_s": {
+            stage: median([walk.stages[stage].cpu_s for walk in walks]) for stage in STAGES
+        },
+        "segment_s": last.segment_s,
+        "n_segments": last.n_segments,
+        "attention_fill": last.attention_fill,
+    }
+
+
+def _costs(costs: Sequence[Cost], audio_s: float) -> Result:
+    return {
+        "audio_s": audio_s,
+        "cpu_s": median([cost.cpu_s for cost in costs]),
+        "wall_s": median([cost.wall_s for cost in costs]),
+        "all_cpu_s": [cost.cpu_s for cost in costs],
+        "peak_bytes": benchmarking.peak_bytes(),
+    }
+
+
+def _run_funasr(spec: Result, unused: str) -> Result:
+    from jobs.peers import FunAsr
+
+    files = spec["files"]
+    vad = "" if spec["vad"] in ("none", "silero") else spec["vad"]
+    peer = FunAsr(spec["model"], vad, spec["threads"])
+    peer.walk(files[:1])
+    result = _costs([peer.walk(files) for _ in range(spec["repeats"])], 0.0)
+    theirs = peer.texts(_clips(spec))
+    ours = json.loads((Path(spec["work"]) / "texts.json").read_text(encoding="utf-8"))
+    n_equal = sum(a == b for a, b in zip(ours, theirs, strict=True))
+    return result | {"n_compared": len(theirs), "n_equal": n_equal, "vad": vad}
+
+
+def _clips(spec: Result) -> list[np.ndarray]:
+    with np.load(Path(spec["work"]) / "clips.npz") as clips:
+        return [clips[name] for name in clips.files]
+
+
+def _run_sherpa(spec: Result, unused: str) -> Result:
+    missing = [name for name in ("sherpa_onnx", "onnx") if find_spec(name) is None]
+    if missing:
+        raise SystemExit(f"{', '.join(missing)} not installed: uv sync --extra bench")
+    from jobs.peers import SherpaOnnx, export_for_sherpa
+
+    peer = SherpaOnnx(export_for_sherpa(spec["model"], Path(spec["work"])), spec["threads"])
+    clips = _clips(spec)
+    peer.walk(clips[:1])
+    audio_s = sum(map(len, clips)) / 16_000
+    return _costs([peer.walk(clips) for _ in range(spec["repeats"])], audio_s)
+
+
+def _run_ray(spec: Result, unused: str) -> Result:
+    """What more audio costs: the whole corpus less one recording, so that start-up cancels out."""
+    if len(spec["files"]) < 2:
+        raise SystemExit("Ray is measured on two recordings or more: give --seconds 120 or --audio")
+    start, start_s, _ = benchmarking.measure_ray(_config(spec, "fp32", spec["files"][:1], "one"))
+    cost, audio_s, peak = benchmarking.measure_ray(_config(spec, "fp32", spec["files"], "ray"))
+    return _costs([cost - start], audio_s - start_s) | {
+        "start_cpu_s": start.cpu_s,
+        "start_wall_s": start.wall_s,
+        "peak_bytes": peak,
+    }
+
+
+def _run_scale(spec: Result, factor: str) -> Result:
+    files = spec["files"] * int(factor)
+    loop = Loop(_config(spec, "fp32", files, f"times-{factor}"))
+    return _summary([loop.walk()])
+
+
+def _show(console: Console, report: Mapping[str, Any]) -> None:
+    console.print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
+    results: dict[str, Result] = report["results"]
+    ours = next((r for name, r in results.items() if name.startswith("ours")), {})
+    funasr = results.get("funasr", {})
+    if "error" not in funasr and funasr:
+        funasr["audio_s"] = ours["audio_s"]  # the recordings', whatever VAD made of them
+    table = Table("", "audio s", "CPU s", "wall s", "x/core", "h per 1000 h", "peak MB", "/FunASR")
+    for name, result in results.items():
+        if "error" in result:
+            console.print(f"{name}: {result['error']}", markup=False, soft_wrap=True)
+            continue
+        if name == "sherpa-onnx":
+            continue
+        speed_x = result["audio_s"] / result["cpu_s"]
+        base = funasr["audio_s"] / funasr["cpu_s"] if "cpu_s" in funasr else None
+        table.add_row(
+            name,
+            f"{result['audio_s']:.0f}",
+            f"{result['cpu_s']:.2f}",
+            f"{result['wall_s']:.2f}",
+            f"{speed_x:.1f}",
+            f"{1000 / speed_x:.1f}",
+            f"{result['peak_bytes'] / 1e6:.0f}",
+            f"{speed_x / base:.2f}" if base else "",
+        )
+    console.print(table)
+    _show_stages(console, results)
+    sherpa = results.get("sherpa-onnx", {})
+    if "cpu_s" in sherpa:  # no decoding and no VAD in it: to be held against our model alone
+        console.print(
+            f"of the same segments, x/core: sherpa-onnx {sherpa['audio_s'] / sherpa['cpu_s']:.1f}, "
+            f"our model {ours['segment_s'] / ours['stages_cpu_s']['model']:.1f} (features apart)"
+        )
+    if "n_compared" in funasr:
+        console.print(
+            f"{funasr['n_equal']} of {funasr['n_compared']} clips have FunASR's text to the letter"
+        )
+
+
+def _show_stages(console: Console, results: Mapping[str, Result]) -> None:
+    table = Table("share of CPU", *STAGES, "in segments", "attention fill")
+    for name, result in results.items():
+        if "stages_cpu_s" in result:
+            shares = (result["stages_cpu_s"][stage] / result["cpu_s"] for stage in STAGES)
+            table.add_row(
+                name,
+                *(f"{share:.1%}" for share in shares),
+                f"{result['segment_s'] / result['audio_s']:.0%} ({result['n_segments']})",
+                f"{result['attention_fill']:.0%}",
+            )
+    console.print(table)
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,74 @@
+"""The benchmark's instruments: that they measure what they say, not how fast this machine is."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from pipeline.benchmarking import STAGES, Cost, Loop, Stopwatch, synthesise
+from pipeline.config import RunConfig
+from pipeline.manifest import read_manifest
+from pipeline.process_tree import watch_tree
+from tests.demo import AUDIO, MODEL, SHORT
+
+CLIPS = [AUDIO / row["audio"] for row in SHORT[:4]]
+
+
+def spin(seconds: float) -> str:
+    return f"import time\nwhile time.process_time() < {seconds}: pass"
+
+
+def test_a_stopwatch_adds_up_what_a_stage_costs() -> None:
+    stopwatch = Stopwatch()
+    for _ in range(2):
+        with stopwatch("sleep"):
+            time.sleep(0.05)
+    assert stopwatch.costs["sleep"].wall_s >= 0.1
+    assert stopwatch.costs["sleep"].cpu_s < 0.05
+
+
+def test_costs_can_be_taken_from_one_another() -> None:
+    assert Cost(3.0, 5.0) - Cost(1.0, 2.0) == Cost(2.0, 3.0)
+
+
+def test_what_child_processes_use_is_counted() -> None:
+    with watch_tree(every_s=0.02) as tree:
+        subprocess.run([sys.executable, "-c", spin(0.5)], check=True)
+    assert tree.cpu_s() >= 0.4
+    assert tree.peak_bytes > 1 << 20
+
+
+def test_made_audio_is_as_long_as_asked(tmp_path: Path) -> None:
+    files = read_manifest(str(synthesise(tmp_path, CLIPS, seconds=120)), {}).table["uri"]
+    durations_s = [soundfile.info(file).duration for file in files.to_pylist()]
+    assert len(durations_s) == 2
+    assert min(durations_s) >= 60
+
+
+def test_the_same_audio_is_made_every_time(tmp_path: Path) -> None:
+    made = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        synthesise(tmp_path / name, CLIPS, seconds=60)
+        made.append((tmp_path / name / "00000.mp3").read_bytes())
+    assert made[0] == made[1]
+
+
+def test_the_bare_loop_accounts_for_its_stages_and_keeps_clips_with_their_text(
+    tmp_path: Path,
+) -> None:
+    manifest = synthesise(tmp_path, CLIPS, seconds=60)
+    config = RunConfig(
+        manifest=str(manifest), output=str(tmp_path / "out"), model=str(MODEL), vad="silero"
+    )
+    result = Loop(config).walk(n_heard=3)
+    assert list(result.stages) == list(STAGES)
+    assert sum(cost.cpu_s for cost in result.stages.values()) <= result.total.cpu_s + 0.01
+    assert 60 <= result.audio_s <= 66
+    assert 0 < result.segment_s < result.audio_s
+    assert len(result.heard) == 3
+    assert all(heard.rich_text.startswith("<|") for heard in result.heard)
+    assert all(heard.waveform.dtype == np.int16 for heard in result.heard)
