@@ -1,0 +1,49 @@
+"""A real browser, without a window, for pages that people will look at."""
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+BINARY = shutil.which("chromium") or shutil.which("chromium-browser") or ""
+needs_chromium = pytest.mark.skipif(not BINARY, reason="Chromium is not installed here")
+
+_QUIET = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--hide-scrollbars", "--force-device-scale-factor=1"),
+)
+# blink::mojom::PreferredColorScheme
+_SCHEMES = {"dark": "0", "light": "1"}
+
+
+def screenshot(page: Path, scheme: Literal["dark", "light"], width: int, height: int) -> Path:
+    """A PNG of `page` beside it."""
+    png = page.with_name(f"{page.stem}-{scheme}-{width}.png")
+    _run(
+        page,
+        f"--blink-settings=preferredColorScheme={_SCHEMES[scheme]}",
+        f"--window-size={width},{height}",
+        f"--screenshot={png}",
+    )
+    return png
+
+
+def rendered(page: Path) -> str:
+    """The document as it stands once the browser has read it, and run what it would run."""
+    return _run(page, "--dump-dom")
+
+
+def _run(page: Path, *arguments: str) -> str:
+    profile = page.with_name(f"{page.stem}-profile")
+    done = subprocess.run(
+        [BINARY, *_QUIET, f"--user-data-dir={profile}", *arguments, page.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    shutil.rmtree(profile, ignore_errors=True)
+    return done.stdout
