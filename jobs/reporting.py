@@ -1,80 +1,16 @@
-"""What a person sees of a run: the plan, progress lines, the closing summary. Decides nothing."""
+"""What a person sees before and after a run: plan, survey, closing summary. Decides nothing."""
 
-import time
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
+from pipeline.bottleneck import find_bottleneck
 from pipeline.config import RunConfig
 from pipeline.metrics import Totals, count_totals
 from pipeline.planning import Plan
-from pipeline.run import Outcome, Progress
+from pipeline.preflight import Cost, Survey
+from pipeline.run import Outcome
 from pipeline.tables import Snapshot
-
-_STAGE_NAMES = {
-    "decode_recordings": "decoded",
-    "FindSegments": "segmented",
-    "LabelSegments": "labelled",
-}
-_LOG_EVERY_S = 10.0
-
-
-class ProgressLines:
-    """A live table on a terminal; one line every ten seconds in a log file."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, refresh_per_second=4, transient=True)
-        self._started = time.monotonic()
-        self._logged = 0.0
-
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._console.is_terminal:
-            self._live.stop()
-
-    def update(self, progress: Progress) -> None:
-        if self._console.is_terminal:
-            self._live.update(self._table(progress))
-        elif time.monotonic() - self._logged > _LOG_EVERY_S:
-            self._logged = time.monotonic()
-            self._console.print(self._line(progress), soft_wrap=True, highlight=False)
-
-    def _table(self, progress: Progress) -> Table:
-        table = Table.grid(padding=(0, 2))
-        for stage, name in _STAGE_NAMES.items():
-            done = progress.stage_rows.get(stage, 0)
-            share = min(1.0, done / max(1, progress.n_planned))
-            bar = "━" * round(30 * share) + "╌" * (30 - round(30 * share))
-            table.add_row(name, bar, f"{done:,}/{progress.n_planned:,}")
-        table.add_row("", self._line(progress))
-        return table
-
-    def _line(self, progress: Progress) -> str:
-        elapsed_s = max(time.monotonic() - self._started, 1e-9)
-        if progress.phase != "labelling":
-            return f"{elapsed_s:5.0f} s  {progress.phase}, {progress.n_planned:,} recordings to do"
-        stages = ", ".join(
-            f"{name} {progress.stage_rows.get(stage, 0):,}" for stage, name in _STAGE_NAMES.items()
-        )
-        return (
-            f"{elapsed_s:5.0f} s  {stages}, written {progress.n_recordings:,} of "
-            f"{progress.n_planned:,} recordings ({progress.n_errors:,} failed), "
-            f"{progress.audio_s / 3600:.2f} h, {progress.audio_s / elapsed_s:.1f}x real time"
-        )
 
 
 def show_plan(console: Console, plan: Plan) -> None:
@@ -83,7 +19,15 @@ def show_plan(console: Console, plan: Plan) -> None:
         f"{plan.n_manifest:,} recordings in the manifest"
         + (f" ({plan.n_duplicates:,} exact duplicates dropped)" if plan.n_duplicates else "")
     )
-    console.print(f"{plan.n_done:,} already in the tables, {plan.todo.num_rows:,} to do")
+    kept = f" ({plan.n_errors_kept:,} of them failed, and stay so)" if plan.n_errors_kept else ""
+    why = [
+        f"{count:,} {name}"
+        for name, count in (("changed", plan.n_changed), ("tried again", plan.n_retried))
+        if count
+    ]
+    again = f" ({', '.join(why)})" if why else ""
+    done = f"{plan.n_done:,} already in the tables{kept}, {plan.todo.num_rows:,} to do{again}"
+    console.print(done, soft_wrap=True)
     console.print(f"{plan.bytes / 1e6:,.1f} MB to read, {_hours_known(plan)}")
 
 
@@ -93,12 +37,45 @@ def _hours_known(plan: Plan) -> str:
     return "duration unknown until decoded (the manifest gives none)"
 
 
+def show_survey(console: Console, survey: Survey, cost: Cost, source: str) -> None:
+    """What a sample of the plan tells of its size and cost."""
+    hours = [value / 3600 for value in (survey.seconds.low, survey.seconds.high)]
+    share = survey.unreadable
+    machines = {
+        "decode": _machine_time(cost.decode_core_h, "core"),
+        "segment": _machine_time(cost.segment_core_h, "core"),
+        "label": _machine_time(cost.label_gpu_h, "GPU")
+        if cost.label_gpu_h
+        else _machine_time(cost.label_core_h, "core"),
+    }
+    rows = {
+        "sampled": f"{survey.n_sampled:,} recordings, by their heads",
+        "audio": f"{survey.seconds.value / 3600:,.2f} h ({hours[0]:,.2f} to {hours[1]:,.2f})",
+        "durations": f"median {survey.median_s:,.1f} s, longest {survey.longest_s:,.1f} s",
+        "codecs": _counts(survey.codecs),
+        "unreadable": f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})",
+        "errors": _counts(survey.errors),
+        **machines,
+        "speeds": source,
+    }
+    console.print()
+    for name, text in rows.items():
+        console.print(f"{name:<12}{text}", soft_wrap=True, markup=False)
+
+
+def _machine_time(hours: float, machine: str) -> str:
+    if hours < 0.1:
+        return f"{hours * 3600:,.1f} {machine}-seconds"
+    return f"{hours:,.2f} {machine}-hours"
+
+
 def show_outcome(console: Console, config: RunConfig, outcome: Outcome, snapshot: Snapshot) -> None:
     """The closing summary: this run, then everything the tables hold."""
     progress = outcome.progress
     if outcome.n_adopted:
         console.print(
-            f"{outcome.n_adopted:,} recordings of an interrupted run were committed first"
+            f"{outcome.n_adopted:,} recordings of an interrupted run were committed first",
+            soft_wrap=True,
         )
     if not outcome.plan.todo.num_rows:
         console.print("Nothing left to do: every recording of the manifest is in the tables.")
@@ -107,18 +84,23 @@ def show_outcome(console: Console, config: RunConfig, outcome: Outcome, snapshot
         console.print(
             f"Labelled {progress.n_recordings - progress.n_errors:,} recordings "
             f"({progress.n_errors:,} failed), {progress.audio_s / 3600:.3f} h of audio in "
-            f"{outcome.label_wall_s:.0f} s: {rtfx:.1f}x real time, start-up included."
+            f"{outcome.label_wall_s:.0f} s: {rtfx:.1f}x real time, start-up included.",
+            soft_wrap=True,
         )
+        busy_s = {name: state.busy_s for name, state in progress.stages.items()}
+        if bottleneck := find_bottleneck(busy_s, outcome.label_wall_s, config):
+            console.print(bottleneck, soft_wrap=True, highlight=False)
     if outcome.n_unfinished:
         console.print(
             f"{outcome.n_unfinished:,} recordings have no row yet (a worker died with them, or "
             "another run has them); run the same command again.",
             style="yellow",
+            soft_wrap=True,
         )
     _show_totals(console, count_totals(snapshot))
     console.print(f"\nTables: {config.output} (commit {snapshot.seq})", soft_wrap=True)
     console.print(
-        f"Query:  python -m jobs.query {config.output} "
+        f"Query:  uv run python -m jobs.query {config.output} "
         '"SELECT language, emotion, text FROM segments LIMIT 20"',
         soft_wrap=True,
         highlight=False,
@@ -126,17 +108,18 @@ def show_outcome(console: Console, config: RunConfig, outcome: Outcome, snapshot
 
 
 def _show_totals(console: Console, totals: Totals) -> None:
-    table = Table.grid(padding=(0, 2))
-    table.add_row("recordings", f"{totals.n_ok:,} ok, {totals.n_errors:,} failed")
-    table.add_row("audio", f"{totals.hours:.3f} h, {totals.labelled_hours:.3f} h of it in segments")
-    table.add_row("segments", f"{totals.n_segments:,}")
-    table.add_row("languages", _counts(totals.languages))
-    table.add_row("emotions", _counts(totals.emotions))
-    table.add_row("events", _counts(totals.events))
-    if totals.errors:
-        table.add_row("errors", _counts(totals.errors))
+    rows = {
+        "recordings": f"{totals.n_ok:,} ok, {totals.n_errors:,} failed",
+        "audio": f"{totals.hours:.3f} h, {totals.labelled_hours:.3f} h of it in segments",
+        "segments": f"{totals.n_segments:,}",
+        "languages": _counts(totals.languages),
+        "emotions": _counts(totals.emotions),
+        "events": _counts(totals.events),
+        "errors": _counts(totals.errors),
+    }
     console.print()
-    console.print(table)
+    for name, text in rows.items():
+        console.print(f"{name:<12}{text}", soft_wrap=True)
 
 
 def _counts(values: Mapping[str, int]) -> str:
