@@ -18,6 +18,8 @@ from pipeline.commits import DataFile, State
 from pipeline.schema import SCHEMA_VERSION, TABLES
 from pipeline.storage import Store, StoreError
 
+PART_BYTES = 256 << 20  # Arrow bytes of a part, all tables: bounds memory, gives 50-100 MB on disk
+
 Tables = Mapping[str, pa.Table]
 
 
@@ -52,7 +54,7 @@ class PartWriter:
         for table in TABLES:
             rows = pa.concat_tables([tables[table] for tables in pending])
             if rows.num_rows:
-                self._write(table, _ordered(rows) if len(pending) > 1 else rows)
+                self._write(table, ordered(rows) if len(pending) > 1 else rows)
         self._n_parts += 1
 
     def _write(self, table: str, rows: pa.Table) -> None:
@@ -114,8 +116,9 @@ def _by_status(tables: Tables) -> dict[str, Tables]:
     return {"ok": tables} if len(good) else {"error": tables} if len(failed) else {}
 
 
-def _ordered(rows: pa.Table) -> pa.Table:
-    # sort_indices is stable, so the segments of a recording stay in the order of time.
+def ordered(rows: pa.Table) -> pa.Table:
+    """Sorted by recording_id, the segments of a recording in the order they had."""
+    # sort_indices is stable.
     return rows.take(pc.sort_indices(rows["recording_id"]))
 
 

@@ -24,7 +24,7 @@ from pipeline import commits
 from pipeline.attempts import WINDOW_KEYS, Choice, choose
 from pipeline.bundles import BUNDLES, RunInfo, read_bundle, write_bundle
 from pipeline.commits import DataFile, Record, State
-from pipeline.parts import PartWriter, Tables, part_files, read_part, without
+from pipeline.parts import PART_BYTES, PartWriter, Tables, part_files, read_part, without
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.spread import spread
 from pipeline.storage import Store, StoreError
@@ -32,7 +32,6 @@ from pipeline.tables import N_READERS, read_files
 
 __all__ = ["Published", "Publisher", "RunInfo", "publish", "write_bundle"]
 
-PART_BYTES = 256 << 20  # Arrow bytes of a part, all tables: bounds memory, gives 50-100 MB on disk
 _TRIES = 20  # commits lost in a row before giving up
 
 log = logging.getLogger(__name__)

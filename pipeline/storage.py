@@ -1,8 +1,8 @@
 """Objects by key under one root, local or S3. Knows atomic writes; knows nothing of what they hold.
 
 A key is complete or absent: data is serialised before it comes here and becomes visible in one
-step. `put_if_absent` is the only lock of the project, so `probe` asks the store whether it keeps
-that promise before anything is built on it.
+step. `put_if_absent` is the only lock of the project; `probing` asks a store whether it keeps that
+promise before anything is built on it.
 """
 
 import os
@@ -17,6 +17,17 @@ import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline import web
+from pipeline.conditional_put import (
+    OPTION,
+    choose_dialect,
+    endpoint_of,
+    says_conflict,
+    says_exists,
+    translator,
+)
+
+_OUR_OPTIONS = (OPTION, web.OPTION)
 _CONFLICT_RETRIES = 10  # of 409 answers: S3 gives them while another conditional PUT is under way
 _CONFLICT_WAIT_S = 0.2
 _SINGLE_PUT = 5 << 30  # bytes, S3's limit; s3fs cuts into parts from twice its chunk size on
@@ -56,6 +67,9 @@ class Store(Protocol):
     def delete(self, keys: Iterable[str]) -> None:
         """Remove; a key that is not there is no error."""
 
+    def sweep(self, older_s: float) -> int:
+        """Remove what writers that died left without a name, of this age; how many."""
+
     def uri(self, key: str) -> str:
         """Full path or URI of a key, as readers of `filesystem` want it."""
 
@@ -63,8 +77,9 @@ class Store(Protocol):
 def open_store(root: str, options: Mapping[str, Any] | None = None) -> Store:
     """The store at a local path, a file:// or an s3:// URI; `options` as fsspec takes them.
 
-    Secrets are not among the options: s3fs finds them where every AWS client does. Raises
-    StoreError for any other scheme.
+    Secrets are not among the options: s3fs finds them where every AWS client does. One option is
+    our own: `conditional_put` names how the store is asked not to overwrite (see conditional_put),
+    where that cannot be told from the endpoint. Raises StoreError for any other scheme.
     """
     scheme, separator, rest = root.partition("://")
     if not separator:
@@ -72,7 +87,10 @@ def open_store(root: str, options: Mapping[str, Any] | None = None) -> Store:
     if scheme == "file":
         return LocalStore(rest)
     if scheme == "s3" and rest.strip("/"):
-        return S3Store(root, options or {})
+        try:
+            return S3Store(root, options or {})
+        except ValueError as error:
+            raise StoreError(f"{root}: {error}") from error
     raise StoreError(f"{root}: cannot commit here; use a local path or s3://bucket/prefix")
 
 
@@ -90,48 +108,10 @@ def filesystem_for(
         return LocalFileSystem(), rest if separator else uri
     if scheme in ("s3", "s3a"):
         return fsspec.filesystem("s3", **_s3_options(options or {})), rest
-    plain = {} if scheme in ("http", "https") else dict(options or {})
-    return fsspec.filesystem(scheme, use_listings_cache=False, **plain), uri
-
-
-def probe(store: Store) -> None:
-    """Prove that the store keeps the promises that the commit log needs, or raise StoreError.
-
-    Conditional writes above all: a store that ignores them lets two publishers overwrite each
-    other's commits without a sign (seen on s3rver: 12 commits, 4 survived).
-    """
-    key = f"_probe/{uuid.uuid4().hex}"
-    first, second = (f"{key} {turn}".encode() for turn in ("first", "second"))
-    try:
-        try:
-            _expect(store, store.put_if_absent(key, first), "refused to create a new object")
-            lied = store.put_if_absent(key, second) or store.get(key) != first
-            _expect(
-                store,
-                not lied,
-                "overwrote an existing object although asked not to (If-None-Match: *), so two "
-                "runs would destroy each other's commits",
-            )
-            part = store.filesystem.cat_file(store.uri(key), start=2, end=9)
-            _expect(store, part == first[2:9], "returned wrong bytes for a range")
-            listed = store.list("_probe/")
-            _expect(store, key in listed, "did not list an object just written")
-        finally:
-            with suppress(OSError):
-                store.delete([key])
-    except OSError as error:
-        raise StoreError(
-            f"{store.root}: cannot be read and written: {type(error).__name__}: {error}; check "
-            "that the bucket or directory exists, the credentials and the endpoint"
-        ) from error
-
-
-def _expect(store: Store, kept: bool, complaint: str) -> None:
-    if not kept:
-        raise StoreError(
-            f"{store.root}: the store {complaint}; use a store with conditional writes and "
-            "read-after-write consistency (AWS S3, MinIO, Ceph RGW) or a local directory"
-        )
+    given = {name: value for name, value in (options or {}).items() if name not in _OUR_OPTIONS}
+    if scheme in ("http", "https"):
+        given = web.http_options(bool((options or {}).get(web.OPTION)))
+    return fsspec.filesystem(scheme, use_listings_cache=False, **given), uri
 
 
 class LocalStore:
@@ -173,6 +153,12 @@ class LocalStore:
         for key in keys:
             Path(self.uri(key)).unlink(missing_ok=True)
 
+    def sweep(self, older_s: float) -> int:
+        old = [path for path in Path(self.root).rglob(".*.tmp") if _age_s(path) > older_s]
+        for path in old:
+            path.unlink(missing_ok=True)
+        return len(old)
+
     def uri(self, key: str) -> str:
         return str(Path(self.root, key))
 
@@ -185,6 +171,11 @@ class S3Store:
         self.filesystem: AbstractFileSystem = fsspec.filesystem(
             "s3", skip_instance_cache=True, **_s3_options(options)
         )
+        # A client of its own: the handler lives in a session, which cannot be pickled, and readers
+        # may send `filesystem` to other processes.
+        self._conditional: AbstractFileSystem = fsspec.filesystem(
+            "s3", skip_instance_cache=True, session=_session(options), **_s3_options(options)
+        )
 
     def put(self, key: str, data: bytes) -> None:
         self.filesystem.pipe_file(self.uri(key), data, chunksize=_SINGLE_PUT)
@@ -192,17 +183,16 @@ class S3Store:
     def put_if_absent(self, key: str, data: bytes) -> bool:
         for _ in range(_CONFLICT_RETRIES):
             try:
-                self.filesystem.pipe_file(self.uri(key), data, chunksize=_SINGLE_PUT, mode="create")
+                self._conditional.pipe_file(
+                    self.uri(key), data, chunksize=_SINGLE_PUT, mode="create"
+                )
             except OSError as error:
-                status = _http_status(error)
-                if status == 409:
-                    time.sleep(_CONFLICT_WAIT_S)
-                    continue
-                # s3fs says FileExistsError only if the error document names the condition, as
-                # AWS and moto do; Ceph leaves it out and the same answer is a bare OSError.
-                if status == 412 or isinstance(error, FileExistsError):
+                if says_exists(error):
                     return self.get(key) == data
-                raise
+                if not says_conflict(error):
+                    raise
+                time.sleep(_CONFLICT_WAIT_S)
+                continue
             return True
         raise StoreError(
             f"{self.uri(key)}: another conditional write was under way {_CONFLICT_RETRIES} times "
@@ -225,6 +215,9 @@ class S3Store:
         for key in keys:
             with suppress(FileNotFoundError):
                 self.filesystem.rm_file(self.uri(key))
+
+    def sweep(self, older_s: float) -> int:
+        return 0  # a single PUT is there or it is not
 
     def uri(self, key: str) -> str:
         return f"{self.root}/{key}"
@@ -256,26 +249,37 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _http_status(error: OSError) -> int | None:
-    response = getattr(error.__cause__, "response", None) or {}
-    status: int | None = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return status
+def _age_s(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:  # its writer has finished meanwhile
+        return 0.0
+
+
+def _session(options: Mapping[str, Any]) -> Any:
+    """A session whose conditional PUTs speak the dialect of the store."""
+    from aiobotocore.session import AioSession
+
+    session = AioSession(profile=options.get("profile"))
+    session.register("before-sign.s3.PutObject", translator(choose_dialect(options)))
+    return session
 
 
 def _s3_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Fsspec options with bounded waiting and no listing cache; what the caller says, wins."""
-    config = {
+    config: dict[str, Any] = {
         "connect_timeout": 5,  # s
         "read_timeout": 60,  # s
         "retries": {"mode": "standard", "max_attempts": 5},
     }
-    endpoint = options.get("endpoint_url") or options.get("client_kwargs", {}).get("endpoint_url")
-    if endpoint:
+    if endpoint_of(options):
         # Since 1.36 botocore adds checksum trailers that other servers refuse or store as data.
         config["request_checksum_calculation"] = "when_required"
         config["response_checksum_validation"] = "when_required"
+    if choose_dialect(options) == "x-oss-forbid-overwrite":
+        config["s3"] = {"addressing_style": "virtual"}  # OSS knows no other
     return {
         "use_listings_cache": False,
-        **options,
+        **{name: value for name, value in options.items() if name not in _OUR_OPTIONS},
         "config_kwargs": {**config, **options.get("config_kwargs", {})},
     }

@@ -4,7 +4,7 @@ Every read follows the commit log, so all tables show the same commit and no sup
 abandoned file is ever seen. A glob over the directories would see them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from pipeline.storage import Store, StoreError, open_store
 if TYPE_CHECKING:
     import duckdb
 
+_LEDGER_ROWS = 1 << 20  # of the ledger at a time: 120 MB
 N_READERS = 8  # requests in flight; a small GET is latency, not work
 _SEGMENTS = """
     CREATE VIEW segments AS
@@ -48,21 +49,36 @@ class Snapshot:
 
     seq: int
     fingerprint: str
-    filesystem: AbstractFileSystem  # reads the files, for DuckDB, pandas and polars, too
-    _store: Store
-    _state: State
+    store: Store
+    state: State
+
+    @property
+    def filesystem(self) -> AbstractFileSystem:
+        """Reads the files, for DuckDB, pandas and polars, too."""
+        return self.store.filesystem
 
     def files(self, table: str) -> list[str]:
         """Full paths or URIs of the parquet files of a table."""
         _check_table(table)
-        listed = self._state.table(table, self.fingerprint)
-        return [self._store.uri(file.path) for file in listed]
+        listed = self.state.table(table, self.fingerprint)
+        return [self.store.uri(file.path) for file in listed]
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows of a table, with exactly the columns and types of schema.TABLES."""
-        paths = [file.path for file in self._state.table(table, self.fingerprint)]
+        paths = [file.path for file in self.state.table(table, self.fingerprint)]
         _check_table(table)
-        return read_files(self._store, table, paths, columns)
+        try:
+            return read_files(self.store, table, paths, columns)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{self.store.root}: commit {self.seq} can no longer be read ({error}): a vacuum "
+                "has removed what newer commits do not need; open a newer snapshot"
+            ) from error
+
+    def parts(self) -> list[str]:
+        """Keys of the `recordings` files, by first recording_id; each names a part (see parts)."""
+        listed = self.state.table("recordings", self.fingerprint)
+        return [file.path for file in sorted(listed, key=lambda file: (file.first_id, file.path))]
 
 
 def open_snapshot(
@@ -85,7 +101,7 @@ def open_snapshot(
     else:
         known = {file.fingerprint for file in state.files["recordings"].values()}
         chosen = _resolve(fingerprint, known | {state.current_fingerprint}, root)
-    return Snapshot(state.seq, chosen, store.filesystem, store, state)
+    return Snapshot(state.seq, chosen, store, state)
 
 
 def connect(
@@ -100,9 +116,18 @@ def connect(
     """
     import duckdb
 
-    snapshot = open_snapshot(root, storage_options, seq, fingerprint)
     connection = duckdb.connect()
-    if "://" in snapshot._store.root:
+    create_views(connection, open_snapshot(root, storage_options, seq, fingerprint))
+    connection.execute(_SEGMENTS)
+    return connection
+
+
+def create_views(
+    connection: "duckdb.DuckDBPyConnection", snapshot: Snapshot, prefix: str = ""
+) -> None:
+    """A view per table, named `prefix` and the table. The same store may come more than once."""
+    remote = "://" in snapshot.store.root
+    if remote and not connection.filesystem_is_registered(snapshot.filesystem.protocol[0]):
         connection.register_filesystem(snapshot.filesystem)
     for table, schema in TABLES.items():
         files = snapshot.files(table)
@@ -110,11 +135,9 @@ def connect(
             quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
             source = f"read_parquet([{quoted}], union_by_name = true)"
         else:
-            connection.register(f"empty_{table}", schema.empty_table())
-            source = f"empty_{table}"
-        connection.execute(f"CREATE VIEW {table} AS SELECT * FROM {source}")
-    connection.execute(_SEGMENTS)
-    return connection
+            source = f"{prefix}empty_{table}"
+            connection.register(source, schema.empty_table())
+        connection.execute(f"CREATE VIEW {prefix}{table} AS SELECT * FROM {source}")
 
 
 def ledger(
@@ -125,9 +148,26 @@ def ledger(
     One row per recording; empty when nothing was committed yet. The state of a recording, which
     new work must name in `supersedes`, is f"{work_key}:{attempts}".
     """
+    parts = ledger_parts(root, storage_options, fingerprint=fingerprint)
+    schema = pa.schema([TABLES["recordings"].field(name) for name in _LEDGER])
+    return pa.concat_tables([schema.empty_table(), *parts])
+
+
+def ledger_parts(
+    root: str, storage_options: Mapping[str, Any] | None = None, *, fingerprint: str
+) -> Iterator[pa.Table]:
+    """`ledger`, a few files at a time: of ten million recordings, the whole is 1.2 GB."""
     store = open_store(root, storage_options)
-    paths = [file.path for file in read_state(store).table("recordings", fingerprint)]
-    return read_files(store, "recordings", paths, _LEDGER)
+    paths: list[str] = []
+    n_rows = 0
+    for file in read_state(store).table("recordings", fingerprint):
+        if paths and (len(paths) == N_READERS or n_rows + file.rows > _LEDGER_ROWS):
+            yield read_files(store, "recordings", paths, _LEDGER)
+            paths, n_rows = [], 0
+        paths.append(file.path)
+        n_rows += file.rows
+    if paths:
+        yield read_files(store, "recordings", paths, _LEDGER)
 
 
 def read_files(

@@ -189,7 +189,7 @@ class CountingStore:
             store.list,
         )
         self.put, self.put_if_absent, self.delete = store.put, store.put_if_absent, store.delete
-        self._get = store.get
+        self.sweep, self._get = store.sweep, store.get
 
     def get(self, key: str) -> bytes:
         self.n_records_read += key.startswith("_log/")

@@ -446,6 +446,9 @@ class CrashingStore:
     def delete(self, keys: Iterable[str]) -> None:
         self._do(lambda: self._store.delete(keys))
 
+    def sweep(self, older_s: float) -> int:
+        return int(self._do(lambda: self._store.sweep(older_s)))
+
 
 def _first_scenario(store: Store) -> None:
     write_first(store)

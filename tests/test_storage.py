@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.storage import LocalStore, Store, StoreError, filesystem_for, open_store, probe
+from pipeline.probing import probe
+from pipeline.storage import LocalStore, Store, StoreError, filesystem_for, open_store
 from tests.s3_server import S3
 
 
