@@ -3,53 +3,41 @@
 A recording is done when the ledger holds its work key: a hash of what it is called, where it lies,
 what the store says of the object now, and the fingerprint of models and configuration. So changed
 audio and new models are done again, and nothing else is.
+
+Ten million rows against ten million take some 55 CPU-seconds and 1.7 GiB (jobs.benchmark_planning):
+the manifest comes in slices, the ledger is 40 bytes a row, and only what is to do is kept whole.
 """
 
-import posixpath
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from hashlib import blake2b
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.audio import explain_store_error
+from pipeline.keys import Column, from_hex, work_keys
+from pipeline.ledger_index import LedgerIndex, Mask, find_missing
 from pipeline.manifest import Manifest
+from pipeline.manifest_rows import public
 from pipeline.schema import PLANNED
-from pipeline.storage import StoreError, filesystem_for
+from pipeline.versions import DENIED, MISSING, UNREACHABLE, look_up_versions
+
+__all__ = ["PERMANENT", "Plan", "find_missing", "make_plan"]
 
 pc: Any = pyarrow.compute  # its stubs know no plain str or bool beside an array
 
-Fact = tuple[str, int]  # what the store says of an object: its version, its size in bytes
-_Facts = dict[str, Fact]
-
 # Errors that lie in the bytes or in the manifest: the same recording would fail the same way. All
-# others (StoreUnavailable, AccessDenied, FileMissing, a crash, a bug) may pass: `retry` takes them.
+# others (StoreUnavailable, AccessDenied, NotAllowed, FileMissing, Archived, a crash, a bug) may
+# pass: `retry` takes them.
 PERMANENT = frozenset(
     {
-        *("BadManifestRow", "DuplicateId", "BadRange", "BadRate"),
+        *("BadManifestRow", "BadLanguage", "BadUri", "DuplicateId", "BadRange", "BadRate"),
         *("EmptyFile", "NotAFile", "NotAudio", "NoAudioStream", "NoSamples", "NonFinite"),
         *("OutOfRange", "TooLarge", "TooLong", "TooManyChannels", "TooShort"),
         *("Truncated", "Undecodable"),
     }
 )
-
-MISSING = "missing"  # the version of an object that is not there,
-DENIED = "denied"  # and of one that we may not see
-
-_NO_VERSION = {"FileMissing": MISSING, "AccessDenied": DENIED, "BadUri": ""}
-
-_LOOKUPS = 32  # requests to the store at a time
-_LIST_FROM = 20  # recordings in one directory: from here on one listing beats asking for each
-_ROWS = 1 << 20  # rows hashed at a time
-_STAMPS = ("ETag", "etag", "LastModified", "last_modified", "mtime", "updated", "created")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,169 +55,103 @@ class Plan:
     known_s: float  # seconds of audio to do, as far as the manifest gives a duration
 
 
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """A plan for some rows of the manifest."""
+
+    todo: pa.Table
+    is_done: Mask
+    is_error: Mask  # in the ledger
+    is_changed: Mask
+    is_retried: Mask
+
+
 def make_plan(
     manifest: Manifest,
-    ledger: pa.Table,
+    ledger: pa.Table | Iterable[pa.Table],
     fingerprint: str,
     options: Mapping[str, Any],
     *,
     retry: Literal["none", "errors"] = "none",
+    max_attempts: int = 3,
 ) -> Plan:
     """Compare the manifest with the ledger (recording_id, work_key, attempts, status, error_type).
 
-    `retry="errors"` takes up again what failed for a reason outside the audio. A recording whose
-    labels are there but whose file is not any more keeps its labels. Raises StoreError when the
-    store does not answer: guessing versions then would label everything again.
+    `retry="errors"` takes up again what failed for a reason outside the audio, at most
+    `max_attempts` times in all. A recording whose labels are there but whose file is not any more,
+    or no longer allowed, keeps its labels. Raises StoreError when the store does not answer:
+    guessing versions then would label everything again.
     """
-    planned = _with_versions(manifest.table, fingerprint, options)
-    known = _look_up(planned["recording_id"], ledger)
-    is_error = _mask(pc.equal(known["status"], "error"))
-    is_same = _mask(pc.equal(known["work_key"], planned["work_key"]))
-    is_known = _mask(known["work_key"].is_valid())
-    is_gone = _mask(pc.is_in(planned["version"], pa.array([MISSING, DENIED])))
-    is_permanent = _mask(pc.is_in(known["error_type"], pa.array(sorted(PERMANENT))))
-    is_retried = is_same & is_error & ~is_permanent & (retry == "errors")
-    is_done = (is_same & ~is_retried) | (is_gone & is_known & ~is_error)
-    state = _state(known["work_key"], known["attempts"])
-    attempts = np.where(is_same, _numbers(known["attempts"]) + 1, 1)
-    planned = planned.append_column(
-        "supersedes", pc.if_else(pa.array(is_known), state, "")
-    ).append_column("attempts", pa.array(attempts, pa.int32()))
-    todo = planned.filter(pa.array(~is_done)).select(PLANNED.names).cast(PLANNED)
+    index = LedgerIndex.build(ledger, PERMANENT)
+    limit = max_attempts if retry == "errors" else 0
+    slices = []
+    for rows in manifest.batches():
+        rows = _with_versions(rows, options)
+        keys = work_keys(_replaced(rows, uri=public(rows["uri"])), fingerprint)
+        slices.append(_compare(rows.append_column("work_key", keys), index, limit))
+    todo = pa.concat_tables([PLANNED.empty_table(), *(part.todo for part in slices)])
     return Plan(
         todo=todo,
-        n_manifest=planned.num_rows,
-        n_done=int(is_done.sum()),
-        n_errors_kept=int((is_done & is_error).sum()),
-        n_changed=int((is_known & ~is_same & ~is_done).sum()),
-        n_retried=int(is_retried.sum()),
+        n_manifest=manifest.n_rows,
+        n_done=sum(int(part.is_done.sum()) for part in slices),
+        n_errors_kept=sum(int((part.is_done & part.is_error).sum()) for part in slices),
+        n_changed=sum(int(part.is_changed.sum()) for part in slices),
+        n_retried=sum(int(part.is_retried.sum()) for part in slices),
         n_duplicates=manifest.n_duplicates,
         bytes=pc.sum(todo["bytes"]).as_py() or 0,
         known_s=pc.sum(todo["length_s"]).as_py() or 0.0,
     )
 
 
-def count_missing(todo: pa.Table, ledger: pa.Table) -> int:
-    """How many planned recordings the ledger does not hold in the attempt that was planned."""
-    held = _state(ledger["work_key"], ledger["attempts"])
-    found = pc.is_in(_state(todo["work_key"], todo["attempts"]), held)
-    return int(todo.num_rows - (pc.sum(found).as_py() or 0))
-
-
-def _look_up(ids: Any, ledger: pa.Table) -> dict[str, Any]:
-    """The ledger's columns in the order of `ids`, null where it does not know an id."""
-    # 64-bit offsets: ten million ids hold more than 2 GiB of text
-    position = pc.index_in(
-        ids.cast(pa.large_string()), value_set=ledger["recording_id"].cast(pa.large_string())
+def _compare(rows: pa.Table, index: LedgerIndex, max_attempts: int) -> _Slice:
+    """Rows with versions and work keys against the ledger."""
+    known = index.find(rows["recording_id"])
+    is_same = known.is_known & (known.keys == from_hex(rows["work_key"])).all(axis=1)
+    is_gone = _mask(pc.is_in(rows["version"], pa.array([MISSING, DENIED, UNREACHABLE])))
+    is_retried = is_same & known.is_error & ~known.is_permanent & (known.attempts < max_attempts)
+    is_done = (is_same & ~is_retried) | (is_gone & known.is_known & ~known.is_error)
+    attempts = np.where(is_same, known.attempts + 1, 1)
+    rows = rows.append_column("supersedes", known.states())
+    rows = rows.append_column("attempts", pa.array(attempts, pa.int32()))
+    return _Slice(
+        todo=rows.filter(pa.array(~is_done)).select(PLANNED.names).cast(PLANNED),
+        is_done=is_done,
+        is_error=known.is_error,
+        is_changed=known.is_known & ~is_same & ~is_done,
+        is_retried=is_retried,
     )
-    columns = ("work_key", "attempts", "status", "error_type")
-    return {name: ledger[name].take(position) for name in columns}
 
 
-def _state(work_keys: Any, attempts: Any) -> Any:
-    """What a recording's row in the ledger is called when a later one replaces it."""
-    return pc.binary_join_element_wise(work_keys, attempts.cast(pa.string()), ":")
+def _with_versions(rows: pa.Table, options: Mapping[str, Any]) -> pa.Table:
+    """Rows with what the store says of each object, where the manifest itself does not.
 
-
-def _mask(values: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    return np.asarray(pc.fill_null(values, False)).astype(bool)
-
-
-def _numbers(values: Any) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.asarray(pc.fill_null(values, 0)).astype(np.int64)
-
-
-def _with_versions(table: pa.Table, fingerprint: str, options: Mapping[str, Any]) -> pa.Table:
-    """The manifest with what the store says of each object, and the work keys."""
-    is_good = pc.equal(table["error_stage"], "")
-    encoded = pc.dictionary_encode(pc.if_else(is_good, table["uri"], "").cast(pa.large_string()))
-    uris = encoded.chunk(0).dictionary.to_pylist() if encoded.num_chunks else []
-    facts = look_up_versions(uris, options)
-    place = pa.chunked_array([chunk.indices for chunk in encoded.chunks], pa.int32())
-    versions = pa.array([version for version, _ in facts], pa.string())
-    sizes = pa.array([size for _, size in facts], pa.int64())
-    table = table.append_column("version", pc.take(versions, place))
-    table = table.append_column("bytes", pc.take(sizes, place))
-    keys = [
-        pa.array(_work_keys(table.slice(start, _ROWS), fingerprint), pa.string())
-        for start in range(0, table.num_rows, _ROWS)
-    ]
-    return table.append_column("work_key", pa.chunked_array(keys, pa.string()))
-
-
-def _work_keys(table: pa.Table, fingerprint: str) -> list[str]:
-    names = ("recording_id", "uri", "offset_s", "length_s", "language", "version")
-    columns = (table[name].to_pylist() for name in names)
-    return [work_key(*row, fingerprint) for row in zip(*columns, strict=True)]
-
-
-def work_key(*parts: str | float) -> str:
-    """128 bits over the parts, each with its length before it so that none runs into the next."""
-    text = "".join([f"{len(part)}:{part}" for part in map(str, parts)])
-    return blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-# --------------------------------------------------------------------------- versions
-
-
-def look_up_versions(uris: Sequence[str], options: Mapping[str, Any]) -> list[Fact]:
-    """(version, bytes) of every object, in order. A version is good for == and nothing else.
-
-    Local files: size and mtime; object stores: ETag and size; others: size and modification time.
-    Raises StoreError when the store does not answer.
+    What may not be read is not asked for, and counts as denied: its labels, if there are any, stay.
     """
-    by_directory = defaultdict(list)
-    for uri in filter(None, uris):
-        by_directory[posixpath.dirname(uri)].append(uri)
-    tasks = [task for group in by_directory.values() for task in _tasks(group, options)]
-    facts = {"": ("", 0)}
-    with ThreadPoolExecutor(_LOOKUPS) as pool:
-        for found in pool.map(lambda task: task(), tasks):
-            facts |= found
-    return [facts[uri] for uri in uris]
+    stage, kind, uri, version, size = (
+        rows[name].combine_chunks()
+        for name in ("error_stage", "error_type", "uri", "version", "bytes")
+    )
+    is_good = pc.equal(stage, "")
+    version = pc.if_else(is_good, version, "")
+    version = pc.if_else(pc.equal(kind, "NotAllowed"), DENIED, version)
+    is_asked = pc.and_(is_good, pc.equal(version, ""))
+    size = pc.if_else(is_good, size, 0)
+    uris = uri.filter(is_asked)
+    if len(uris):
+        encoded = uris.dictionary_encode()
+        facts = look_up_versions(encoded.dictionary.to_pylist(), options)
+        found = pa.array([fact for fact, _ in facts], pa.string()).take(encoded.indices)
+        sizes = pa.array([size for _, size in facts], pa.int64()).take(encoded.indices)
+        version = pc.replace_with_mask(version, is_asked, found)
+        size = pc.replace_with_mask(size, is_asked, sizes)
+    return _replaced(rows, version=version, bytes=size)
 
 
-def _tasks(uris: Sequence[str], options: Mapping[str, Any]) -> Iterator[Callable[[], _Facts]]:
-    """Look-ups for the recordings of one directory: one listing for many, else in small groups."""
-    try:
-        # Here, not in the threads: fsspec keeps one instance, with its connections, per thread.
-        fs, _ = filesystem_for(uris[0], options)
-    except (ValueError, ImportError):  # an unknown scheme: decoding says so
-        yield lambda: dict.fromkeys(uris, ("", 0))
-        return
-    is_listable = not isinstance(fs, LocalFileSystem) and "http" not in fs.protocol
-    step = len(uris) if is_listable and len(uris) >= _LIST_FROM else _LIST_FROM
-    for start in range(0, len(uris), step):
-        yield partial(_facts_of, fs, uris[start : start + step], step >= len(uris) >= _LIST_FROM)
+def _replaced(rows: pa.Table, **columns: Column) -> pa.Table:
+    for name, column in columns.items():
+        rows = rows.set_column(rows.column_names.index(name), rows.field(name), column)
+    return rows
 
 
-def _facts_of(fs: Any, uris: Sequence[str], by_listing: bool) -> _Facts:
-    listed = _list(fs, posixpath.dirname(uris[0])) if by_listing else {}
-    # What a listing lacks is asked for: names such as "a//b" do not list as they are spelt.
-    return {uri: listed.get(fs._strip_protocol(uri)) or _ask(fs, uri) for uri in uris}
-
-
-def _list(fs: Any, directory: str) -> _Facts:
-    try:
-        return {entry["name"]: _fact(entry) for entry in fs.ls(directory, detail=True)}
-    except OSError:
-        return {}
-
-
-def _ask(fs: Any, uri: str) -> Fact:
-    try:
-        if isinstance(fs, LocalFileSystem):
-            status = Path(uri).stat()
-            return f"{status.st_size}-{status.st_mtime_ns}", status.st_size
-        return _fact(fs.info(fs._strip_protocol(uri)))
-    except Exception as error:
-        known = explain_store_error(error)
-        if known.kind == "StoreUnavailable":
-            raise StoreError(f"{uri}: cannot be looked up: {known}") from error
-        return _NO_VERSION[known.kind], 0
-
-
-def _fact(info: Mapping[str, Any]) -> Fact:
-    size = info.get("size") or 0
-    stamp = next((str(info[name]) for name in _STAMPS if info.get(name)), "")
-    return f"{stamp.strip(chr(34))}-{size}", size
+def _mask(values: Any) -> Mask:
+    return np.asarray(pc.fill_null(values, False)).astype(bool)

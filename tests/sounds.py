@@ -3,6 +3,7 @@
 Samples are float32 (n_samples, channels), full scale 1.
 """
 
+import struct
 from fractions import Fraction
 from io import BytesIO
 from typing import Any
@@ -66,6 +67,20 @@ def encode(samples: Samples, kind: str = "wav", rate_hz: int = 16_000) -> bytes:
     if kind in _SOUNDFILE:
         return _encode_soundfile(samples, kind, rate_hz)
     return _encode_ffmpeg(samples, kind, rate_hz)
+
+
+def wav(
+    samples: bytes, fmt: int = 1, channels: int = 1, rate_hz: int = 16_000, bits: int = 16
+) -> bytes:
+    """A WAV file of raw samples whose header says whatever it is told to."""
+    align = channels * bits // 8
+    head = struct.pack("<HHIIHH", fmt, channels, rate_hz, rate_hz * align, align, bits)
+    whole, size = (struct.pack("<I", n) for n in (36 + len(samples), len(samples)))
+    return b"RIFF" + whole + b"WAVEfmt \x10\0\0\0" + head + b"data" + size + samples
+
+
+def float_wav(samples: npt.NDArray[Any]) -> bytes:
+    return wav(samples.astype("<f4").tobytes(), fmt=3, bits=32)
 
 
 def frequency_of(waveform: npt.NDArray[Any], rate_hz: int = 16_000) -> float:

@@ -15,11 +15,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import audio
+from pipeline import audio_files
 from pipeline.audio import Window, decode
 from pipeline.config import AudioConfig
 from pipeline.schema import SAMPLE_RATE, RecordingError
-from tests.sounds import KINDS, encode, frequency_of, noise, silence, tone
+from tests.sounds import KINDS, encode, float_wav, frequency_of, noise, silence, tone, wav
 
 CONFIG = AudioConfig()
 SHORT_WINDOWS = AudioConfig(window_s=10)
@@ -41,19 +41,6 @@ def decoded(tmp_path: Path) -> Any:
 
 def joined(windows: list[Window]) -> np.ndarray:
     return np.concatenate([window.waveform for window in windows])
-
-
-def wav(
-    samples: bytes, fmt: int = 1, channels: int = 1, rate_hz: int = 16_000, bits: int = 16
-) -> bytes:
-    align = channels * bits // 8
-    head = struct.pack("<HHIIHH", fmt, channels, rate_hz, rate_hz * align, align, bits)
-    size = struct.pack("<I", 36 + len(samples))
-    return b"RIFF" + size + b"WAVEfmt \x10\0\0\0" + head + b"data" + size + samples
-
-
-def float_wav(samples: np.ndarray) -> bytes:
-    return wav(samples.astype("<f4").tobytes(), fmt=3, bits=32)
 
 
 # ------------------------------------------------------------------------------ formats
@@ -432,7 +419,7 @@ class _Failing(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
 def large_means_any(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every object is read as a large one: through a file object, in requests."""
     fsspec.register_implementation("failing", _Failing, clobber=True)
-    monkeypatch.setattr(audio, "_FETCH_WHOLE", 0)
+    monkeypatch.setattr(audio_files, "_FETCH_WHOLE", 0)
     yield
     MemoryFileSystem.store.clear()
     _Failing.store.clear()

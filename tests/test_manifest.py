@@ -12,8 +12,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from pipeline import manifest
-from pipeline.manifest import MANIFEST, Manifest, ManifestError, canonical_uri, read_manifest
+from pipeline import manifest_files, manifest_rows
+from pipeline.addresses import canonical_uri
+from pipeline.manifest import MANIFEST, Manifest, ManifestError, read_manifest
 from tests.sounds import encode, tone
 
 Row = dict[str, Any]
@@ -26,7 +27,7 @@ def read(tmp_path: Path) -> Any:
     def run(data: bytes | str, name: str = "manifest") -> Manifest:
         path = tmp_path / name
         path.write_bytes(data.encode() if isinstance(data, str) else data)
-        return read_manifest(str(path), {})
+        return read_manifest(str(path), {}, ["/"])
 
     return run
 
@@ -75,6 +76,8 @@ def test_every_format_gives_the_same_row_whatever_it_is_called(
         "offset_s": 1.5,
         "length_s": 2.0,
         "language": "en",
+        "version": "",
+        "bytes": 0,
         "extra": {"speaker": "Eve"},
         "error_stage": "",
         "error_type": "",
@@ -129,7 +132,8 @@ def test_parquet_of_odd_types_is_read_the_same(read: Any) -> None:
 
 
 def test_many_rows_are_read_in_slices(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "_ROWS", 16)
+    for module in (manifest_files, manifest_rows):
+        monkeypatch.setattr(module, "ROWS", 16)
     values = [{"audio": f"/{index}", "n": index, "m": None} for index in range(100)]
     values[3] = {"audio": "/3", "late": "x"}
     table = rows(read(lines(*values)))
@@ -228,27 +232,31 @@ def test_a_directory_without_audio_says_what_it_holds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("value", "kind", "message"),
     [
-        ({"audio": ""}, "audio is empty"),
-        ({"audio": None}, "audio is empty"),
-        ({"audio": "a\nb"}, "control character"),
-        ({"audio": "a\0b"}, "control character"),
-        ({"audio": "a", "offset_s": -1}, "offset_s is -1.0; it must be at least 0"),
-        ({"audio": "a", "offset_s": "12,5"}, "offset_s '12,5' is not a number"),
-        ({"audio": "a", "offset_s": [1]}, "offset_s '[1]' is not a number"),
-        ({"audio": "a", "offset_s": "1e999"}, "offset_s is inf"),
-        ({"audio": "a", "duration_s": 0}, "duration_s is 0.0; it must be more than 0"),
-        ({"audio": "a", "duration_s": "nan"}, "'nan' is not a number"),
-        ({"audio": "a", "language": "klingon"}, "language 'klingon' is not one of auto, zh"),
+        ({"audio": ""}, "BadManifestRow", "audio is empty"),
+        ({"audio": None}, "BadManifestRow", "audio is empty"),
+        ({"audio": "a\nb"}, "BadManifestRow", "control character"),
+        ({"audio": "a\0b"}, "BadManifestRow", "control character"),
+        ({"audio": "a", "offset_s": -1}, "BadRange", "offset_s is -1.0; it must be at least 0"),
+        ({"audio": "a", "offset_s": "12,5"}, "BadManifestRow", "offset_s '12,5' is not a number"),
+        ({"audio": "a", "offset_s": [1]}, "BadManifestRow", "offset_s '[1]' is not a number"),
+        ({"audio": "a", "offset_s": "1e999"}, "BadRange", "offset_s is inf"),
+        ({"audio": "a", "duration_s": 0}, "BadRange", "duration_s is 0.0; it must be more than 0"),
+        ({"audio": "a", "duration_s": "nan"}, "BadManifestRow", "'nan' is not a number"),
+        (
+            {"audio": "a", "language": "klingon"},
+            "BadLanguage",
+            "language 'klingon' is not one of auto, zh",
+        ),
     ],
 )
 def test_a_row_that_cannot_be_used_becomes_an_error_row(
-    value: Row, message: str, read: Any
+    value: Row, kind: str, message: str, read: Any
 ) -> None:
     good, bad = rows(read(lines({"audio": "good"}, value)))
     assert (good["error_stage"], good["error_type"]) == ("", "")
-    assert (bad["error_stage"], bad["error_type"]) == ("manifest", "BadManifestRow")
+    assert (bad["error_stage"], bad["error_type"]) == ("manifest", kind)
     assert bad["error_message"].startswith("row 2: ")
     assert message in bad["error_message"]
     assert bad["recording_id"].endswith("#row=2")
@@ -348,7 +356,7 @@ def test_a_file_that_is_no_manifest_is_refused_by_name(
 
 
 def test_a_bomb_is_not_unpacked(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifest, "_MAX_TEXT", 1 << 20)
+    monkeypatch.setattr(manifest_files, "_MAX_TEXT", 1 << 20)
     with pytest.raises(ManifestError, match="split it"):
         read(gzip.compress(b"audio\n" + b"a" * (1 << 21)))
 

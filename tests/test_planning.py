@@ -1,25 +1,22 @@
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline import planning
+from pipeline import ledger_index, manifest_files, manifest_rows, versions
+from pipeline.keys import work_keys
+from pipeline.ledger_index import LedgerIndex
 from pipeline.manifest import Manifest, read_manifest
-from pipeline.planning import (
-    DENIED,
-    MISSING,
-    Plan,
-    count_missing,
-    look_up_versions,
-    make_plan,
-    work_key,
-)
+from pipeline.planning import Plan, find_missing, make_plan
 from pipeline.schema import PLANNED
 from pipeline.storage import StoreError, filesystem_for
+from pipeline.versions import DENIED, MISSING, look_up_versions
 from tests.s3_server import S3
 
 LEDGER = pa.schema(
@@ -124,8 +121,8 @@ def test_a_retry_is_the_next_attempt_and_replaces_the_one_before(corpus: Path) -
     key = again.todo["work_key"].to_pylist()[0]
     assert again.todo["supersedes"].to_pylist() == [f"{key}:1"]
     assert again.todo["attempts"].to_pylist() == [2]
-    assert count_missing(again.todo, first) == 1
-    assert count_missing(again.todo, committed(again)) == 0
+    assert find_missing(again.todo, first).num_rows == 1
+    assert find_missing(again.todo, committed(again)).num_rows == 0
 
 
 def test_a_missing_file_is_planned_once_and_again_when_it_appears(corpus: Path) -> None:
@@ -159,17 +156,101 @@ def test_an_empty_manifest_is_an_empty_plan(corpus: Path) -> None:
     assert (plan.todo.num_rows, plan.bytes, plan.known_s) == (0, 0, 0.0)
 
 
+def keyed(**fields: Any) -> str:
+    """The work key of one row."""
+    row = {"recording_id": "a", "uri": "b", "offset_s": 0.1, "length_s": 0.0}
+    row |= {"language": "", "version": "v"} | fields
+    return str(work_keys(pa.Table.from_pylist([row]), "f")[0])
+
+
+def test_a_work_key_is_the_md5_of_its_parts_with_their_lengths() -> None:
+    """Keys are kept for years: this spelling, in bytes and microseconds, must not change."""
+    text = "3:né1:b100000:0:0:1:vf"
+    assert keyed(recording_id="né") == hashlib.md5(text.encode()).hexdigest()
+
+
 def test_work_keys_tell_apart_what_joins_to_the_same_text() -> None:
-    assert work_key("ab", "c") != work_key("a", "bc")
-    assert work_key("a", 1.0) == work_key("a", 1.0)
-    assert len(work_key("a")) == 32
+    assert keyed(recording_id="ab", uri="c") != keyed(recording_id="a", uri="bc")
 
 
 def test_every_row_has_its_own_work_key(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "_ROWS", 2)
+    for module in (manifest_files, manifest_rows):
+        monkeypatch.setattr(module, "ROWS", 2)
     (corpus / "list.csv").write_text("audio,offset_s,language\na.wav,,\na.wav,1,\na.wav,2,en\n")
     keys = plan_for(corpus, NOTHING).todo["work_key"].to_pylist()
     assert len(set(keys)) == 3
+
+
+def test_slices_make_the_same_plan_as_the_whole(
+    corpus: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = committed(plan_for(corpus, NOTHING), {"b.wav": "AccessDenied"})
+    (corpus / "a.wav").write_bytes(b"changed")
+    expected = plan_for(corpus, whole, retry="errors")
+    for module in (manifest_files, manifest_rows):
+        monkeypatch.setattr(module, "ROWS", 2)
+    monkeypatch.setattr(ledger_index, "_ROWS", 2)
+    parts = [whole.slice(row, 1) for row in (2, 0, 1)]
+    sliced = make_plan(manifest_of(corpus), parts, "f", {}, retry="errors")
+    assert sliced == expected
+    assert find_missing(sliced.todo, parts).equals(sliced.todo)
+
+
+def test_two_ids_whose_hashes_begin_alike_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    def half_blind(texts: Any) -> Any:
+        low = np.array([sum(text.encode()) for text in texts.to_pylist()], np.uint64)
+        return np.stack([low // np.uint64(100), low], axis=1).reshape(-1, 2)
+
+    monkeypatch.setattr(ledger_index, "hash_texts", half_blind)
+    ids = [chr(code) for code in range(101, 140)]
+    keys = [f"{index:032x}" for index in range(len(ids))]
+    table = pa.table({"recording_id": ids, "work_key": keys, "attempts": range(len(ids))})
+    table = table.append_column("status", [["ok"] * len(ids)])
+    table = table.append_column("error_type", [[""] * len(ids)])
+    found = LedgerIndex.build([table]).find(pa.array([*reversed(ids), "ÿ", "z!"]))
+    assert found.attempts[: len(ids)].tolist() == list(reversed(range(len(ids))))
+    assert found.is_known.tolist() == [True] * len(ids) + [False] * 2
+
+
+def test_a_version_in_the_manifest_is_believed_and_nothing_is_looked_up(tmp_path: Path) -> None:
+    (tmp_path / "list.csv").write_text(
+        "audio,audio_version,audio_bytes\n"
+        "gone-1.wav,etag-1,100\ngone-2.wav,etag-2,x\ngone-3.wav,,7\n"
+    )
+    plan = plan_for(tmp_path, NOTHING)
+    assert plan.todo["version"].to_pylist() == ["etag-1", "etag-2", MISSING]
+    assert plan.bytes == 100
+    text = (tmp_path / "list.csv").read_text()
+    (tmp_path / "list.csv").write_text(text.replace("etag-1", "etag-9"))
+    assert names(plan_for(tmp_path, committed(plan))) == ["gone-1.wav"]
+
+
+def test_labels_stay_when_their_place_is_no_longer_allowed(corpus: Path) -> None:
+    (corpus / "sub").mkdir()
+    (corpus / "sub" / "d.wav").write_bytes(b"d")
+    (corpus / "list.csv").write_text("audio\na.wav\nsub/d.wav\n")
+    source = str(corpus / "list.csv")
+    ledger = committed(make_plan(read_manifest(source, {}), NOTHING, "f", {}))
+    narrow = read_manifest(source, {}, [str(corpus / "sub")])
+    assert make_plan(narrow, ledger, "f", {}).todo.num_rows == 0
+    first = make_plan(narrow, NOTHING, "f", {})
+    assert first.todo["error_type"].to_pylist() == ["NotAllowed", ""]
+    again = make_plan(read_manifest(source, {}), committed(first, {"a.wav": "NotAllowed"}), "f", {})
+    assert names(again) == ["a.wav"]  # allowed meanwhile: no need to ask for a retry
+
+
+def test_a_new_signature_does_not_change_a_work_key(tmp_path: Path) -> None:
+    uri = "https://user:secret@host/a.wav?id=5&X-Amz-Signature={}"
+    keys = []
+    for signature in ("abc", "def"):
+        line = f"audio,audio_version\n{uri.format(signature)},v\n"
+        (tmp_path / "list.csv").write_text(line)
+        source = read_manifest(str(tmp_path / "list.csv"), {}, allow_http=True)
+        todo = make_plan(source, NOTHING, "f", {}).todo
+        assert todo["uri"].to_pylist() == [uri.format(signature)]  # this one can be opened
+        assert todo["recording_id"].to_pylist() == ["https://host/a.wav?id=5"]
+        keys += todo["work_key"].to_pylist()
+    assert keys[0] == keys[1]
 
 
 def test_an_unknown_scheme_is_left_to_decoding() -> None:
@@ -211,7 +292,7 @@ def test_listing_and_asking_give_the_same_version(s3: S3, monkeypatch: pytest.Mo
         fs.pipe(uri, uri.encode())
     uris.append(f"{root}/dir/none.wav")
     listed = look_up_versions(uris, s3.storage_options)
-    monkeypatch.setattr(planning, "_LIST_FROM", 1000)
+    monkeypatch.setattr(versions, "_LIST_FROM", 1000)
     assert look_up_versions(uris, s3.storage_options) == listed
     assert listed[-1] == (MISSING, 0)
     assert listed[0][1] == len(uris[0].encode())
@@ -234,5 +315,5 @@ def test_many_objects_of_a_directory_cost_one_listing(
     def refuse(*_: Any) -> Any:
         raise AssertionError("asked for a single object")
 
-    monkeypatch.setattr(planning, "_ask", refuse)
+    monkeypatch.setattr(versions, "_ask", refuse)
     assert all(version for version, _ in look_up_versions(uris, s3.storage_options))
