@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 Language = Literal["auto", "zh", "en", "yue", "ja", "ko"]
 SpokenLanguage = Literal["zh", "en", "yue", "ja", "ko"]
+Precision = Literal["fp32", "bf16", "int8"]
 
 
 class ConfigError(ValueError):
@@ -76,6 +77,9 @@ class LabelConfig(_Section):
     use_itn: bool = Field(default=True, description="write numbers as digits, with punctuation")
     batch_s: float = Field(default=120.0, gt=0, description="audio per forward pass, s")
     device: str = Field(default="auto", description="auto, cpu, cuda")
+    precision: Literal["auto", Precision] = Field(
+        default="auto", description="fp32 (exact), bf16, int8; auto: bf16 on a GPU, else fp32"
+    )
 
 
 class RayConfig(_Section):
@@ -92,8 +96,14 @@ class RayConfig(_Section):
         default=0.5, gt=0, description="CPUs of a decode task; half of its time is waiting"
     )
     segment_workers: int = Field(default=1, ge=1, description="VAD actors")
+    segment_workers_max: int = Field(
+        default=0, ge=0, description="let their number grow to this while they lag; 0: fixed"
+    )
     segment_cpus: float = Field(default=1.0, gt=0, description="CPUs of a VAD actor")
     label_workers: int = Field(default=1, ge=1, description="SenseVoice actors")
+    label_workers_max: int = Field(
+        default=0, ge=0, description="let their number grow to this while they lag; 0: fixed"
+    )
     label_cpus: float = Field(
         default=1.0, ge=0, description="CPUs of a SenseVoice actor (0 on a GPU)"
     )
@@ -123,11 +133,35 @@ class RunConfig(_Section):
     vad: str = Field(
         default="fsmn-vad", description="none, silero, fsmn-vad, or an FSMN-VAD directory/URI"
     )
+    allowed_roots: tuple[str, ...] = Field(
+        default=(),
+        description="read only below these directories and URI prefixes; empty: the manifest's own",
+    )
+    allow_http: bool = Field(
+        default=False, description="the manifest may name http(s) addresses of public hosts"
+    )
     error_exit_code: int = Field(
         default=3, ge=0, le=125, description="exit code of a finished run with failed recordings"
     )
     publish_every_s: float = Field(
         default=60.0, gt=0, description="commit finished work this often, s"
+    )
+    retry: Literal["none", "errors"] = Field(
+        default="none", description="errors: take up again what failed for a reason outside it"
+    )
+    max_attempts: int = Field(default=3, ge=1, description="never try a recording more often")
+    max_error_share: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="stop when more than this share of recordings fail by one outside fault",
+    )
+    fail_fast_after: int = Field(
+        default=100, ge=1, description="but not before this many recordings are through"
+    )
+    single_writer: bool = Field(
+        default=False,
+        description="commit to a store without conditional writes, under a lease (weaker)",
     )
     audio: AudioConfig = AudioConfig()
     segment: SegmentConfig = SegmentConfig()
@@ -166,6 +200,20 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{path}: " + "; ".join(_explain(error))) from error
+
+
+def label_precision(config: RunConfig) -> Precision:
+    """The precision of a run's labels; told from the configuration, so that all workers agree.
+
+    On a CPU float32 equals FunASR's text and bf16 is a loss without avx512_bf16 or AMX; on a GPU
+    float32 leaves nine tenths of the arithmetic unused. Workers see a GPU if `ray.num_gpus` asks.
+    """
+    if config.label.precision != "auto":
+        return config.label.precision
+    on_gpu = config.label.device.startswith("cuda") or (
+        config.label.device == "auto" and config.ray.num_gpus > 0
+    )
+    return "bf16" if on_gpu else "fp32"
 
 
 def load_options(overrides: Iterable[str]) -> dict[str, Any]:

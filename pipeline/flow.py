@@ -1,13 +1,23 @@
-"""The chain of stages and what each one costs: the only module that imports ray.
+"""The chain of stages and what each one costs: with `alone`, the only importer of ray.
 
 planned rows -> decode -> find segments -> label -> one bundle per row batch -> receipts
+
+Ray restarts a dead worker for ever and gives it the same recording again. Here both are bounded: a
+task that killed two workers is given up, and the flow goes on without its rows. Nobody notes which
+ones (DataContext.max_errored_blocks drops them silently), so the caller compares plan and ledger
+after the pass and hands the rest to `alone`, which knows who died of what.
 """
 
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import signal
+import threading
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,16 +29,26 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # ray#57733: harmless lines that look bad
 os.environ.setdefault("RAY_worker_niceness", "0")  # the default, 15, starves workers on a laptop
+os.environ.setdefault("RAY_task_oom_retries", "2")  # the default is: for ever
 
 import pyarrow as pa
 import ray
 import ray.data
+from ray._private.log import PlainRayHandler
 from ray.data import ActorPoolStrategy, DataContext
 from ray.data._internal.execution.execution_callback import ExecutionCallback
+from ray.data._internal.execution.operators.actor_pool_map_operator import (
+    _ACTOR_STATE_DEAD,
+    ActorPoolMapOperator,
+)
+from ray.data.exceptions import ExecutionTimeoutError
+from ray.exceptions import ActorDiedError, ActorHandleNotFoundError, RayError, RayTaskError
+from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.bundles import RunInfo
 from pipeline.config import RayConfig, RunConfig
 from pipeline.model_files import resolve_vad
+from pipeline.recovery import PassEnded, RunStopped
 from pipeline.stages import FindSegments, LabelSegments, decode_recordings, write_rows
 
 if TYPE_CHECKING:
@@ -38,6 +58,9 @@ if TYPE_CHECKING:
 _BLOCK_BYTES = 32 << 20  # a 30-minute window is 58 MB; smaller blocks keep the stream fine-grained
 _MAX_BLOCKS = 10_000
 _WRITE_CPUS = 0.25
+_RESTARTS = 20  # of one actor; then it stays dead
+_RETRIES = 1  # of one task whose worker died
+_LOST_TASKS = 100  # given up for good, before a pass ends
 _STAGES = ("decode_recordings", "FindSegments", "LabelSegments", "write_rows")
 
 
@@ -47,8 +70,21 @@ class Receipt:
 
     n_recordings: int
     n_errors: int
+    errors: Sequence[str]  # error_type of each failed window
+    example: str  # what the first of them says
     n_segments: int
     audio_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageState:
+    """How far a stage is, as Ray Data counts it."""
+
+    n_rows: int  # put out so far
+    # In the stage's own code, all its workers together. Of LabelSegments it counts the wait of the
+    # second of two calls for the first, so a busy worker may show up to twice its time.
+    busy_s: float
+    worker_s: float  # all its workers (actors alive, or tasks running) have lived, together
 
 
 class _Watch(ExecutionCallback):
@@ -58,24 +94,83 @@ class _Watch(ExecutionCallback):
     is an attribute of the class, set in the driver alone.
     """
 
-    listener: ClassVar[Callable[[Mapping[str, int]], None]] = staticmethod(lambda rows_done: None)
+    listener: ClassVar[Callable[[Mapping[str, StageState]], None]] = staticmethod(
+        lambda stages: None
+    )
+    executor: ClassVar[Any] = None  # of the pass under way
+    actors: ClassVar[set[Any]] = set()  # ids; a handle would keep its actor alive
+
+    def before_execution_starts(self, executor: Any) -> None:
+        type(self).executor = executor
+        self._stepped = time.monotonic()
+        self._worker_s: Counter[str] = Counter()
 
     def on_execution_step(self, executor: Any) -> None:
-        rows = {
-            stage: operator.metrics.rows_task_outputs_generated
+        now = time.monotonic()
+        elapsed_s, self._stepped = now - self._stepped, now
+        stages = {
+            stage: self._state(stage, operator.metrics, elapsed_s)
             for operator in executor._topology
             for stage in _STAGES
             if stage in operator.name
         }
-        type(self).listener(rows)
+        type(self).listener(stages)
+        for operator in executor._topology:
+            if isinstance(operator, ActorPoolMapOperator):
+                self._look_at(operator.name, operator._actor_pool)
+
+    def _state(self, stage: str, metrics: Any, elapsed_s: float) -> StageState:
+        n_workers = metrics.num_alive_actors or metrics.num_tasks_running
+        self._worker_s[stage] += elapsed_s * n_workers
+        return StageState(
+            n_rows=metrics.rows_task_outputs_generated,
+            busy_s=metrics.function_body_time_s or 0.0,
+            worker_s=self._worker_s[stage],
+        )
+
+    def _look_at(self, name: str, pool: Any) -> None:
+        """Note who works there; raise when all are dead: Ray Data waits for ever (ray#62746)."""
+        running, pending = list(pool._running_actors), list(pool._pending_actors.values())
+        type(self).actors.update(actor._ray_actor_id for actor in running + pending)
+        states = {actor._get_local_state() for actor in running}
+        if states == {_ACTOR_STATE_DEAD} and not pending:
+            raise PassEnded(f"all workers of {name} died {_RESTARTS} times")
+
+    @classmethod
+    def release(cls) -> None:
+        """End a pass and its actors.
+
+        Of a pass that nobody reads on, Ray Data's threads go on; of one that is over, it only drops
+        its handles, and what still refers to the blocks of a lost task keeps an actor, and its GPU,
+        from the next pass. That would wait for them for ever.
+        """
+        if cls.executor is not None:
+            cls.executor.shutdown(force=True)
+            cls.executor = None
+        worker: Any = ray._private.worker.global_worker
+        while cls.actors:
+            with suppress(ActorHandleNotFoundError):  # it has gone by itself
+                worker.core_worker.kill_actor(cls.actors.pop(), True)
 
 
 @contextmanager
 def ray_session(config: RayConfig) -> Iterator[None]:
-    """A running Ray: the caller's own, the job's or `ray.address`'s, else one on this machine."""
+    """A running Ray: the caller's own, the job's or `ray.address`'s, else one on this machine.
+
+    Leaving it frees what actors held, those of a failed pass too, which Ray Data may leave behind.
+    """
     if ray.is_initialized():
         yield
         return
+    with _sigterm_kept():
+        _start(config)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start(config: RayConfig) -> None:
     address = config.address or os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
@@ -91,15 +186,23 @@ def ray_session(config: RayConfig) -> Iterator[None]:
         )
         with _native_stderr_closed():
             ray.init(
+                address="local",  # without it ray joins what `ray start` has left on this machine
                 num_cpus=max(config.num_cpus or os.cpu_count() or 1, needed),
                 object_store_memory=config.object_store_bytes,
                 include_dashboard=False,
                 **quiet,
             )
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """ray.init takes SIGTERM over, with a handler that exits with code 15."""
+    kept = signal.getsignal(signal.SIGTERM)
     try:
         yield
     finally:
-        ray.shutdown()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, kept)
 
 
 @contextmanager
@@ -119,52 +222,115 @@ def label(
     todo: pa.Table,
     config: RunConfig,
     run: RunInfo,
-    on_progress: Callable[[Mapping[str, int]], None] = lambda rows_done: None,
-) -> Iterator[Receipt]:
+    on_progress: Callable[[Mapping[str, StageState]], None] = lambda stages: None,
+    *,
+    isolate: bool = False,
+) -> Generator[Receipt]:
     """Run planned rows (schema.PLANNED) through the corridor; one receipt per bundle written.
 
-    `on_progress` hears how many rows each stage has put out, by stage name. Needs a Ray session.
+    `on_progress` hears how far each stage is, by stage name. With `isolate` no worker holds two
+    recordings at once. Recordings whose workers died are left out. Needs a Ray session. Raises
+    PassEnded when workers keep dying, RunStopped when one cannot start or the code fails.
     """
     _prepare_context(on_progress)
-    options = config.storage_options
-    n_blocks = min(math.ceil(todo.num_rows / 4), _MAX_BLOCKS)
+    with warnings.catch_warnings():  # max_restarts has no other name before ray 2.64
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        receipts = _chain(todo, config, run, isolate)
+    try:
+        for row in receipts.iter_rows():
+            yield receipt_of(row)
+    except (RayError, ExecutionTimeoutError) as error:
+        raise explain(error) from error
+    finally:
+        _Watch.release()
+
+
+def _chain(todo: pa.Table, config: RunConfig, run: RunInfo, isolate: bool) -> ray.data.Dataset:
+    n_blocks = min(math.ceil(todo.num_rows / (1 if isolate else 4)), _MAX_BLOCKS)
     resources = config.ray
-    receipts = (
+    of_actors: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _RETRIES}
+    of_tasks: dict[str, Any] = {"max_retries": _RETRIES}
+    in_flight = 1 if isolate else None  # what waits at a worker dies with it
+    return (
         ray.data.from_arrow(todo, override_num_blocks=max(1, n_blocks))
         .map_batches(
-            partial(decode_recordings, config=config.audio, options=options, run_id=run.run_id),
+            decoder(config, run),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=resources.decode_cpus,
+            **of_tasks,
         )
         .map_batches(
             FindSegments,
-            fn_constructor_args=(partial(_load_vad, config), config.segment),
+            fn_constructor_args=segmenter_args(config),
             batch_size=None,
             batch_format="pyarrow",
-            compute=ActorPoolStrategy(size=resources.segment_workers),
+            compute=ActorPoolStrategy(
+                min_size=resources.segment_workers,
+                max_size=max(resources.segment_workers, resources.segment_workers_max),
+                max_tasks_in_flight_per_actor=in_flight,
+            ),
             num_cpus=resources.segment_cpus,
+            **of_actors,
         )
         .map_batches(
             LabelSegments,
-            fn_constructor_args=(partial(_load_sensevoice, config, run.model_hash), config.label),
-            batch_size=resources.rows_per_batch,
+            fn_constructor_args=labeller_args(config, run),
+            batch_size=1 if isolate else resources.rows_per_batch,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
-                size=resources.label_workers, max_concurrent_calls_per_actor=2
+                min_size=resources.label_workers,
+                max_size=max(resources.label_workers, resources.label_workers_max),
+                max_concurrent_calls_per_actor=1 if isolate else 2,
+                max_tasks_in_flight_per_actor=in_flight,
             ),
             num_cpus=resources.label_cpus,
             num_gpus=resources.num_gpus,
+            **of_actors,
         )
         .map_batches(
-            partial(write_rows, root=config.output, options=options, run=run),
+            partial(write_rows, root=config.output, options=config.storage_options, run=run),
             batch_size=None,
             batch_format="pyarrow",
             num_cpus=_WRITE_CPUS,
+            **of_tasks,
         )
     )
-    for row in receipts.iter_rows():
-        yield Receipt(row["n_recordings"], row["n_errors"], row["n_segments"], row["audio_s"])
+
+
+def receipt_of(row: Mapping[str, Any]) -> Receipt:
+    """A row of stages.write_rows."""
+    return Receipt(**{field: row[field] for field in Receipt.__slots__})
+
+
+def explain(error: Exception) -> Exception:
+    """What Ray says, in one line: RunStopped for a fault of model or code, else PassEnded."""
+    if isinstance(error, ActorDiedError) and error.actor_init_failed:
+        return RunStopped(f"a worker cannot start: {last_line(error)}")
+    if isinstance(error, RayTaskError):
+        return RunStopped(f"a worker failed: {last_line(error)}")
+    return PassEnded(f"{type(error).__name__}: {last_line(error)}")
+
+
+def last_line(error: Exception) -> str:
+    """The error itself: what a traceback from a worker ends with."""
+    return str(error).strip().rpartition("\n")[2].strip()
+
+
+def decoder(config: RunConfig, run: RunInfo) -> Callable[[pa.Table], Iterator[pa.Table]]:
+    """decode_recordings with all but the rows."""
+    options = config.storage_options
+    return partial(decode_recordings, config=config.audio, options=options, run_id=run.run_id)
+
+
+def segmenter_args(config: RunConfig) -> tuple[Any, ...]:
+    """What FindSegments is made of in a worker."""
+    return partial(_load_vad, config), config.segment
+
+
+def labeller_args(config: RunConfig, run: RunInfo) -> tuple[Any, ...]:
+    """What LabelSegments is made of in a worker."""
+    return partial(_load_sensevoice, config, run.model_hash), config.label
 
 
 def _load_vad(config: RunConfig) -> "Vad":
@@ -180,7 +346,7 @@ def _load_sensevoice(config: RunConfig, model_hash: str) -> "SenseVoice":
     return load_sensevoice(config, model_hash)
 
 
-def _prepare_context(on_progress: Callable[[Mapping[str, int]], None]) -> None:
+def _prepare_context(on_progress: Callable[[Mapping[str, StageState]], None]) -> None:
     """Settings of Ray Data; they are copied into a Dataset when it is made, hence before."""
     context = DataContext.get_current()
     context.target_max_block_size = _BLOCK_BYTES
@@ -190,4 +356,9 @@ def _prepare_context(on_progress: Callable[[Mapping[str, int]], None]) -> None:
 
     _Watch.listener = staticmethod(on_progress)
     context.custom_execution_callback_classes = [_Watch]
+    context.max_errored_blocks = _LOST_TASKS
+    # A lost worker fills a screen; Ray keeps the same in its session's logs/ray-data/ray-data.log.
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, PlainRayHandler):
+            handler.setLevel(logging.CRITICAL)

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.audio import decode
-from pipeline.batching import pack_by_length
+from pipeline.batching import PackTooLarge, pack_by_length
 from pipeline.bundles import RunInfo, write_bundle
 from pipeline.config import AudioConfig, LabelConfig, SegmentConfig
 from pipeline.decoding import (
@@ -25,6 +25,7 @@ from pipeline.decoding import (
     label_clip,
     restrict_languages,
 )
+from pipeline.redaction import public_uri, redact
 from pipeline.schema import (
     BUNDLE,
     N_MELS,
@@ -37,13 +38,16 @@ from pipeline.schema import (
     Segment,
 )
 from pipeline.segmenting import merge_segments
-from pipeline.storage import open_store
+from pipeline.storage import StoreError, open_store
+from pipeline.versions import look_up_versions
 
 if TYPE_CHECKING:  # torch takes seconds and 600 MB: only where a model is built, not to decode
     from pipeline.sensevoice import Transcriber
     from pipeline.vad_models import Vad
 
 Row = dict[str, Any]
+
+_NAMES = pa.list_(pa.string())
 
 
 def decode_recordings(
@@ -58,12 +62,10 @@ def decode_recordings(
 def _decode_one(
     row: Row, config: AudioConfig, options: Mapping[str, Any], run_id: str
 ) -> Iterator[Row]:
-    # Ray replays a generator whose worker died and drops the windows that it already has, so the
-    # windows of both attempts must fit together: the attempt is named by what was asked, not when.
-    attempt = hashlib.blake2b(f"{run_id}\x1f{row['work_key']}".encode(), digest_size=16).hexdigest()
     base = {
         **{name: row[name] for name, _ in PLANNED_FIELDS},
-        "attempt_id": attempt,
+        "uri": public_uri(row["uri"]),  # what is written down opens nothing
+        "attempt_id": _attempt_id(run_id, row["work_key"], row["version"]),
         "window_index": 0,
         "n_windows": 1,
         "window_start_s": row["offset_s"],
@@ -78,9 +80,14 @@ def _decode_one(
         yield base
         return
     try:
+        version, n_bytes = _version_of(row["uri"], options)
+        attempt_id = _attempt_id(run_id, row["work_key"], version)
+        base |= {"attempt_id": attempt_id, "version": version, "bytes": n_bytes}
         for window in decode(
             row["uri"], config, options, offset_s=row["offset_s"], length_s=row["length_s"]
         ):
+            if window.is_last and _version_of(row["uri"], options)[0] != version:
+                raise RecordingError("ChangedWhileRead", "rewritten while it was read; run again")
             base |= {
                 "window_index": window.index,
                 "n_windows": window.index + 1 if window.is_last else 0,
@@ -99,10 +106,28 @@ def _decode_one(
         yield {**base, "duration_s": 0.0, "waveform": b"", **describe_error("decode", error)}
 
 
+def _attempt_id(run_id: str, work_key: str, version: str) -> str:
+    """One name for all decodings that give the same windows.
+
+    Ray replays a generator whose worker died and drops the windows that it already has, so the
+    windows of both must fit together: named by what was read, not when.
+    """
+    text = f"{run_id}\x1f{work_key}\x1f{version}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _version_of(uri: str, options: Mapping[str, Any]) -> tuple[str, int]:
+    """What the store says of the object now: the plan may be hours old."""
+    try:
+        return look_up_versions([uri], options)[0]
+    except StoreError as error:
+        raise RecordingError("StoreUnavailable", str(error)) from error
+
+
 def describe_error(stage: str, error: BaseException) -> Row:
     """The three error columns of a row."""
     kind = error.kind if isinstance(error, RecordingError) else type(error).__name__
-    message = str(error) or repr(error)
+    message = redact(str(error) or repr(error))
     return {"error_stage": stage, "error_type": kind, "error_message": message[:2000]}
 
 
@@ -160,6 +185,7 @@ class LabelSegments:
     def __init__(self, load: Callable[[], "Transcriber"], config: LabelConfig) -> None:
         self._model = load()
         self._config = config
+        self._max_frames = int(config.batch_s * 100)  # of a pass; halved when memory is short
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         rows = batch.drop_columns("features").to_pylist(maps_as_pydicts="strict")
@@ -199,17 +225,29 @@ class LabelSegments:
         self, clips: Sequence[np.ndarray], languages: Sequence[str]
     ) -> list[Frames | Exception]:
         results: list[Frames | Exception] = [RuntimeError("not heard")] * len(clips)
-        lengths = [len(clip) for clip in clips]
-        max_frames = int(self._config.batch_s * 100)
-        for pack in pack_by_length(lengths, max_frames):
-            for index, frames in zip(pack, self._pass(pack, clips, languages), strict=True):
-                results[index] = frames
+        left = list(range(len(clips)))
+        while left:
+            lengths = [len(clips[index]) for index in left]
+            packs = [[left[i] for i in p] for p in pack_by_length(lengths, self._max_frames)]
+            left = []
+            for n_done, pack in enumerate(packs):
+                try:
+                    heard = self._pass(pack, clips, languages)
+                except PackTooLarge:  # later batches will be no smaller: this size is kept
+                    self._max_frames = sum(len(clips[index]) for index in pack) // 2
+                    left = [index for rest in packs[n_done:] for index in rest]
+                    break
+                for index, frames in zip(pack, heard, strict=True):
+                    results[index] = frames
         return results
 
     def _pass(
         self, pack: Sequence[int], clips: Sequence[np.ndarray], languages: Sequence[str]
     ) -> list[Frames | Exception]:
-        """One forward pass; after a failure, halves, until the clip that does not go is alone."""
+        """One forward pass; after a failure, halves, until the clip that does not go is alone.
+
+        Raises PackTooLarge.
+        """
         try:
             return list(
                 self._model.transcribe(
@@ -219,6 +257,8 @@ class LabelSegments:
                 )
             )
         except (Exception, SystemExit) as error:
+            if isinstance(error, PackTooLarge) and len(pack) > 1:
+                raise
             if len(pack) == 1:
                 return [RecordingError(type(error).__name__, str(error) or repr(error))]
             middle = len(pack) // 2
@@ -262,6 +302,8 @@ def write_rows(batch: pa.Table, *, root: str, options: Mapping[str, Any], run: R
             "bundle": [key],
             "n_recordings": [int(last.sum())],
             "n_errors": [int(errors.sum())],
+            "errors": pa.array([batch.filter(errors)["error_type"].to_pylist()], _NAMES),
+            "example": batch.filter(errors)["error_message"].to_pylist()[:1] or [""],
             "audio_s": [float(np.sum(batch["duration_s"]))],
             "n_segments": [sum(len(segments) for segments in batch["segments"].to_pylist())],
         }

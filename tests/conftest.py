@@ -4,6 +4,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from pipeline.config import load_config
+from pipeline.tables import Snapshot, open_snapshot
+from tests.demo import ROOT, demo_config, execute
 from tests.s3_server import S3, serve_s3
 
 
@@ -12,3 +15,26 @@ def s3() -> Iterator[S3]:
     """An S3 server of this test session; `s3.new_bucket()` gives an empty root."""
     with serve_s3() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def ray_session(s3: S3) -> Iterator[None]:
+    """One Ray for all tests that do not need to kill theirs; its workers know the keys of `s3`."""
+    from pipeline import flow
+
+    with flow.ray_session(load_config(ROOT / "configs" / "demo.yaml").ray):
+        yield
+
+
+@pytest.fixture(scope="session")
+def labelled_root(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where the tables of the demo corpus lie, labelled once for all tests that only look."""
+    root = tmp_path_factory.mktemp("labelled")
+    execute(demo_config(root))
+    return str(root)
+
+
+@pytest.fixture(scope="session")
+def labelled(labelled_root: str) -> Snapshot:
+    """The demo corpus, labelled once for all tests that only look at it."""
+    return open_snapshot(labelled_root)

@@ -1,20 +1,25 @@
 """The corpus and the model that the project ships, and where the workplace's larger ones lie."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pipeline import run
 from pipeline.audio import decode
-from pipeline.config import AudioConfig
+from pipeline.config import AudioConfig, RunConfig, load_config
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "configs" / "demo"
 MODEL = DEMO / "model"
 AUDIO = DEMO / "audio"
 SHARED = ROOT.parent / "shared"
+
+ANYWHERE = "allowed_roots=[/, 's3://']"  # manifests of tests lie far from the audio they name
 
 needs_shared = pytest.mark.skipif(
     not SHARED.is_dir(), reason="../shared (full-size model, real speech) is not on this machine"
@@ -33,6 +38,36 @@ _ABSTAIN = {"emo_unknown": "unknown", "event_unk": "unknown"}
 def label_of(reference: str) -> str:
     name = reference.lower()
     return _ABSTAIN.get(name, name)
+
+
+def demo_config(output: Path | str, *overrides: str) -> RunConfig:
+    return load_config(
+        ROOT / "configs" / "demo.yaml",
+        [
+            *(f"manifest={AUDIO / 'manifest.jsonl'}", f"model={MODEL}", f"output={output}"),
+            *(ANYWHERE, *overrides),
+        ],
+    )
+
+
+def execute(config: RunConfig) -> run.Outcome:
+    return run.execute(config, lambda progress: None)
+
+
+def label_command(output: Path, *overrides: str) -> list[str]:
+    settings = [f"output={output}", *overrides]
+    if any(setting.startswith("manifest=") for setting in overrides):
+        settings.insert(0, ANYWHERE)
+    return [
+        *(sys.executable, "-m", "jobs.label", str(ROOT / "configs" / "demo.yaml")),
+        *(part for setting in settings for part in ("--set", setting)),
+    ]
+
+
+def run_command(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 def waveform_of(path: Path) -> np.ndarray:

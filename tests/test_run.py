@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,45 +15,26 @@ import pyarrow.compute as pc
 import pytest
 import soundfile
 
-from pipeline import run
-from pipeline.config import RunConfig, load_config
 from pipeline.schema import SAMPLE_RATE, TABLES
 from pipeline.storage import filesystem_for
 from pipeline.tables import Snapshot, open_snapshot
-from tests.demo import AUDIO, DEMO, LONG, MODEL, REFERENCES, ROOT, label_of
+from tests.demo import (
+    AUDIO,
+    DEMO,
+    LONG,
+    REFERENCES,
+    ROOT,
+    demo_config,
+    execute,
+    label_command,
+    label_of,
+    run_command,
+)
 from tests.s3_server import S3
-
-
-@pytest.fixture(scope="session")
-def ray_session(s3: S3) -> Iterator[None]:
-    """One Ray for all tests that do not need to kill theirs; its workers know the keys of `s3`."""
-    from pipeline import flow
-
-    with flow.ray_session(load_config(ROOT / "configs" / "demo.yaml").ray):
-        yield
-
-
-def demo_config(output: Path | str, *overrides: str) -> RunConfig:
-    return load_config(
-        ROOT / "configs" / "demo.yaml",
-        [f"manifest={AUDIO / 'manifest.jsonl'}", f"model={MODEL}", f"output={output}", *overrides],
-    )
-
-
-def execute(config: RunConfig) -> run.Outcome:
-    return run.execute(config, lambda progress: None)
 
 
 def rows_of(snapshot: Snapshot, table: str) -> list[dict[str, Any]]:
     return list(snapshot.read(table).to_pylist(maps_as_pydicts="strict"))
-
-
-@pytest.fixture(scope="session")
-def labelled(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Snapshot:
-    """The demo corpus, labelled once for all tests that only look at it."""
-    root = tmp_path_factory.mktemp("labelled")
-    execute(demo_config(root))
-    return open_snapshot(str(root))
 
 
 def test_every_recording_of_the_manifest_has_one_row(labelled: Snapshot) -> None:
@@ -241,7 +221,7 @@ def test_every_bad_recording_is_a_row_that_says_why(ray_session: None, tmp_path:
         "past_end": ("decode", "BadRange"),
         repeated: ("manifest", "DuplicateId"),
     }
-    assert all(len(rows[name]["error_message"]) > 20 for name in errors)
+    assert all(len(rows[name]["error_message"].split()) >= 3 for name in errors)
     texts = {row["recording_id"]: row["text"] for row in rows_of(snapshot, "transcripts")}
     assert (texts["good"], texts["also_good"]) == ("2072.", "3234。")
     assert set(texts) == {"good", "also_good", "twice"}
@@ -260,20 +240,6 @@ def test_changed_audio_is_labelled_again_and_nothing_else(
     snapshot = open_snapshot(config.output)
     assert sorted(snapshot.read("transcripts")["text"].to_pylist()) == ["3234。", "57163。"]
     assert snapshot.read("recordings").num_rows == 2
-
-
-def label_command(output: Path, *overrides: str) -> list[str]:
-    settings = [f"output={output}", *overrides]
-    return [
-        *(sys.executable, "-m", "jobs.label", str(ROOT / "configs" / "demo.yaml")),
-        *(part for setting in settings for part in ("--set", setting)),
-    ]
-
-
-def run_command(command: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
-    )
 
 
 @pytest.mark.slow
@@ -322,6 +288,7 @@ def test_the_readme_command_labels_and_then_has_nothing_left_to_do(tmp_path: Pat
     assert "18 ok, 2 failed" in first.stdout
     assert "x real time" in first.stdout
     assert f"Tables: {tmp_path}" in first.stdout
+    assert (tmp_path / "report.html").is_file()
     started = time.monotonic()
     second = run_command(label_command(tmp_path))
     assert second.returncode == 0, second.stderr
