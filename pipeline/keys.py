@@ -3,6 +3,7 @@
 DuckDB hashes Arrow columns where they lie, in C++ and on all cores, and leaves no Python object.
 """
 
+import atexit
 import binascii
 from functools import cache
 from typing import Any
@@ -88,4 +89,6 @@ def _database() -> Any:
     """One for the process: a new one takes 40 ms, and a plan asks a hundred times."""
     import duckdb  # 60 MB: only where something is planned
 
+    # Left to the interpreter's end, nanobind calls all of DuckDB leaked, on stderr.
+    atexit.register(_database.cache_clear)
     return duckdb.connect()
