@@ -7,6 +7,7 @@ number and the reason; a file that is no manifest at all is refused by name.
 import csv
 import difflib
 import json
+import os
 import posixpath
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -52,6 +53,8 @@ class Raw:
 
 def find_parts(fs: Any, path: str, uri: str) -> tuple[list[str], bool]:
     """Canonical addresses of the files that `uri` stands for, and whether they are audio."""
+    if isinstance(fs, LocalFileSystem):
+        path = os.path.abspath(path)  # without "..", which looks like a hidden name below
     if fs.isdir(path):
         parts = [part for part in sorted(fs.find(path)) if _is_visible(part, path)]
         audio = [part for part in parts if part.lower().endswith(AUDIO_SUFFIXES)]

@@ -222,6 +222,17 @@ def test_a_glob_or_a_single_name_may_be_audio(tmp_path: Path) -> None:
         assert read_manifest(str(uri), {}).table["uri"].to_pylist() == [f"{tmp_path}/a.wav"]
 
 
+def test_a_directory_may_be_named_by_way_of_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "a.wav").touch()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (uri,) = read_manifest("../corpus", {}).table["uri"].to_pylist()
+    assert uri == str(tmp_path / "corpus" / "a.wav")
+
+
 def test_a_directory_without_audio_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("audio\n")
     with pytest.raises(ManifestError, match=r"without audio; it holds list\.csv.*name that file"):
