@@ -1,8 +1,4 @@
-"""What dies, and what must hold all the same: every recording in the tables, once.
-
-Tests marked `unproven` have not been seen to pass to their end yet; their docstrings say what they
-are to show.
-"""
+"""What dies, and what must hold all the same: every recording in the tables, once."""
 
 import json
 import os
@@ -40,8 +36,6 @@ from tests import poison
 from tests.bundle_rows import RUN, bundle, window
 from tests.demo import AUDIO, REFERENCES, ROOT, demo_config, execute, label_command, run_command
 from tests.oracle import assert_exactly_once, reader, violations
-
-unproven = pytest.mark.skip(reason="not yet seen to pass: needs a run on a quiet machine (issue 3)")
 
 GOOD = [
     row for row in REFERENCES if row["recording_id"].partition("_")[0] not in ("long", "broken")
@@ -230,7 +224,6 @@ def test_a_worker_that_cannot_load_its_model_stops_the_run_at_once(
     assert "\n" not in str(stopped.value)
 
 
-@unproven
 @pytest.mark.slow
 def test_a_recording_that_kills_every_worker_is_a_row_and_all_others_are_labelled(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -277,7 +270,6 @@ def test_a_recording_that_kills_every_worker_is_a_row_and_all_others_are_labelle
     assert snapshot.read("recordings").num_rows == len(rows)
 
 
-@unproven
 @pytest.mark.slow
 def test_workers_that_are_killed_once_leave_no_trace(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -410,7 +402,6 @@ def wait_for_work(driver: subprocess.Popen[str], root: Path, n_bundles: int) -> 
         time.sleep(0.02)
 
 
-@unproven
 @pytest.mark.slow
 def test_a_driver_that_is_killed_again_and_again_loses_and_repeats_nothing(
     start_driver: Start, tmp_path: Path
@@ -455,7 +446,6 @@ def test_a_driver_that_is_killed_again_and_again_loses_and_repeats_nothing(
     assert readings.n_snapshots > 3
 
 
-@unproven
 @pytest.mark.slow
 def test_two_runs_at_once_share_a_corpus_without_a_double(
     start_driver: Start, tmp_path: Path
@@ -474,7 +464,6 @@ def test_two_runs_at_once_share_a_corpus_without_a_double(
     assert readings.violations == []
 
 
-@unproven
 @pytest.mark.slow
 def test_a_lost_node_costs_time_and_nothing_else(tmp_path: Path) -> None:
     """A node with a (make-believe) GPU goes down without a word; the other one does the rest."""
