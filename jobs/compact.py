@@ -31,7 +31,7 @@ def main(
         store = open_store(root, load_options(options or []))
         with writable(store, single_writer=single_writer) as store:
             done = compact(store, good_bytes=int(good_mb * 1e6))
-    except (ConfigError, StoreError) as error:
+    except (ConfigError, StoreError, OSError) as error:
         Console(stderr=True).print(f"refused: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
     Console(soft_wrap=True, highlight=False).print(

@@ -35,7 +35,7 @@ def main(
         snapshot = open_snapshot(root, given, fingerprint=a)
         other = open_snapshot(root, given, seq=snapshot.seq, fingerprint=b)
         result = compare(snapshot, other)
-    except (ConfigError, StoreError) as error:
+    except (ConfigError, StoreError, OSError) as error:
         Console(stderr=True).print(f"refused: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
     console = Console(soft_wrap=True, highlight=False)

@@ -37,7 +37,7 @@ def main(
         given = load_options(options or [])
         snapshot = open_snapshot(root, given, seq, fingerprint)
         done = release(snapshot, open_store(target, given), partition_by=partition_by)
-    except (ConfigError, StoreError) as error:
+    except (ConfigError, StoreError, OSError) as error:
         Console(stderr=True).print(f"refused: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
     Console(soft_wrap=True, highlight=False).print(

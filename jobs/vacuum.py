@@ -39,7 +39,7 @@ def main(
         store = open_store(root, load_options(options or []))
         with writable(store, single_writer=single_writer) as store:
             done = vacuum(store, retain_s=retain_days * _DAY_S, dry_run=dry_run)
-    except (ConfigError, StoreError) as error:
+    except (ConfigError, StoreError, OSError) as error:
         Console(stderr=True).print(f"refused: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
     console = Console(soft_wrap=True, highlight=False)

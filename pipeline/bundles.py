@@ -1,10 +1,11 @@
 """Bundles: what a worker leaves of one finished row batch. Knows one object; nothing of tables.
 
-A bundle is a parquet object under _bundles/{run_id}/ with rows of schema.BUNDLE, written once, in
-one piece, under a name of its own. It says in its metadata who made it, so it can be published by
-a later run when its own has died.
+A bundle is a parquet object with rows of schema.BUNDLE, written once, in one piece, as
+_bundles/{run_id}/{uuid}-{the first half of its sha256}.parquet. It says in its metadata who made
+it, so it can be published by a later run when its own has died.
 """
 
+import hashlib
 import json
 import uuid
 from collections.abc import Mapping
@@ -42,8 +43,9 @@ def write_bundle(store: Store, run: RunInfo, rows: pa.Table) -> str:
         raise ValueError(f"bundle rows have the wrong columns:\n{rows.schema}\nexpected:\n{BUNDLE}")
     _check_rows(rows)
     metadata = {"run": json.dumps(asdict(run)), "schema_version": str(SCHEMA_VERSION)}
-    key = f"{BUNDLES}{run.run_id}/{uuid.uuid4().hex}.parquet"
-    store.put(key, to_parquet(rows, metadata))
+    data = to_parquet(rows, metadata)
+    key = f"{BUNDLES}{run.run_id}/{uuid.uuid4().hex}-{_digest(data)}.parquet"
+    store.put(key, data)
     return key
 
 
@@ -54,6 +56,8 @@ def read_bundle(store: Store, key: str) -> tuple[RunInfo, pa.Table] | None:
     """
     for _ in range(2):  # a bit may flip on the way as well as in the store
         data = store.get(key)
+        if not _is_whole(key, data):
+            continue
         try:
             rows = from_parquet(data)
             metadata = rows.schema.metadata
@@ -66,6 +70,16 @@ def read_bundle(store: Store, key: str) -> tuple[RunInfo, pa.Table] | None:
         if rows.schema.equals(BUNDLE):
             return run, rows.replace_schema_metadata(None)
     return None
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:32]
+
+
+def _is_whole(key: str, data: bytes) -> bool:
+    """Page checksums do not cover the footer, which says whose rows these are."""
+    _, dash, digest = key.rpartition("/")[2].removesuffix(".parquet").partition("-")
+    return not dash or digest == _digest(data)  # older programs wrote names without one
 
 
 def to_parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:

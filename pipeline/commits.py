@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.schema import TABLES
 from pipeline.storage import Store, StoreError
 
-LOG_VERSION = 1  # rises when an older program would misread a record
+LOG_VERSION = 2  # rises when an older program would misread a record; 1 had no sha256
 CHECKPOINT_EVERY = 50  # commits: bounds how many records a start has to read
 
 _SEQ = re.compile(r"/(\d{20})\.json$")
@@ -74,12 +74,20 @@ def record_key(seq: int) -> str:
 
 def write_record(store: Store, record: Record) -> bool:
     """Commit. False: another publisher has this seq; read the state again and rebuild."""
-    data = json.dumps({"log_version": LOG_VERSION, **asdict(record)}, indent=1).encode()
-    return store.put_if_absent(record_key(record.seq), data)
+    values = asdict(record)
+    values = {"log_version": LOG_VERSION, "sha256": _digest(values), **values}
+    return store.put_if_absent(record_key(record.seq), json.dumps(values, indent=1).encode())
 
 
 def read_record(store: Store, seq: int) -> Record:
-    """One commit. Raises StoreError if it cannot be understood."""
+    """One commit. Raises StoreError if it is damaged, also when read a second time."""
+    try:
+        return _read_record(store, seq)
+    except StoreError:  # a bit may flip on the way as well as in the store
+        return _read_record(store, seq)
+
+
+def _read_record(store: Store, seq: int) -> Record:
     key = record_key(seq)
     try:
         values = json.loads(store.get(key))
@@ -180,8 +188,15 @@ def _seqs(store: Store, prefix: str) -> list[int]:
     return sorted(int(match[1]) for key in store.list(prefix) if (match := _SEQ.search(key)))
 
 
+def _digest(values: Mapping[str, Any]) -> str:
+    """A flipped bit in a record would hide files from readers, or a ledger from its publisher."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def _parse_record(values: dict[str, Any]) -> Record:
-    values.pop("log_version")
+    log_version, digest = values.pop("log_version"), values.pop("sha256", "")
+    if log_version > 1 and digest != _digest(values):
+        raise ValueError("differs from what was committed (sha256)")
     for name in ("consumed", "opened", "unreadable", "runs"):
         values[name] = tuple(values[name])
     values["removed"] = {table: tuple(paths) for table, paths in values["removed"].items()}
@@ -219,7 +234,7 @@ def _read_checkpoint(store: Store, seq: int) -> State | None:
         if hashlib.sha256(body).hexdigest().encode() != digest:
             return None
         values = json.loads(body)
-        if values["log_version"] != LOG_VERSION:
+        if values["log_version"] > LOG_VERSION:
             return None
         files = {
             table: {file["path"]: DataFile(**file) for file in listed}

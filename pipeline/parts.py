@@ -88,14 +88,19 @@ def read_part(store: Store, state: State, recordings_path: str) -> Tables:
     """All rows of a part. Raises StoreError if a file is not what was committed."""
     tables = {table: schema.empty_table() for table, schema in TABLES.items()}
     for table, file in part_files(state, recordings_path):
-        data = store.get(file.path)
-        if hashlib.sha256(data).hexdigest() != file.sha256:
-            raise StoreError(
-                f"{store.uri(file.path)}: differs from what was committed; restore it from a "
-                "backup or an older version"
-            )
-        tables[table] = from_parquet(data).replace_schema_metadata(None)
+        tables[table] = from_parquet(_get(store, file)).replace_schema_metadata(None)
     return tables
+
+
+def _get(store: Store, file: DataFile) -> bytes:
+    for _ in range(2):  # a bit may flip on the way as well as in the store
+        data = store.get(file.path)
+        if hashlib.sha256(data).hexdigest() == file.sha256:
+            return data
+    raise StoreError(
+        f"{store.uri(file.path)}: differs from what was committed; restore it from a backup or an "
+        "older version"
+    )
 
 
 def without(tables: Tables, recording_ids: "pa.Array[Any]") -> Tables:

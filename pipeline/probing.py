@@ -192,7 +192,7 @@ def _delete(store: Store, keys: list[str]) -> str:
 
 def _explain(error: Exception, name: str) -> tuple[str, str]:
     """What went wrong and what to do: wrong keys, missing rights, place and network told apart."""
-    code, kind = error_code(error), type(error).__name__
+    code, kind = error_code(error), type(error.__cause__ or error).__name__
     said = f"{code or kind}: {error}"
     if code == "RequestTimeTooSkewed":
         return f"this clock is too far from the store's ({said})", "set the clock (NTP)"

@@ -26,6 +26,7 @@ from pipeline.conditional_put import (
     says_exists,
     translator,
 )
+from pipeline.store_errors import naming
 
 _OUR_OPTIONS = (OPTION, web.OPTION)
 _CONFLICT_RETRIES = 10  # of 409 answers: S3 gives them while another conditional PUT is under way
@@ -178,14 +179,16 @@ class S3Store:
         )
 
     def put(self, key: str, data: bytes) -> None:
-        self.filesystem.pipe_file(self.uri(key), data, chunksize=_SINGLE_PUT)
+        with naming(self.uri(key)):
+            self.filesystem.pipe_file(self.uri(key), data, chunksize=_SINGLE_PUT)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         for _ in range(_CONFLICT_RETRIES):
             try:
-                self._conditional.pipe_file(
-                    self.uri(key), data, chunksize=_SINGLE_PUT, mode="create"
-                )
+                with naming(self.uri(key)):
+                    self._conditional.pipe_file(
+                        self.uri(key), data, chunksize=_SINGLE_PUT, mode="create"
+                    )
             except OSError as error:
                 if says_exists(error):
                     return self.get(key) == data
@@ -200,12 +203,14 @@ class S3Store:
         )
 
     def get(self, key: str) -> bytes:
-        data: bytes = self.filesystem.cat_file(self.uri(key))
+        with naming(self.uri(key)):
+            data: bytes = self.filesystem.cat_file(self.uri(key))
         return data
 
     def list(self, prefix: str) -> Sequence[str]:
         try:
-            paths = self.filesystem.find(self.uri(prefix))
+            with naming(self.uri(prefix)):
+                paths = self.filesystem.find(self.uri(prefix))
         except FileNotFoundError:
             return []
         skip = len(self.root.removeprefix("s3://")) + 1
@@ -213,7 +218,7 @@ class S3Store:
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError), naming(self.uri(key)):
                 self.filesystem.rm_file(self.uri(key))
 
     def sweep(self, older_s: float) -> int:

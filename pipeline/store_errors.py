@@ -1,6 +1,8 @@
-"""What a filesystem raises, in the words of a recording's row. Knows exceptions, opens nothing."""
+"""What a filesystem raises, in words that help somebody. Knows exceptions, opens nothing."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pipeline.redaction import redact
 from pipeline.schema import RecordingError
@@ -8,6 +10,25 @@ from pipeline.schema import RecordingError
 _GONE = (FileNotFoundError, NotADirectoryError)
 # S3 says 403 InvalidObjectState of an object in Glacier; s3fs makes a PermissionError of it.
 _ARCHIVED = "InvalidObjectState"
+# They have types of their own for a request that was never answered; few of them are OSErrors.
+_CLIENTS = ("botocore", "aiobotocore", "aiohttp")
+
+
+@contextmanager
+def naming(uri: str) -> Iterator[None]:
+    """Every failure of a store becomes an OSError of the same kind that says of which object.
+
+    Its cause stays what the store answered.
+    """
+    try:
+        yield
+    except Exception as error:
+        module = type(error).__module__.partition(".")[0]
+        if module in _CLIENTS:
+            raise OSError(f"{uri}: no usable answer ({type(error).__name__}: {error})") from error
+        if module != "builtins" or not isinstance(error, OSError):
+            raise
+        raise type(error)(f"{uri}: {error}") from error.__cause__ or error
 
 
 def explain_store_error(error: Exception) -> RecordingError:

@@ -6,6 +6,7 @@ abandoned file is ever seen. A glob over the directories would see them.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,13 @@ from fsspec import AbstractFileSystem
 from pipeline.commits import State, read_state
 from pipeline.schema import TABLES
 from pipeline.storage import Store, StoreError, open_store
+from pipeline.store_errors import naming
 
 if TYPE_CHECKING:
     import duckdb
 
 _LEDGER_ROWS = 1 << 20  # of the ledger at a time: 120 MB
+_DAMAGED = (pa.ArrowException, OSError, ValueError)  # what pyarrow says of wrong bytes
 N_READERS = 8  # requests in flight; a small GET is latency, not work
 _SEGMENTS = """
     CREATE VIEW segments AS
@@ -175,7 +178,8 @@ def read_files(
 ) -> pa.Table:
     """Rows of parquet files of one table, in the order of `paths`, page checksums verified.
 
-    A column that a file of an older program lacks is null. Raises OSError for a damaged page.
+    A nullable column that a file of an older program lacks is null. Raises StoreError for a file
+    that is damaged, also when read a second time.
     """
     schema = TABLES[table]
     if columns is not None:
@@ -188,12 +192,31 @@ def read_files(
 
 
 def _read_file(store: Store, path: str, schema: pa.Schema) -> pa.Table:
+    with suppress(*_DAMAGED):  # a bit may flip on the way as well as in the store
+        return _read_columns(store, path, schema)
+    try:
+        return _read_columns(store, path, schema)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except _DAMAGED as error:
+        reason = str(error).removeprefix(f"{store.uri(path)}: ")
+        raise StoreError(
+            f"{store.uri(path)}: cannot be read or is damaged ({reason}); if that stays so, "
+            "restore it from a backup or an older version"
+        ) from error
+
+
+def _read_columns(store: Store, path: str, schema: pa.Schema) -> pa.Table:
     # Arrow's own threads must never read through a Python file: one that still wants the GIL when
     # the interpreter exits aborts the finished process (arrow#50482, seen here with 26.0.1). So
     # no pre_buffer and no threads here; without a cache, each column chunk is one range request.
-    with store.filesystem.open(store.uri(path), "rb", cache_type="none") as file:
+    uri = store.uri(path)
+    with naming(uri), store.filesystem.open(uri, "rb", cache_type="none") as file:
         parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
         names = [name for name in schema.names if name in parquet.schema_arrow.names]
+        # Page checksums do not cover the names of the columns.
+        if lost := [f.name for f in schema if f.name not in names and not f.nullable]:
+            raise pa.ArrowInvalid(f"it has no column {lost[0]}")
         table = parquet.read(names, use_threads=False)
     columns = [
         table[field.name] if field.name in names else pa.nulls(table.num_rows, field.type)

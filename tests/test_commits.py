@@ -6,6 +6,7 @@ import pytest
 
 from pipeline import commits
 from pipeline.commits import (
+    LOG_VERSION,
     DataFile,
     Record,
     State,
@@ -130,6 +131,26 @@ def test_an_unreadable_record_stops_everything(store: Store, content: bytes) -> 
         read_state(store)
 
 
+@pytest.mark.parametrize(("text", "wrong"), [(b"events/1", b"events/9"), (b": 3,", b": 7,")])
+def test_a_record_that_was_changed_stops_everything(
+    store: Store, text: bytes, wrong: bytes
+) -> None:
+    write_log(store, 3)
+    data = store.get(record_key(1))
+    assert text in data
+    store.put(record_key(1), data.replace(text, wrong))
+    with pytest.raises(StoreError, match=r"0001\.json: .*sha256.* the commit log is damaged"):
+        read_state(store)
+
+
+def test_a_record_of_an_older_program_can_be_read(store: Store) -> None:
+    write_log(store, 2)
+    values = json.loads(store.get(record_key(1))) | {"log_version": 1}
+    del values["sha256"]
+    store.put(record_key(1), json.dumps(values).encode())
+    assert list(read_state(store).files["events"]) == ["events/1", "events/2"]
+
+
 def test_a_record_under_a_wrong_number_stops_everything(store: Store) -> None:
     write_log(store, 3)
     store.put(record_key(2), store.get(record_key(1)))
@@ -146,7 +167,7 @@ def test_removing_an_unknown_file_stops_everything(store: Store) -> None:
 def test_a_record_of_a_newer_program_asks_for_an_upgrade(store: Store) -> None:
     write_log(store, 1)
     values = json.loads(store.get(record_key(1)))
-    store.put(record_key(1), json.dumps(values | {"log_version": 2}).encode())
+    store.put(record_key(1), json.dumps(values | {"log_version": LOG_VERSION + 1}).encode())
     with pytest.raises(StoreError, match="written by a newer version"):
         read_state(store)
 

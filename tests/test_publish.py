@@ -377,6 +377,13 @@ def test_a_damaged_table_file_is_not_rewritten(store: Store) -> None:
         publish(store, RUN)
 
 
+def test_a_bundle_that_an_older_program_named_is_published(store: Store) -> None:
+    key = write_bundle(store, RUN, bundle(window("a")))
+    store.put(key.partition("-a/")[0] + "-a/0123456789abcdef.parquet", store.get(key))
+    store.delete([key])
+    assert publish(store, RUN).n_recordings == 1
+
+
 def test_rows_whose_seconds_do_not_add_up_are_refused(store: Store) -> None:
     with pytest.raises(ValueError, match="is not duration_s in 'a'"):
         write_bundle(store, RUN, bundle(window("a") | {"silence_s": 4.9}))

@@ -160,7 +160,15 @@ def test_a_flipped_bit_is_an_error_not_a_wrong_row(local: str) -> None:
     data = bytearray(path.read_bytes())
     data[column.dictionary_page_offset + column.total_compressed_size - 1] ^= 0x01
     path.write_bytes(bytes(data))
-    with pytest.raises(OSError, match="CRC"):
+    with pytest.raises(StoreError, match=r"is damaged \(.*CRC"):
+        open_snapshot(local).read("transcripts")
+
+
+def test_a_column_whose_name_was_damaged_is_an_error_not_a_column_of_nulls(local: str) -> None:
+    path = Path(open_snapshot(local).files("transcripts")[0])
+    data = path.read_bytes()  # page checksums do not cover the footer
+    path.write_bytes(data.replace(b"rich_text", b"rich_texu"))
+    with pytest.raises(StoreError, match=r"is damaged .*no column rich_text"):
         open_snapshot(local).read("transcripts")
 
 

@@ -24,6 +24,11 @@ from tests.bundle_rows import OTHER_MODEL, RUN, bundle, whole, window
 from tests.s3_server import S3
 
 
+def put_record(store: Store, seq: int, values: dict[str, Any]) -> None:
+    """As a program of LOG_VERSION 1 wrote it, which knew no digest."""
+    store.put(record_key(seq), json.dumps(values | {"log_version": 1}).encode())
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     store = open_store(str(tmp_path / "root"))
@@ -60,7 +65,7 @@ def rewrite(
         "first_id": ids[0],
         "last_id": ids[-1],
     }
-    store.put(record_key(1), json.dumps(record).encode())
+    put_record(store, 1, record)
 
 
 def problem(store: Store) -> str:
@@ -184,7 +189,7 @@ def test_other_metadata_is_found(store: Store) -> None:
 def test_a_record_with_wrong_counts_is_found(store: Store) -> None:
     record = json.loads(store.get(record_key(1)))
     record["added"]["events"][0]["rows"] += 1
-    store.put(record_key(1), json.dumps(record).encode())
+    put_record(store, 1, record)
     assert "has other rows or ids" in problem(store)
 
 
@@ -216,7 +221,7 @@ def test_a_flipped_byte_is_found_by_its_page_if_the_record_agrees(store: Store) 
     record = json.loads(store.get(record_key(1)))
     for file in record["added"]["transcripts"]:
         file["sha256"] = hashlib.sha256(data).hexdigest()
-    store.put(record_key(1), json.dumps(record).encode())
+    put_record(store, 1, record)
     assert "cannot be read as parquet" in problem(store)
 
 
@@ -231,7 +236,7 @@ def test_a_recording_in_two_parts_is_found(store: Store) -> None:
         copy["path"] = files[0]["path"].replace("-0.parquet", "-1.parquet")
         store.put(copy["path"], data)
         files.append(copy)
-    store.put(record_key(2), json.dumps(second).encode())
+    put_record(store, 2, second)
     store.delete(["_latest.json"])
     assert "4 recordings are in another part, too, 'a' in recordings/" in problem(store)
 
@@ -239,7 +244,7 @@ def test_a_recording_in_two_parts_is_found(store: Store) -> None:
 def test_a_part_without_its_recordings_is_found(store: Store) -> None:
     record = json.loads(store.get(record_key(1)))
     del record["added"]["recordings"]
-    store.put(record_key(1), json.dumps(record).encode())
+    put_record(store, 1, record)
     assert "its part has no file in recordings" in problem(store)
 
 
