@@ -50,7 +50,8 @@ def main(
         f"{'would delete' if dry_run else 'deleted'} {len(done.files):,} table files, "
         f"{len(done.bundles):,} published bundles, {len(done.derived):,} outdated lists and "
         f"{done.n_temporaries:,} temporaries; commits {done.first_seq:,} to {done.seq:,} "
-        "can be read"
+        f"can be read; the names of {len(done.forgotten):,} bundles deleted before "
+        f"{'would be' if dry_run else 'were'} forgotten"
     )
 
 

@@ -15,7 +15,9 @@ from typing import Any
 from pipeline.schema import TABLES
 from pipeline.storage import Store, StoreError
 
-LOG_VERSION = 2  # rises when an older program would misread a record; 1 had no sha256
+LOG_VERSION = (
+    2  # rises when an older program would misread a record; 1 knew neither sha256 nor forgotten
+)
 CHECKPOINT_EVERY = 50  # commits: bounds how many records a start has to read
 
 _SEQ = re.compile(r"/(\d{20})\.json$")
@@ -48,6 +50,7 @@ class Record:
     consumed: tuple[str, ...] = ()  # bundles with nothing left to publish
     opened: tuple[str, ...] = ()  # bundles of which only some recordings could be published
     unreadable: tuple[str, ...] = ()  # those of `consumed` that were corrupt
+    forgotten: tuple[str, ...] = ()  # consumed by an earlier commit, and deleted since
     current_fingerprint: str = ""  # what default readers see from here on; "": as before
     runs: tuple[Mapping[str, str], ...] = ()  # RunInfo of the bundles that gave rows
 
@@ -59,7 +62,7 @@ class State:
     seq: int = 0
     current_fingerprint: str = ""
     files: Mapping[str, Mapping[str, DataFile]] = field(default_factory=dict)  # table -> path
-    consumed: frozenset[str] = frozenset()
+    consumed: frozenset[str] = frozenset()  # less those that were forgotten
     opened: frozenset[str] = frozenset()
 
     def table(self, table: str, fingerprint: str) -> list[DataFile]:
@@ -136,6 +139,7 @@ def replay(store: Store, state: State, records: Iterable[Record]) -> State:
         for table, added in record.added.items():
             files[table].update((file.path, file) for file in added)
         consumed.update(record.consumed)
+        consumed.difference_update(record.forgotten)
         opened.update(record.opened)
         opened.difference_update(record.consumed)
         seq, current = record.seq, record.current_fingerprint or current
@@ -197,8 +201,8 @@ def _parse_record(values: dict[str, Any]) -> Record:
     log_version, digest = values.pop("log_version"), values.pop("sha256", "")
     if log_version > 1 and digest != _digest(values):
         raise ValueError("differs from what was committed (sha256)")
-    for name in ("consumed", "opened", "unreadable", "runs"):
-        values[name] = tuple(values[name])
+    for name in ("consumed", "opened", "unreadable", "forgotten", "runs"):
+        values[name] = tuple(values.get(name, ()))
     values["removed"] = {table: tuple(paths) for table, paths in values["removed"].items()}
     values["added"] = {
         table: tuple(DataFile(**file) for file in files) for table, files in values["added"].items()

@@ -48,6 +48,7 @@ class Vacuumed:
     files: Sequence[str] = ()  # superseded, or left by a publisher that lost or died
     bundles: Sequence[str] = ()  # published, and older than the retention
     derived: Sequence[str] = ()  # file lists and checkpoints of commits that are no more
+    forgotten: Sequence[str] = ()  # names of bundles that an earlier vacuum deleted
     n_temporaries: int = 0  # of writers that died
 
 
@@ -173,6 +174,10 @@ def vacuum(store: Store, *, retain_s: float = RETAIN_S, dry_run: bool = False) -
     listed. If some of that may belong to a publisher that has not committed yet, it commits an
     empty record (the fence) before: that publisher loses the conditional write and writes new
     files. A publisher whose commit number is taken already has lost and needs no fence.
+
+    The log forgets the names of bundles that are gone, so that it grows with what there is and not
+    with what there ever was. Should such a bundle come back (a PUT that was on its way for days),
+    it is read once more, and every row of it names a ledger state that has passed: all are dropped.
     """
     keys = _list_all(store)
     state = commits.read_state(store)
@@ -181,8 +186,9 @@ def vacuum(store: Store, *, retain_s: float = RETAIN_S, dry_run: bool = False) -
     doomed = _doomed(store, state, keys, retain_s)
     if dry_run:
         return doomed
-    if any(_may_be_in_flight(key, state.seq) for key in doomed.files):
-        doomed = _doomed(store, _fence(store, state), keys, retain_s)
+    if doomed.forgotten or any(_may_be_in_flight(key, state.seq) for key in doomed.files):
+        fenced = _fence(store, state, tuple(doomed.forgotten))
+        doomed = replace(_doomed(store, fenced, keys, retain_s), forgotten=doomed.forgotten)
     with ThreadPoolExecutor(N_READERS) as pool:
         for group in (doomed.derived, doomed.files, doomed.bundles):
             list(pool.map(lambda key: store.delete([key]), group))
@@ -200,11 +206,11 @@ def _may_be_in_flight(key: str, seq: int) -> bool:
     return name is None or int(name[1]) > seq
 
 
-def _fence(store: Store, state: State) -> State:
-    """An empty commit, after which no publisher can win with files that it wrote before."""
+def _fence(store: Store, state: State, forgotten: tuple[str, ...]) -> State:
+    """A commit without files, after which no publisher can win with files that it wrote before."""
     run_id = f"vacuum-{uuid.uuid4().hex[:8]}"
     for _ in range(_TRIES):
-        record = _record(state.seq + 1, run_id, {}, {})
+        record = replace(_record(state.seq + 1, run_id, {}, {}), forgotten=forgotten)
         if commits.write_record(store, record):
             state = commits.replay(store, state, [record])
             commits.write_derived(store, state)
@@ -222,6 +228,7 @@ def _doomed(store: Store, state: State, keys: Sequence[str], retain_s: float) ->
         files=[key for key in keys if key.startswith(tables) and key not in kept.files],
         bundles=[key for key in keys if key in kept.published],
         derived=[key for key in keys if _is_outdated(key, kept.first_seq)],
+        forgotten=sorted((kept.published & state.consumed).difference(keys)),
     )
 
 

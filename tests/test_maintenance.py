@@ -6,11 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
+import pandas as pd
 import polars
 import pyarrow.dataset
 import pytest
 
 from pipeline import commits
+from pipeline.attempts import Choice, choose
 from pipeline.bundles import write_bundle
 from pipeline.commits import read_record, read_state
 from pipeline.maintenance import compact, vacuum
@@ -206,6 +208,70 @@ def test_an_empty_root_can_be_vacuumed(store: Store) -> None:
     assert vacuum(store, retain_s=0).seq == 0
 
 
+def test_the_log_forgets_bundles_that_an_earlier_vacuum_deleted(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "CHECKPOINT_EVERY", 4)
+    publish_each(store, "abc")
+    gone = set(store.list("_bundles/"))
+    assert vacuum(store, retain_s=0).forgotten == []
+    assert read_state(store).consumed == gone, "the vacuum might have died before it deleted them"
+    done = vacuum(store, retain_s=0)
+    assert (set(done.forgotten), done.seq) == (gone, 4)
+    assert read_state(store).consumed == frozenset()
+    assert b"_bundles/" not in store.get(store.list("_checkpoints/")[-1])
+    assert vacuum(store, retain_s=0).seq == 4
+    assert set(contents(store.root)) == set("abc")
+    assert not verify(store).problems
+
+
+def bring_back(store: Store, which: slice) -> int:
+    """A bundle and one that superseded half of it, deleted and forgotten; how many are dropped."""
+    bad = window("bad", error="Timeout")
+    first = write_bundle(store, RUN, bundle(window("a"), window("b"), bad, *whole("long", 2)))
+    publish(store, RUN)
+    again = window("bad", supersedes="bad-v1:1", attempts=2, attempt_id="a2")
+    changed = window("b", version="v2", supersedes="b-v1:1", attempt_id="a2")
+    second = write_bundle(store, RUN, bundle(again, changed))
+    publish(store, RUN)
+    held = {key: store.get(key) for key in (first, second)[which]}
+    vacuum(store, retain_s=0)
+    assert len(vacuum(store, retain_s=0).forgotten) == 2
+    assert store.list("_bundles/") == []
+    for key, data in held.items():
+        store.put(key, data)
+    return publish(store, RUN).n_dropped
+
+
+LATE = {
+    "a": ("ok", "v1", 1),
+    "b": ("ok", "v2", 1),
+    "bad": ("ok", "v1", 2),
+    "long": ("ok", "v1", 1),
+}
+
+
+def test_a_forgotten_bundle_that_comes_back_is_dropped_row_by_row(store: Store) -> None:
+    assert bring_back(store, slice(2)) == 6
+    assert contents(store.root) == LATE
+    assert not verify(store).problems
+    assert read_state(store).consumed == set(store.list("_bundles/"))
+
+
+def test_without_supersedes_a_forgotten_bundle_that_comes_back_would_win(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The negative control: a ledger that takes whatever comes last."""
+
+    def take_all(windows: pd.DataFrame, known: pd.DataFrame, opened: frozenset[str]) -> Choice:
+        state = windows["recording_id"].map(known.set_index("recording_id")["state"]).fillna("")
+        return choose(windows.assign(supersedes=state), known, opened)
+
+    monkeypatch.setattr("pipeline.publish.choose", take_all)
+    bring_back(store, slice(1))
+    assert contents(store.root) != LATE
+
+
 def test_temporaries_of_dead_writers_go_when_they_are_old(store: Store) -> None:
     publish_each(store, "a")
     old, new = (Path(store.root, "events", f".x.{age}.tmp") for age in ("old", "new"))
@@ -235,7 +301,7 @@ def test_without_the_fence_a_paused_publisher_commits_deleted_files(
 ) -> None:
     """The negative control: the same race, found by the same check."""
     publish_each(store, "a")
-    monkeypatch.setattr("pipeline.maintenance._fence", lambda store, state: state)
+    monkeypatch.setattr("pipeline.maintenance._fence", lambda store, state, forgotten: state)
     paused_publisher(store, lambda: vacuum(store, retain_s=0))
     problems = verify(store).problems
     assert len(problems) == len(TABLES)
