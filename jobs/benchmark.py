@@ -1,9 +1,10 @@
-"""What labelling costs here, beside FunASR and sherpa-onnx on the same audio.
+"""What labelling costs here, beside FunASR and sherpa-onnx, and what planning costs at scale.
 
 python -m jobs.benchmark speed [--model DIR] [--vad DIR] [--audio MANIFEST] [--json PATH]
+python -m jobs.benchmark planning [--rows 10000000] [--folder DIR] [--json PATH]
 
-Every contender runs in a process of its own, after one warm-up, and is measured in CPU seconds
-(user and system) of that process, models loaded. `x/core` is audio seconds per CPU second.
+For `speed`, every contender runs in a process of its own, after one warm-up, and is measured in CPU
+seconds (user and system) of that process, models loaded. `x/core` is audio seconds per CPU second.
 """
 
 import json
@@ -23,6 +24,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from jobs.benchmark_planning import planning
 from pipeline import benchmarking
 from pipeline.benchmarking import STAGES, Cost, Loop, LoopResult
 from pipeline.config import RunConfig
@@ -35,6 +37,7 @@ _SCALES = (1, 2, 4, 8)
 
 Result = dict[str, Any]
 app = typer.Typer(add_completion=False, rich_markup_mode=None, help=__doc__)
+app.command()(planning)
 
 
 @app.command()

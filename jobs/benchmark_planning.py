@@ -1,6 +1,6 @@
 """What planning costs at scale: seconds and memory of a manifest against a ledger of its size.
 
-python -m jobs.benchmark_planning [--rows 10000000] [--folder DIR] [--json PATH]
+python -m jobs.benchmark planning [--rows 10000000] [--folder DIR] [--json PATH]
 
 Makes a parquet manifest with object versions and a committed ledger that holds all of it but one
 row in a hundred, then plans in a process of its own, as a run does: from files to the rows to do.
@@ -49,7 +49,7 @@ class PlanningCost:
     peak_mib: float
 
 
-def main(
+def planning(
     rows: Annotated[int, typer.Option(help="recordings in the manifest")] = 10_000_000,
     folder: Annotated[Path | None, typer.Option(help="keep manifest and ledger here")] = None,
     json_path: Annotated[Path | None, typer.Option("--json", help="write the numbers")] = None,
@@ -72,7 +72,7 @@ def main(
 
 def measure_apart(work: Path) -> PlanningCost:
     """`measure` in a fresh process: memory that others have left behind would count, too."""
-    command = [sys.executable, "-m", "jobs.benchmark_planning", "--measure", str(work)]
+    command = [sys.executable, "-m", "jobs.benchmark_planning", str(work)]
     done = subprocess.run(
         command, cwd=Path(__file__).parents[1], stdout=subprocess.PIPE, text=True, check=True
     )
@@ -170,8 +170,5 @@ def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--measure"]:
-        sys.stdout.write(json.dumps(asdict(measure(Path(sys.argv[2])))))
-    else:
-        typer.run(main)
+if __name__ == "__main__":  # the process of measure_apart
+    sys.stdout.write(json.dumps(asdict(measure(Path(sys.argv[1])))))

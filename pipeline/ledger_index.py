@@ -64,6 +64,7 @@ class LedgerIndex:
             parts[2].append(table["attempts"].to_numpy().astype(np.int32))
             parts[3].append(_mask(pc.equal(table["status"], "error")))
             parts[4].append(_mask(pc.is_in(table["error_type"], kinds)))
+        pa.default_memory_pool().release_unused()  # what reading took; sorting needs as much
         ids = np.concatenate(parts[0])
         parts[0] = []  # joined once is enough: each column is let go as it is put in order
         order = np.append(0, 1 + np.argsort(ids[1:, 0]))

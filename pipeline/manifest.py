@@ -77,6 +77,7 @@ def read_manifest(
     for piece in pieces:
         packed.append(_pack(piece))
         hashes.append(hash_ids(piece["recording_id"]))
+    pa.default_memory_pool().release_unused()  # of ten million rows, 200 MB
     n_rows = sum(map(len, hashes))
     n_duplicates = _make_unique(packed, np.concatenate(hashes), np.cumsum([*map(len, hashes)]))
     return Manifest(n_rows - n_duplicates, n_duplicates, uri, packed)

@@ -4,8 +4,8 @@ A recording is done when the ledger holds its work key: a hash of what it is cal
 what the store says of the object now, and the fingerprint of models and configuration. So changed
 audio and new models are done again, and nothing else is.
 
-Ten million rows against ten million take some 55 CPU-seconds and 1.7 GiB (jobs.benchmark_planning):
-the manifest comes in slices, the ledger is 40 bytes a row, and only what is to do is kept whole.
+Ten million rows against ten million take 25 CPU-seconds and 1.5 GiB (jobs.benchmark planning): the
+manifest comes in slices, the ledger is 40 bytes a row, and only what is to do is kept whole.
 """
 
 from collections.abc import Iterable, Mapping

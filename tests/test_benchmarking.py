@@ -1,5 +1,6 @@
 """The benchmark's instruments: that they measure what they say, not how fast this machine is."""
 
+import json
 import subprocess
 import sys
 import time
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from typer.testing import CliRunner
 
+from jobs import benchmark
 from pipeline.benchmarking import STAGES, Cost, Loop, Stopwatch, synthesise
 from pipeline.config import RunConfig
 from pipeline.manifest import read_manifest
@@ -72,3 +75,13 @@ def test_the_bare_loop_accounts_for_its_stages_and_keeps_clips_with_their_text(
     assert len(result.heard) == 3
     assert all(heard.rich_text.startswith("<|") for heard in result.heard)
     assert all(heard.waveform.dtype == np.int16 for heard in result.heard)
+
+
+def test_planning_is_measured_from_files_to_the_rows_to_do(tmp_path: Path) -> None:
+    """One row in a hundred is not in the ledger. Ten million rows: `jobs.benchmark planning`."""
+    path = tmp_path / "cost.json"
+    done = CliRunner().invoke(benchmark.app, ["planning", "--rows", "2000", "--json", str(path)])
+    assert done.exit_code == 0, done.output
+    cost = json.loads(path.read_text())
+    assert (cost["n_manifest"], cost["n_ledger"], cost["n_todo"]) == (2000, 1980, 20)
+    assert 0 < cost["peak_mib"] < 1024
