@@ -1,12 +1,14 @@
 """Publishers as processes of their own, for tests that kill them or set them against each other."""
 
 import multiprocessing
+import os
 import random
+import signal
 from multiprocessing.context import ForkServerContext
 from typing import Any
 
 from pipeline.bundles import RunInfo, write_bundle
-from pipeline.publish import Publisher
+from pipeline.publish import Publisher, publish
 from pipeline.storage import open_store
 from pipeline.tables import ledger
 from tests.bundle_rows import RUN, bundle, window
@@ -37,6 +39,22 @@ def publish_for_ever(root: str, name: str, seed: int, ready: Any) -> None:
             )
         write_bundle(store, RUN, bundle(*rows))
         publisher.publish()
+
+
+def publish_paused(root: str, lies: bool) -> None:
+    """Stops (SIGSTOP) with its files written and its commit not. A store that lies overwrites."""
+    store = open_store(root)
+    honest = store.put_if_absent
+
+    def pause(key: str, data: bytes) -> bool:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if lies:
+            store.put(key, data)
+            return True
+        return honest(key, data)
+
+    store.put_if_absent = pause  # type: ignore[method-assign]
+    publish(store, RUN)
 
 
 def publish_rounds(root: str, name: str, n_rounds: int, counts: Any) -> None:

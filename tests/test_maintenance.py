@@ -178,6 +178,24 @@ def test_the_snapshot_that_was_newest_when_the_retention_began_stays(store: Stor
     assert len(store.list("_bundles/")) == 1, "the bundle of commit 4 is inside the retention"
 
 
+def test_a_reader_of_an_old_snapshot_sees_its_rows_until_it_is_told_that_they_are_gone(
+    store: Store,
+) -> None:
+    publish_each(store, "ab")
+    old = open_snapshot(store.root)
+    first = old.read("transcripts")
+    for n in range(2, 7):
+        row = window("b", version=f"v{n}", supersedes=f"b-v{n - 1}:1")
+        write_bundle(store, RUN, bundle(row))
+        publish(store, RUN)
+        compact(store)
+        vacuum(store, retain_s=3600)
+        assert old.read("transcripts").equals(first)
+    vacuum(store, retain_s=0)
+    with pytest.raises(StoreError, match=r"commit 2 can no longer be read .* a vacuum"):
+        old.read("transcripts")
+
+
 def test_bundles_that_wait_are_never_deleted(store: Store) -> None:
     first, second = whole("long", 2)
     write_bundle(store, RUN, bundle(first, window("a")))

@@ -10,21 +10,23 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow.dataset
 import pytest
 
 from pipeline.bundles import read_bundle, write_bundle
-from pipeline.commits import read_state, record_key
+from pipeline.commits import read_record, read_state, record_key
+from pipeline.maintenance import compact, vacuum
 from pipeline.publish import publish
-from pipeline.storage import Store, StoreError, open_store
+from pipeline.storage import LocalStore, Store, StoreError, open_store
 from pipeline.tables import open_snapshot
 from pipeline.verification import verify
 from tests.bundle_rows import OTHER_RUN, RUN, bundle, window
-from tests.publisher_process import forkserver, publish_for_ever, publish_rounds
+from tests.publisher_process import forkserver, publish_for_ever, publish_paused, publish_rounds
 from tests.test_publish import FIRST, CrashingStore, contents, write_first
 
 N_KILLS = int(os.environ.get("SENSEVOICE_TEST_KILLS", "12"))
@@ -129,6 +131,73 @@ def test_two_publisher_processes_lose_and_double_nothing(tmp_path: Path) -> None
     assert counts["checks"] > 0
 
 
+def overtake_a_paused_publisher(store: Store, lies: bool) -> None:
+    """SIGSTOP before its commit; others commit the same rows and more, and vacuum; SIGCONT."""
+    write_bundle(store, RUN, bundle(window("late")))
+    process = forkserver().Process(target=publish_paused, args=(store.root, lies), daemon=True)
+    process.start()
+    status = Path(f"/proc/{process.pid}/stat")
+    deadline = time.monotonic() + 30
+    while status.read_text().rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < deadline, "the publisher does not come to its commit"
+        time.sleep(0.01)
+    write_bundle(store, OTHER_RUN, bundle(window("a")))
+    publish(store, OTHER_RUN)
+    vacuum(store, retain_s=0)  # takes what the paused one wrote: nobody can commit it any more
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGCONT)
+    process.join(30)
+    assert process.exitcode == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_a_publisher_that_slept_through_commits_and_a_vacuum_loses_its_own(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    overtake_a_paused_publisher(store, lies=False)
+    assert set(contents(store.root)) == {"a", "late"}
+    assert (verify(store).problems, read_state(store).seq) == ([], 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
+def test_on_a_store_that_ignores_conditions_it_would_win_with_deleted_files(tmp_path: Path) -> None:
+    """The negative control: the same sleep, found by the same check."""
+    store = open_store(str(tmp_path))
+    overtake_a_paused_publisher(store, lies=True)
+    assert any("is missing, but a commit lists it" in text for text in verify(store).problems)
+
+
+class Skewed(datetime):
+    """A clock that is wrong by `skew`."""
+
+    skew = timedelta()
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls.fromtimestamp(time.time() + cls.skew.total_seconds(), tz)
+
+
+def test_clocks_a_day_off_in_both_directions_change_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publishers, compaction and vacuum take turns; only how long old snapshots last differs."""
+    store = open_store(str(tmp_path))
+    for module in ("publish", "maintenance"):
+        monkeypatch.setattr(f"pipeline.{module}.datetime", Skewed)
+    for turn in range(6):
+        monkeypatch.setattr(Skewed, "skew", timedelta(days=-1 if turn % 2 else 1))
+        before = f"a-v{turn - 1}:1" if turn else ""
+        rows = [window("a", version=f"v{turn}", supersedes=before), window(f"b{turn}")]
+        write_bundle(store, RUN, bundle(*rows))
+        publish(store, RUN)
+        compact(store)
+        vacuum(store, retain_s=3600)
+        assert contents(store.root)["a"] == ("ok", f"v{turn}", 1)
+        assert not verify(store).problems
+    stamps = [read_record(store, seq).committed_at for seq in range(1, read_state(store).seq + 1)]
+    assert stamps != sorted(stamps), "the control: these clocks did run backwards"
+    assert len(contents(store.root)) == 7
+
+
 class Failing(CrashingStore):
     """A store that fails every write from the nth operation on."""
 
@@ -192,6 +261,26 @@ def test_a_full_disk_stops_a_publisher_and_leaves_nothing_torn(tmp_path: Path) -
     assert not list(tmp_path.rglob(".*.tmp"))
     publish(store, RUN)
     assert contents(store.root) == FIRST
+
+
+class Bare(LocalStore):
+    """The negative control: writes once and believes it, as os.write invites to do."""
+
+    def put(self, key: str, data: bytes) -> None:
+        path = Path(self.uri(key))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.write(descriptor, data)
+        os.close(descriptor)
+
+
+def test_a_store_that_writes_once_leaves_torn_files_on_a_full_disk(tmp_path: Path) -> None:
+    store = Bare(str(tmp_path))
+    write_first(store)
+    with small_disk(4_000), suppress(OSError):  # the record is too long, too
+        publish(store, RUN)
+    sizes = {path.stat().st_size for path in tmp_path.glob("recordings/*/*.parquet")}
+    assert 4_000 in sizes
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
