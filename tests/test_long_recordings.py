@@ -91,3 +91,53 @@ def test_24_hours_pass_in_windows_cut_in_silence_with_a_worker_under_2_gib(tmp_p
     assert found["shortest_s"] > 1.9
     assert found["longest_s"] < 2.3
     assert found["peak_mib"] < 2048
+
+
+_WITHOUT_MEMORY = """
+import json, re, resource, sys
+from pathlib import Path
+import pyarrow as pa
+from pipeline.config import AudioConfig
+from pipeline.schema import PLANNED
+from pipeline.stages import decode_recordings
+
+empty = {"offset_s": 0.0, "length_s": 0.0, "bytes": 0, "attempts": 1, "extra": {}}
+row = {name: empty.get(name, "") for name in PLANNED.names}
+
+def decode(*paths):
+    planned = pa.Table.from_pylist([row | {"uri": path} for path in paths], schema=PLANNED)
+    windows = decode_recordings(planned, config=AudioConfig(), options={}, run_id="r")
+    return [window["error_type"][0].as_py() for window in windows]
+
+short, long = sys.argv[1:3]
+ends = [decode(short)]  # loads the libraries
+if len(sys.argv) > 3:
+    used = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+    resource.setrlimit(resource.RLIMIT_AS, (used + (int(sys.argv[3]) << 20), -1))
+ends.append(decode(long, short))
+print(json.dumps(ends))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(
+    ("spare_mib", "end"), [(["40"], "MemoryError"), ([], "")], ids=["40 MiB", "control"]
+)
+def test_a_recording_that_does_not_fit_into_memory_is_a_row_and_the_next_one_is_fine(
+    tmp_path: Path, spare_mib: list[str], end: str
+) -> None:
+    """RLIMIT_AS leaves 40 MiB to a worker; 25 minutes of 16 kHz sound are 46."""
+    (tmp_path / "short.wav").write_bytes(encode(noise(1)))
+    (tmp_path / "long.flac").write_bytes(encode(silence(1500), "flac"))
+    run = subprocess.run(
+        [
+            *(sys.executable, "-c", _WITHOUT_MEMORY),
+            *(str(tmp_path / "short.wav"), str(tmp_path / "long.flac"), *spare_mib),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert json.loads(run.stdout) == [[""], [end, ""]]
