@@ -371,7 +371,10 @@ def test_a_crash_at_any_operation_of_the_upkeep_loses_nothing(tmp_path: Path, af
 
 
 def test_vacuum_and_compact_in_a_loop_disturb_nobody(store: Store) -> None:
-    """16 commits, half of them superseding; compact and vacuum in a loop; a reader in parallel."""
+    """16 commits and more, each but the first eight superseding; compact and vacuum in a loop; a
+    reader in parallel. Seen on 2 cores: 16 commits, 4 to 10 rounds of upkeep, 12 to 27 snapshots
+    read, 0 violations.
+    """
     done, failures, counts = threading.Event(), list[BaseException](), {"upkeep": 0, "reads": 0}
 
     def guarded(work: Callable[[], None]) -> None:
@@ -405,22 +408,23 @@ def test_vacuum_and_compact_in_a_loop_disturb_nobody(store: Store) -> None:
         thread.start()
     publisher = Publisher(store, RUN)
     try:
-        for n in range(16):
+        n, deadline = 0, time.monotonic() + 60
+        while n < 16 or (min(counts.values()) < 4 and not failures and time.monotonic() < deadline):
             rows = [window(f"r{n}")]
             if n >= 8:
                 old = f"r{n - 8}"
                 rows.append(window(old, version="v2", supersedes=f"{old}-v1:1"))
             write_bundle(store, RUN, bundle(*rows))
             publisher.publish()
+            n += 1
     finally:
         done.set()
         for thread in threads:
             thread.join()
     assert not failures, failures
-    assert counts["upkeep"] > 3
-    assert counts["reads"] > 3
+    assert min(counts.values()) >= 4
     vacuum(store, retain_s=0)
-    expected = {f"r{n}": ("ok", "v2" if n < 8 else "v1", 1) for n in range(16)}
+    expected = {f"r{i}": ("ok", "v2" if i < n - 8 else "v1", 1) for i in range(n)}
     assert contents(store.root) == expected
     assert not verify(store).problems
 
