@@ -1,6 +1,7 @@
 """The architecture, held: imports point down, heavy libraries stay on their floor."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -80,3 +81,15 @@ def test_the_library_knows_no_job() -> None:
         assert not any(
             name.split(".")[0] == "jobs" for name in imports_of(ROOT / "pipeline" / f"{module}.py")
         )
+
+
+def test_every_test_that_the_readme_of_the_tests_names_is_there() -> None:
+    text = (ROOT / "tests" / "README.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"(test_\w+\.py)::(test_\w+)", text))
+    assert len(named) > 30
+    missing = [
+        name
+        for file, name in sorted(named)
+        if f"def {name}(" not in (ROOT / "tests" / file).read_text(encoding="utf-8")
+    ]
+    assert missing == []
