@@ -22,7 +22,7 @@ from pipeline.model_files import ModelError
 from pipeline.schema import TABLES
 from pipeline.storage import StoreError
 
-REFUSALS = (ConfigError, ManifestError, ModelError, StoreError)
+REFUSALS = (ConfigError, ManifestError, ModelError, StoreError, OSError)
 
 
 def main(

@@ -30,7 +30,7 @@ def main(
         answer = connect(root, load_options(options or [])).execute(sql)
         names = [column[0] for column in answer.description]
         rows = answer.fetchall()
-    except (duckdb.Error, StoreError, ConfigError) as error:
+    except (duckdb.Error, StoreError, ConfigError, OSError) as error:
         Console(stderr=True).print(str(error), style="red", markup=False, soft_wrap=True)
         sys.exit(2)
     if csv:

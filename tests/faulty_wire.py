@@ -21,7 +21,11 @@ from tests.s3_server import S3
 
 LATE_S = 10.0  # how long a late request waits for its own retry
 _HOP = ("connection", "transfer-encoding", "content-length", "server", "date")
-_REFUSALS = {500: "InternalError", 503: "SlowDown", 403: "AccessDenied"}
+_REFUSALS = {
+    403: ("AccessDenied", "Access Denied"),
+    500: ("InternalError", "We encountered an internal error. Please try again."),
+    503: ("SlowDown", "Please reduce your request rate."),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +177,6 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _refusal(status: int) -> Answer:
-    code = _REFUSALS[status]
-    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>no</Message></Error>"
+    code, message = _REFUSALS[status]
+    body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
     return Answer(status, (("Content-Type", "application/xml"),), body.encode())

@@ -13,13 +13,18 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from jobs import compact, query, release
+from jobs import verify as verify_job
 from pipeline import bundles, commits
 from pipeline.bundles import from_parquet, write_bundle
 from pipeline.commits import read_state
@@ -236,6 +241,34 @@ def test_rights_lost_after_any_number_of_requests_cost_nothing_once_they_are_bac
         if not said:
             break
     assert n_denied > 3
+
+
+JOBS: dict[str, tuple[Callable[..., None], list[str]]] = {
+    "compact": (compact.main, []),
+    "query": (query.main, ["SELECT 1"]),
+    "release": (release.main, ["TARGET"]),
+    "verify": (verify_job.main, []),
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_every_job_says_in_one_line_that_it_may_not_read(
+    output: Output, name: str, tmp_path: Path
+) -> None:
+    write_first(output.behind)
+    publish(output.behind, RUN)
+    output.wire.fault = Fault("refuse", status=403, times=FOR_EVER)
+    main, arguments = JOBS[name]
+    app = typer.Typer()
+    app.command()(main)
+    arguments = [str(tmp_path) if text == "TARGET" else text for text in arguments]
+    endpoint = f"endpoint_url={output.wire.s3.endpoint}"
+    done = CliRunner().invoke(app, [output.over.root, *arguments, "--set", endpoint])
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code == 2
+    assert "s3://" in done.output
+    assert "Forbidden" in done.output or "Access Denied" in done.output
+    assert len(done.output.strip().splitlines()) == 1
 
 
 # --------------------------------------------------------------------------- a late commit
