@@ -36,7 +36,7 @@ def find_bottleneck(busy_s: Mapping[str, float], wall_s: float, config: RunConfi
 
 def _faster_model(config: RunConfig) -> str:
     if config.ray.num_gpus:
-        return "add GPUs (ray.label_workers), or raise label.batch_s and ray.rows_per_batch"
+        return "add GPUs (ray.label_workers), or raise label.batch_s and ray.batch_audio_s"
     if label_precision(config) == "fp32":
         return "add cores (ray.label_workers) or a GPU, or try label.precision int8"
     return "add cores (ray.label_workers) or a GPU"

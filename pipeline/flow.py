@@ -46,23 +46,29 @@ from ray.data.exceptions import ExecutionTimeoutError
 from ray.exceptions import ActorDiedError, ActorHandleNotFoundError, RayError, RayTaskError
 from ray.util.annotations import RayDeprecationWarning
 
+from pipeline.batching import group_by_seconds
 from pipeline.bundles import RunInfo
 from pipeline.config import RayConfig, RunConfig
 from pipeline.model_files import resolve_vad
+from pipeline.model_stages import FindAndLabelSegments, FindSegments, LabelSegments
+from pipeline.planning import guess_seconds
 from pipeline.recovery import PassEnded, RunStopped
-from pipeline.stages import FindSegments, LabelSegments, decode_recordings, write_rows
+from pipeline.stages import decode_recordings, write_rows
 
 if TYPE_CHECKING:
     from pipeline.sensevoice import SenseVoice
     from pipeline.vad_models import Vad
 
-_BLOCK_BYTES = 32 << 20  # a 30-minute window is 58 MB; smaller blocks keep the stream fine-grained
-_MAX_BLOCKS = 10_000
+# Waveforms (int16) and features (float32, 80 every 10 ms) alike; a block of them is a row batch.
+_BYTES_PER_S = 32_000
+_MAX_BATCHES = 10_000  # in one pass: each is an object that the driver keeps track of
+_BATCHES_PER_CPU = 4  # of a small corpus at least, so that nobody waits for the last one
 _WRITE_CPUS = 0.25
 _RESTARTS = 20  # of one actor; then it stays dead
 _RETRIES = 1  # of one task whose worker died
 _LOST_TASKS = 100  # given up for good, before a pass ends
 _STALLED_S = 180.0  # without a row from any stage: do not wait for workers that cannot restart
+# FindAndLabelSegments is told as LabelSegments: the model is what takes its time.
 _STAGES = ("decode_recordings", "FindSegments", "LabelSegments", "write_rows")
 
 
@@ -247,7 +253,7 @@ def label(
     recordings at once. Recordings whose workers died are left out. Needs a Ray session. Raises
     PassEnded when workers keep dying, RunStopped when one cannot start or the code fails.
     """
-    _prepare_context(on_progress)
+    _prepare_context(on_progress, config.ray.batch_audio_s)
     with warnings.catch_warnings():  # max_restarts has no other name before ray 2.64
         warnings.simplefilter("ignore", RayDeprecationWarning)
         receipts = _chain(todo, config, run, isolate)
@@ -261,21 +267,22 @@ def label(
 
 
 def _chain(todo: pa.Table, config: RunConfig, run: RunInfo, isolate: bool) -> ray.data.Dataset:
-    n_blocks = min(math.ceil(todo.num_rows / (1 if isolate else 4)), _MAX_BLOCKS)
     resources = config.ray
     of_actors: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _RETRIES}
     of_tasks: dict[str, Any] = {"max_retries": _RETRIES}
     in_flight = 1 if isolate else None  # what waits at a worker dies with it
-    return (
-        ray.data.from_arrow(todo, override_num_blocks=max(1, n_blocks))
-        .map_batches(
-            decoder(config, run),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=resources.decode_cpus,
-            **of_tasks,
-        )
-        .map_batches(
+    stage: type[FindAndLabelSegments | LabelSegments]
+    windows = ray.data.from_arrow(_row_batches(todo, resources, isolate)).map_batches(
+        decoder(config, run),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=resources.decode_cpus,
+        **of_tasks,
+    )
+    rows, stage, made_of = windows, FindAndLabelSegments, hearer_args(config, run)
+    if not resources.segment_with_model:
+        stage, made_of = LabelSegments, labeller_args(config, run)
+        rows = windows.map_batches(
             FindSegments,
             fn_constructor_args=segmenter_args(config),
             batch_size=None,
@@ -288,29 +295,44 @@ def _chain(todo: pa.Table, config: RunConfig, run: RunInfo, isolate: bool) -> ra
             num_cpus=resources.segment_cpus,
             **of_actors,
         )
-        .map_batches(
-            LabelSegments,
-            fn_constructor_args=labeller_args(config, run),
-            batch_size=1 if isolate else resources.rows_per_batch,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(
-                min_size=resources.label_workers,
-                max_size=max(resources.label_workers, resources.label_workers_max),
-                max_concurrent_calls_per_actor=1 if isolate else 2,
-                max_tasks_in_flight_per_actor=in_flight,
-            ),
-            num_cpus=resources.label_cpus,
-            num_gpus=resources.num_gpus,
-            **of_actors,
-        )
-        .map_batches(
-            partial(write_rows, root=config.output, options=config.storage_options, run=run),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=_WRITE_CPUS,
-            **of_tasks,
-        )
+    # With GPUs `map_batches` wants a number of rows, whose audio may be seconds or hours. A whole
+    # block, which is cut by its bytes, is what its developers' entrance lets through.
+    return rows.map_batches_internal(
+        stage,
+        fn_constructor_args=made_of,
+        batch_size=1 if isolate else None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            min_size=resources.label_workers,
+            max_size=max(resources.label_workers, resources.label_workers_max),
+            max_concurrent_calls_per_actor=1 if isolate else 2,
+            max_tasks_in_flight_per_actor=in_flight,
+        ),
+        num_cpus=resources.label_cpus,
+        num_gpus=resources.num_gpus,
+        **of_actors,
+    ).map_batches(
+        partial(write_rows, root=config.output, options=config.storage_options, run=run),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=_WRITE_CPUS,
+        **of_tasks,
     )
+
+
+def _row_batches(todo: pa.Table, resources: RayConfig, isolate: bool) -> list[pa.Table]:
+    """The planned rows in blocks of about `batch_audio_s`, as far as can be told before decoding.
+
+    Each is one task for decoding, whose windows come out in blocks that are cut by their bytes.
+    """
+    if isolate:
+        return [todo.slice(index, 1) for index in range(todo.num_rows)]
+    n_cpus = ray.cluster_resources().get("CPU", 1.0)
+    n_least = math.ceil(_BATCHES_PER_CPU * n_cpus)
+    groups = group_by_seconds(
+        guess_seconds(todo), resources.batch_audio_s, n_least=n_least, n_most=_MAX_BATCHES
+    )
+    return [todo.slice(group.start, group.stop - group.start) for group in groups]
 
 
 def receipt_of(row: Mapping[str, Any]) -> Receipt:
@@ -348,11 +370,18 @@ def labeller_args(config: RunConfig, run: RunInfo) -> tuple[Any, ...]:
     return partial(_load_sensevoice, config, run.model_hash), config.label
 
 
-def _load_vad(config: RunConfig) -> "Vad":
+def hearer_args(config: RunConfig, run: RunInfo) -> tuple[Any, ...]:
+    """What FindAndLabelSegments is made of in a worker."""
+    device = config.label.device
+    load = partial(_load_vad, config, device)
+    return load, config.segment, *labeller_args(config, run)
+
+
+def _load_vad(config: RunConfig, device: str = "cpu") -> "Vad":
     from pipeline.vad_models import load_vad
 
     name, _ = resolve_vad(config)
-    return load_vad(name, config.segment)
+    return load_vad(name, config.segment, device)
 
 
 def _load_sensevoice(config: RunConfig, model_hash: str) -> "SenseVoice":
@@ -361,10 +390,12 @@ def _load_sensevoice(config: RunConfig, model_hash: str) -> "SenseVoice":
     return load_sensevoice(config, model_hash)
 
 
-def _prepare_context(on_progress: Callable[[Mapping[str, StageState]], None]) -> None:
+def _prepare_context(
+    on_progress: Callable[[Mapping[str, StageState]], None], batch_audio_s: float
+) -> None:
     """Settings of Ray Data; they are copied into a Dataset when it is made, hence before."""
     context = DataContext.get_current()
-    context.target_max_block_size = _BLOCK_BYTES
+    context.target_max_block_size = max(1, int(batch_audio_s * _BYTES_PER_S))
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False

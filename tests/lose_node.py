@@ -46,7 +46,7 @@ def main(root: str, manifest: str) -> None:
     config = demo_config(
         root,
         *(f"manifest={manifest}", "vad=none", f"ray.address={cluster.address}"),
-        *("ray.label_workers=2", "ray.label_cpus=0", "ray.num_gpus=1", "ray.rows_per_batch=2"),
+        *("ray.label_workers=2", "ray.label_cpus=0", "ray.num_gpus=1", "ray.batch_audio_s=5"),
         "label.device=cpu",
     )
     try:

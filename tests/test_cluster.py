@@ -239,7 +239,7 @@ def test_a_stopped_job_leaves_whole_tables_and_the_next_goes_on(head: Head, tmp_
     manifest = write_manifest(tmp_path / "manifest.jsonl", 30, "long_mixed.mp3")
     settings = (
         *(f"manifest={manifest}", f"output={root}", f"model={MODEL}", "vad=none"),
-        *("publish_every_s=0.5", "ray.rows_per_batch=1"),
+        *("publish_every_s=0.5", "ray.batch_audio_s=1"),
     )
     head.submit("stopped", *settings, wait=False)
     wait_for(lambda: len(list(root.glob("_log/*.json"))) >= 2, "second commit")

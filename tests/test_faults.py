@@ -416,7 +416,7 @@ def test_a_driver_that_is_killed_again_and_again_loses_and_repeats_nothing(
     ids = [row["recording_id"] for row in rows]
     settings = (
         f"manifest={write_manifest(tmp_path, rows)}",
-        *("publish_every_s=0.3", "ray.rows_per_batch=2", "vad=none"),
+        *("publish_every_s=0.3", "ray.batch_audio_s=5", "vad=none"),
     )
     committed = 0
     with reader(str(root)) as readings:
@@ -454,7 +454,7 @@ def test_two_runs_at_once_share_a_corpus_without_a_double(
     rows = copies(2)
     settings = (
         f"manifest={write_manifest(tmp_path, rows)}",
-        *("publish_every_s=0.3", "ray.rows_per_batch=2", "vad=none"),
+        *("publish_every_s=0.3", "ray.batch_audio_s=5", "vad=none"),
     )
     with reader(str(root)) as readings:
         drivers = [start_driver(root, *settings) for _ in range(2)]

@@ -16,6 +16,7 @@ FLOORS = {
     "sensevoice": 3,
     "vad_models": 3,
     "stages": 4,
+    "model_stages": 4,
     "telemetry": 5,
     "flow": 5,
     "alone": 5,
@@ -24,7 +25,7 @@ FLOORS = {
 }
 PURE = 2
 HEAVY = {"ray": {"flow", "alone", "telemetry"}, "funasr": set()}
-TORCH = {"benchmarking", "features", "encoder", "sensevoice", "vad_models", "fsmn"}
+TORCH = {"benchmarking", "features", "encoder", "model_stages", "sensevoice", "vad_models"}
 
 MODULES = sorted(path.stem for path in (ROOT / "pipeline").glob("*.py") if path.stem != "__init__")
 

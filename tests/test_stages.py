@@ -14,9 +14,10 @@ from pipeline.batching import PackTooLarge
 from pipeline.config import AudioConfig, LabelConfig, RunConfig, SegmentConfig
 from pipeline.decoding import Frames
 from pipeline.model_files import resolve_model
-from pipeline.schema import BUNDLE, PLANNED, SAMPLE_RATE, SEGMENTED, WINDOW
-from pipeline.sensevoice import SenseVoice, load_sensevoice
-from pipeline.stages import FindSegments, LabelSegments, decode_recordings
+from pipeline.model_stages import FindAndLabelSegments, FindSegments, LabelSegments
+from pipeline.schema import BUNDLE, PLANNED, SAMPLE_RATE, SEGMENTED, WINDOW, Segment
+from pipeline.sensevoice import Clip, SenseVoice, load_sensevoice
+from pipeline.stages import decode_recordings
 from pipeline.vad_models import load_vad
 from tests.demo import AUDIO, MODEL
 
@@ -176,7 +177,7 @@ class Small:
         self._max_frames = max_frames
 
     def transcribe(
-        self, clips: Sequence[np.ndarray], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
     ) -> list[Frames]:
         self.passes.append(sum(map(len, clips)))
         if self.passes[-1] > self._max_frames:
@@ -208,13 +209,53 @@ def test_a_clip_that_never_fits_is_an_error_row() -> None:
 
 def test_a_library_that_exits_makes_an_error_row() -> None:
     class Exits:
-        def find_speech(self, waveform: np.ndarray, log_mel: np.ndarray) -> list[Any]:
+        def find_speech(self, waveforms: Any, log_mels: Any) -> list[Any]:
             raise SystemExit(3)
 
     find = FindSegments(Exits, SEGMENT)
     windows = pa.Table.from_pylist(decode_rows(plan_row(AUDIO / "en_happy.mp3")), schema=WINDOW)
     (row,) = pa.concat_tables(find(windows)).to_pylist()
     assert (row["error_stage"], row["error_type"]) == ("segment", "SystemExit")
+
+
+def windows_of(*names: str) -> pa.Table:
+    return pa.Table.from_pylist(
+        decode_rows(*(plan_row(AUDIO / name) for name in names)), schema=WINDOW
+    )
+
+
+def test_segments_found_beside_the_model_get_the_labels_of_those_found_before_it() -> None:
+    windows = windows_of(
+        *("en_happy.mp3", "broken_empty.wav", "silence.wav", "event_cough.flac", "yue_sad.ogg")
+    )
+    silero = partial(load_vad, "silero", SEGMENT)
+    apart = LabelSegments(model, LabelConfig())(
+        pa.concat_tables(FindSegments(silero, SEGMENT)(windows))
+    )
+    together = FindAndLabelSegments(silero, SEGMENT, model, LabelConfig(device="cpu"))(windows)
+    assert together.schema == BUNDLE
+    assert texts_of(together) == texts_of(apart)
+    assert [len(texts) for texts in texts_of(together)] == [1, 0, 0, 0, 1]  # no speech in a cough
+    assert together["error_type"].to_pylist() == ["", "EmptyFile", "", "", ""]
+
+
+def texts_of(rows: pa.Table) -> list[list[str]]:
+    return [[segment["text"] for segment in segments] for segments in rows["segments"].to_pylist()]
+
+
+def test_a_recording_that_the_vad_cannot_take_fails_alone() -> None:
+    class Choosy:
+        def find_speech(self, waveforms: Any, log_mels: Any) -> list[list[Segment]]:
+            if any(len(waveform) == refused for waveform in waveforms):
+                raise ValueError("too odd")
+            return [[Segment(0.0, len(waveform) / SAMPLE_RATE)] for waveform in waveforms]
+
+    windows = windows_of("en_happy.mp3", "zh_angry.flac", "yue_sad.ogg")
+    refused = len(windows["waveform"][1].as_py()) // 2
+    rows = FindAndLabelSegments(Choosy, SEGMENT, model, LabelConfig(device="cpu"))(windows)
+    assert texts_of(rows) == [["2072."], [], ["454。"]]
+    assert rows["error_stage"].to_pylist() == ["", "segment", ""]
+    assert rows["error_message"].to_pylist() == ["", "too odd", ""]
 
 
 def test_a_model_that_does_not_load_stops_the_worker(tmp_path: Path) -> None:
