@@ -8,12 +8,17 @@ caught beside Exception because a library that calls sys.exit inside an actor ha
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from pipeline.audio import decode
+from pipeline.ahead import map_ahead
+from pipeline.audio import Window, decode_source
+from pipeline.audio_files import Source, open_source
 from pipeline.bundles import RunInfo, write_bundle
 from pipeline.config import AudioConfig
 from pipeline.redaction import public_uri, redact
@@ -24,24 +29,64 @@ from pipeline.versions import look_up_versions
 Row = dict[str, Any]
 
 _NAMES = pa.list_(pa.string())
+_AHEAD = 8  # files of a decode task that are opened before their turn; of up to 32 MB each
 
 
 def decode_recordings(
     batch: pa.Table, *, config: AudioConfig, options: Mapping[str, Any], run_id: str
 ) -> Iterator[pa.Table]:
-    """Planned rows to window rows, one at a time, so that memory holds one window and no more."""
-    for row in batch.to_pylist(maps_as_pydicts="strict"):
-        for window in _decode_one(row, config, options, run_id):
-            yield pa.Table.from_pylist([window], schema=WINDOW)
+    """Planned rows to window rows, one at a time, so that memory holds one window and no more.
+
+    The next few files are opened meanwhile: an object store makes each of them wait, not work.
+    """
+    rows = batch.to_pylist(maps_as_pydicts="strict")
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        opened = map_ahead(pool, lambda row: _open(row, config, options), rows, _AHEAD)
+        for row, recording in zip(rows, opened, strict=True):
+            for window in _decode_one(row, recording, config, options, run_id):
+                yield pa.Table.from_pylist([window], schema=WINDOW)
+
+
+@dataclass(slots=True)
+class _Opened:
+    """The bytes of a recording, or why they are not to be had."""
+
+    version: str  # what the store says of the object that they are read from
+    n_bytes: int
+    closing: ExitStack = field(default_factory=ExitStack)
+    source: Source | None = None
+    error: BaseException | None = None
+
+
+def _open(row: Row, config: AudioConfig, options: Mapping[str, Any]) -> _Opened:
+    opened = _Opened(row["version"], row["bytes"])
+    if row["error_stage"]:
+        return opened
+    try:
+        opened.version, opened.n_bytes = _version_of(row["uri"], options)
+        opened.source = opened.closing.enter_context(open_source(row["uri"], config, options))
+        if opened.source.is_held:
+            _check_unchanged(row, opened, options)
+    except (Exception, SystemExit) as error:
+        opened.error = error
+    return opened
+
+
+def _check_unchanged(row: Row, opened: _Opened, options: Mapping[str, Any]) -> None:
+    """Bytes of two versions would be labels of neither."""
+    if _version_of(row["uri"], options)[0] != opened.version:
+        raise RecordingError("ChangedWhileRead", "rewritten while it was read; run again")
 
 
 def _decode_one(
-    row: Row, config: AudioConfig, options: Mapping[str, Any], run_id: str
+    row: Row, opened: _Opened, config: AudioConfig, options: Mapping[str, Any], run_id: str
 ) -> Iterator[Row]:
     base = {
         **{name: row[name] for name, _ in PLANNED_FIELDS},
         "uri": public_uri(row["uri"]),  # what is written down opens nothing
-        "attempt_id": _attempt_id(run_id, row["work_key"], row["version"]),
+        "version": opened.version,
+        "bytes": opened.n_bytes,
+        "attempt_id": _attempt_id(run_id, row["work_key"], opened.version),
         "window_index": 0,
         "n_windows": 1,
         "window_start_s": row["offset_s"],
@@ -56,14 +101,7 @@ def _decode_one(
         yield base
         return
     try:
-        version, n_bytes = _version_of(row["uri"], options)
-        attempt_id = _attempt_id(run_id, row["work_key"], version)
-        base |= {"attempt_id": attempt_id, "version": version, "bytes": n_bytes}
-        for window in decode(
-            row["uri"], config, options, offset_s=row["offset_s"], length_s=row["length_s"]
-        ):
-            if window.is_last and _version_of(row["uri"], options)[0] != version:
-                raise RecordingError("ChangedWhileRead", "rewritten while it was read; run again")
+        for window in _windows(row, opened, config, options):
             base |= {
                 "window_index": window.index,
                 "n_windows": window.index + 1 if window.is_last else 0,
@@ -80,6 +118,18 @@ def _decode_one(
     except (Exception, SystemExit) as error:
         # The windows before the fault stand; this one closes the recording and carries the reason.
         yield {**base, "duration_s": 0.0, "waveform": b"", **describe_error("decode", error)}
+
+
+def _windows(
+    row: Row, opened: _Opened, config: AudioConfig, options: Mapping[str, Any]
+) -> Iterator[Window]:
+    with opened.closing:
+        if opened.source is None or opened.error:
+            raise opened.error or RuntimeError("not opened")
+        for window in decode_source(opened.source, config, row["offset_s"], row["length_s"]):
+            if window.is_last and not opened.source.is_held:
+                _check_unchanged(row, opened, options)
+            yield window
 
 
 def _attempt_id(run_id: str, work_key: str, version: str) -> str:

@@ -22,7 +22,7 @@ import pytest
 import soundfile
 
 from jobs import label
-from pipeline import flow, recovery, run, stages
+from pipeline import audio_files, flow, recovery, run, stages
 from pipeline.bundles import RunInfo, write_bundle
 from pipeline.config import AudioConfig, RunConfig
 from pipeline.planning import PERMANENT, Plan
@@ -321,6 +321,7 @@ def test_audio_rewritten_while_it_is_read_is_an_error_that_may_pass(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of the old and half of the new recording would be labels of neither."""
+    monkeypatch.setattr(audio_files, "_FETCH_WHOLE", 1000)  # else its bytes are held at once
     path = write_wav(tmp_path / "a.wav", tone(25 * SAMPLE_RATE))
     planned = planned_row("a", path)
     windows = stages.decode_recordings(

@@ -1,6 +1,9 @@
 """The stages without Ray: each bad recording becomes a row, each good one keeps its neighbours."""
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,8 @@ import pyarrow as pa
 import pytest
 import soundfile
 
+from pipeline import stages
+from pipeline.audio_files import open_source
 from pipeline.batching import PackTooLarge
 from pipeline.config import AudioConfig, LabelConfig, RunConfig, SegmentConfig
 from pipeline.decoding import Frames
@@ -79,6 +84,49 @@ def test_a_missing_file_becomes_an_error_row_and_its_neighbours_are_labelled() -
     assert "/nowhere/lost.wav" in bad["error_message"]
     assert good["segments"][0]["text"] == "2072."
     assert also_good["segments"][0]["text"] == "3234。"
+
+
+def test_the_next_files_are_opened_while_one_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A distant store makes each file wait, here for 20 ms."""
+    waiting, most = 0, 0
+    lock = threading.Lock()
+
+    @contextmanager
+    def open_slowly(*arguments: Any) -> Iterator[Any]:
+        nonlocal waiting, most
+        with lock:
+            waiting += 1
+            most = max(most, waiting)
+        time.sleep(0.02)
+        with lock:
+            waiting -= 1
+        with open_source(*arguments) as source:
+            yield source
+
+    monkeypatch.setattr(stages, "open_source", open_slowly)
+    names = [f"r{index}" for index in range(20)]
+    rows = decode_rows(*(plan_row(AUDIO / "en_happy.mp3", recording_id=name) for name in names))
+    assert [row["recording_id"] for row in rows] == names
+    assert {row["error_type"] for row in rows} == {""}
+    assert 4 < most <= 9
+
+
+def test_a_file_rewritten_while_it_was_fetched_is_an_error_that_may_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.mp3"
+    path.write_bytes((AUDIO / "en_happy.mp3").read_bytes())
+
+    @contextmanager
+    def rewrite(*arguments: Any) -> Iterator[Any]:
+        with open_source(*arguments) as source:
+            path.write_bytes((AUDIO / "yue_neutral.mp3").read_bytes())
+            yield source
+
+    monkeypatch.setattr(stages, "open_source", rewrite)
+    (row,) = decode_rows(plan_row(path))
+    assert (row["error_stage"], row["error_type"]) == ("decode", "ChangedWhileRead")
+    assert (row["n_windows"], row["duration_s"]) == (1, 0.0)
 
 
 def test_a_planned_error_passes_untouched() -> None:
