@@ -22,9 +22,10 @@ def find_bottleneck(busy_s: Mapping[str, float], wall_s: float, config: RunConfi
     segment = min(1.0, busy_s.get("FindSegments", 0.0) / (wall_s * n_segment))
     label = min(1.0, busy_s.get("LabelSegments", 0.0) / (wall_s * n_label))
     if segment >= BUSY and segment >= label:
+        instead = ", or ray.segment_with_model: true, on the GPU" if ray.num_gpus else ""
         return (
             f"Finding segments set the pace ({segment:.0%} busy): raise ray.segment_workers "
-            f"({n_segment} now)."
+            f"({n_segment} now){instead}."
         )
     if label >= BUSY:
         return f"The model set the pace ({label:.0%} busy): {_faster_model(config)}."

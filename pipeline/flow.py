@@ -1,4 +1,4 @@
-"""The chain of stages and what each one costs: with `alone`, the only importer of ray.
+"""The chain of stages and what each one costs. Ray is known here, to `watch` and to `alone`.
 
 planned rows -> decode -> find segments -> label -> one bundle per row batch -> receipts
 
@@ -13,15 +13,13 @@ import math
 import os
 import signal
 import threading
-import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 # Started under `uv run`, Ray would pack the working directory and rebuild the environment for its
 # workers; on one machine that is a waste. These are read when ray is imported or started.
@@ -36,14 +34,8 @@ import ray
 import ray.data
 from ray._private.log import PlainRayHandler
 from ray.data import ActorPoolStrategy, DataContext
-from ray.data._internal.execution.execution_callback import ExecutionCallback
-from ray.data._internal.execution.operators.actor_pool_map_operator import (
-    _ACTOR_STATE_DEAD,
-    _ACTOR_STATE_RESTARTING,
-    ActorPoolMapOperator,
-)
 from ray.data.exceptions import ExecutionTimeoutError
-from ray.exceptions import ActorDiedError, ActorHandleNotFoundError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.batching import group_by_seconds
@@ -54,6 +46,7 @@ from pipeline.model_stages import FindAndLabelSegments, FindSegments, LabelSegme
 from pipeline.planning import guess_seconds
 from pipeline.recovery import PassEnded, RunStopped
 from pipeline.stages import decode_recordings, write_rows
+from pipeline.watch import RESTARTS, StageState, Watch
 
 if TYPE_CHECKING:
     from pipeline.sensevoice import SenseVoice
@@ -64,12 +57,8 @@ _BYTES_PER_S = 32_000
 _MAX_BATCHES = 10_000  # in one pass: each is an object that the driver keeps track of
 _BATCHES_PER_CPU = 4  # of a small corpus at least, so that nobody waits for the last one
 _WRITE_CPUS = 0.25
-_RESTARTS = 20  # of one actor; then it stays dead
 _RETRIES = 1  # of one task whose worker died
 _LOST_TASKS = 100  # given up for good, before a pass ends
-_STALLED_S = 180.0  # without a row from any stage: do not wait for workers that cannot restart
-# FindAndLabelSegments is told as LabelSegments: the model is what takes its time.
-_STAGES = ("decode_recordings", "FindSegments", "LabelSegments", "write_rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,96 +71,6 @@ class Receipt:
     example: str  # what the first of them says
     n_segments: int
     audio_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class StageState:
-    """How far a stage is, as Ray Data counts it."""
-
-    n_rows: int  # put out so far
-    # In the stage's own code, all its workers together. Of LabelSegments it counts the wait of the
-    # second of two calls for the first, so a busy worker may show up to twice its time.
-    busy_s: float
-    worker_s: float  # all its workers (actors alive, or tasks running) have lived, together
-
-
-class _Watch(ExecutionCallback):
-    """How far each stage is; Ray Data tells it to nobody else.
-
-    The class travels to the workers with the DataContext, hence by name: what it tells and to whom
-    is an attribute of the class, set in the driver alone.
-    """
-
-    listener: ClassVar[Callable[[Mapping[str, StageState]], None]] = staticmethod(
-        lambda stages: None
-    )
-    executor: ClassVar[Any] = None  # of the pass under way
-    actors: ClassVar[set[Any]] = set()  # ids; a handle would keep its actor alive
-
-    def before_execution_starts(self, executor: Any) -> None:
-        type(self).executor = executor
-        self._stepped = self._advanced = time.monotonic()
-        self._n_rows = 0
-        self._worker_s: Counter[str] = Counter()
-
-    def on_execution_step(self, executor: Any) -> None:
-        now = time.monotonic()
-        elapsed_s, self._stepped = now - self._stepped, now
-        stages = {
-            stage: self._state(stage, operator.metrics, elapsed_s)
-            for operator in executor._topology
-            for stage in _STAGES
-            if stage in operator.name
-        }
-        type(self).listener(stages)
-        n_rows = sum(stage.n_rows for stage in stages.values())
-        if n_rows > self._n_rows:
-            self._n_rows, self._advanced = n_rows, now
-        is_stalled = now - self._advanced > _STALLED_S
-        for operator in executor._topology:
-            if isinstance(operator, ActorPoolMapOperator):
-                self._look_at(operator.name, operator._actor_pool, is_stalled)
-
-    def _state(self, stage: str, metrics: Any, elapsed_s: float) -> StageState:
-        n_workers = metrics.num_alive_actors or metrics.num_tasks_running
-        self._worker_s[stage] += elapsed_s * n_workers
-        return StageState(
-            n_rows=metrics.rows_task_outputs_generated,
-            busy_s=metrics.function_body_time_s or 0.0,
-            worker_s=self._worker_s[stage],
-        )
-
-    def _look_at(self, name: str, pool: Any, is_stalled: bool) -> None:
-        """Note who works there; raise when all are dead: Ray Data waits for ever (ray#62746).
-
-        It waits for ever, too, for the tasks of a worker whose node is gone and which finds no
-        other with the GPU that it wants. When nothing else moves, such a worker is given up and
-        its recordings are left to the next pass.
-        """
-        running, pending = list(pool._running_actors), list(pool._pending_actors.values())
-        type(self).actors.update(actor._ray_actor_id for actor in running + pending)
-        states = {actor: actor._get_local_state() for actor in running}
-        if set(states.values()) == {_ACTOR_STATE_DEAD} and not pending:
-            raise PassEnded(f"all workers of {name} died {_RESTARTS} times, or their nodes did")
-        for actor, state in states.items():
-            if is_stalled and state == _ACTOR_STATE_RESTARTING:
-                ray.kill(actor, no_restart=True)
-
-    @classmethod
-    def release(cls) -> None:
-        """End a pass and its actors.
-
-        Of a pass that nobody reads on, Ray Data's threads go on; of one that is over, it only drops
-        its handles, and what still refers to the blocks of a lost task keeps an actor, and its GPU,
-        from the next pass. That would wait for them for ever.
-        """
-        if cls.executor is not None:
-            cls.executor.shutdown(force=True)
-            cls.executor = None
-        worker: Any = ray._private.worker.global_worker
-        while cls.actors:
-            with suppress(ActorHandleNotFoundError):  # it has gone by itself
-                worker.core_worker.kill_actor(cls.actors.pop(), True)
 
 
 @contextmanager
@@ -199,8 +98,9 @@ def _start(config: RayConfig) -> None:
             ray.init(address=address, **quiet)
     else:
         # Logical CPUs: at least what the actors hold, one decode task and one write beside them.
+        n_segment_workers = 0 if config.segment_with_model else config.segment_workers
         needed = math.ceil(
-            config.segment_workers * config.segment_cpus
+            n_segment_workers * config.segment_cpus
             + config.label_workers * config.label_cpus
             + config.decode_cpus
             + _WRITE_CPUS
@@ -263,12 +163,12 @@ def label(
     except (RayError, ExecutionTimeoutError) as error:
         raise explain(error) from error
     finally:
-        _Watch.release()
+        Watch.release()
 
 
 def _chain(todo: pa.Table, config: RunConfig, run: RunInfo, isolate: bool) -> ray.data.Dataset:
     resources = config.ray
-    of_actors: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _RETRIES}
+    of_actors: dict[str, Any] = {"max_restarts": RESTARTS, "max_task_retries": _RETRIES}
     of_tasks: dict[str, Any] = {"max_retries": _RETRIES}
     in_flight = 1 if isolate else None  # what waits at a worker dies with it
     stage: type[FindAndLabelSegments | LabelSegments]
@@ -400,8 +300,8 @@ def _prepare_context(
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
 
-    _Watch.listener = staticmethod(on_progress)
-    context.custom_execution_callback_classes = [_Watch]
+    Watch.listener = staticmethod(on_progress)
+    context.custom_execution_callback_classes = [Watch]
     context.max_errored_blocks = _LOST_TASKS
     # A lost worker fills a screen; Ray keeps the same in its session's logs/ray-data/ray-data.log.
     logging.getLogger("ray.data").setLevel(logging.ERROR)

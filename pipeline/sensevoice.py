@@ -104,7 +104,8 @@ class SenseVoice:
 
         Of a clip (4 + ceil(n / 6), 560): prompts, stacked frames, positions added to both.
         """
-        frames = torch.cat([torch.as_tensor(clip, device=self._device) for clip in clips])
+        held = [clip if isinstance(clip, Tensor) else torch.from_numpy(clip) for clip in clips]
+        frames = torch.cat(held).to(self._device)
         stacked = stack_frames(frames, [len(clip) for clip in clips])
         rows = [
             (_LANGUAGE_PROMPT[language], *_EVENT_EMOTION_PROMPT, _TEXT_NORM_PROMPT[use_itn])
@@ -112,12 +113,19 @@ class SenseVoice:
         ]
         lengths = [N_PROMPT_FRAMES + math.ceil(len(clip) / LFR_STEP) for clip in clips]
         place = np.concatenate([np.arange(n) for n in lengths])
-        is_prompt = torch.from_numpy(place < N_PROMPT_FRAMES).to(self._device)
         x = stacked.new_empty(len(place), stacked.shape[1])
-        x[is_prompt] = self._prompts[torch.tensor(rows, device=self._device).flatten()]
-        x[~is_prompt] = (stacked + self._shift) * self._scale
+        x[self._index(np.flatnonzero(place < N_PROMPT_FRAMES))] = self._prompts[
+            self._index(np.array(rows).ravel())
+        ]
+        x[self._index(np.flatnonzero(place >= N_PROMPT_FRAMES))] = (
+            stacked + self._shift
+        ) * self._scale
         positions = _positions(max(lengths), x.shape[1], x)
-        return x * math.sqrt(self._size) + positions[torch.from_numpy(place)], lengths
+        return x * math.sqrt(self._size) + positions[self._index(place)], lengths
+
+    def _index(self, rows: np.ndarray) -> Tensor:
+        """Made on the host, where all lengths are known: a mask would make it wait for the GPU."""
+        return torch.from_numpy(rows).to(self._device)
 
     def _decode(self, hidden: Tensor, lengths: list[int]) -> list[Frames]:
         """Encoder output (n, d) -> greedy tokens of each frame, tag probabilities of each clip."""

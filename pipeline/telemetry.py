@@ -42,7 +42,7 @@ GAUGES = {
 
 
 class Stage(Protocol):
-    """What is told of a stage (flow.StageState)."""
+    """What is told of a stage (watch.StageState)."""
 
     @property
     def n_rows(self) -> int: ...

@@ -13,10 +13,10 @@ os.environ |= {
     "RAY_AUTH_MODE": "disabled",
 }
 
-from pipeline import flow, run
+from pipeline import run, watch
 from tests.demo import demo_config
 
-flow._STALLED_S = 8.0
+watch.STALLED_S = 8.0
 N_BEFORE = 10  # recordings that are through when the node dies
 
 

@@ -18,13 +18,14 @@ FLOORS = {
     "stages": 4,
     "model_stages": 4,
     "telemetry": 5,
+    "watch": 5,
     "flow": 5,
     "alone": 5,
     "run": 6,
     "benchmarking": 7,
 }
 PURE = 2
-HEAVY = {"ray": {"flow", "alone", "telemetry"}, "funasr": set()}
+HEAVY = {"ray": {"flow", "alone", "telemetry", "watch"}, "funasr": set()}
 TORCH = {"benchmarking", "features", "encoder", "model_stages", "sensevoice", "vad_models"}
 
 MODULES = sorted(path.stem for path in (ROOT / "pipeline").glob("*.py") if path.stem != "__init__")
