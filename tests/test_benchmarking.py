@@ -6,9 +6,11 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
-from pipeline.benchmarking import STAGES, Cost, Loop, Stopwatch, synthesise
+from jobs import benchmark
+from pipeline.benchmarking import STAGES, Cost, Loop, Stopwatch, peak_bytes, synthesise
 from pipeline.config import RunConfig
 from pipeline.manifest import read_manifest
 from pipeline.process_tree import watch_tree
@@ -72,3 +74,29 @@ def test_the_bare_loop_accounts_for_its_stages_and_keeps_clips_with_their_text(
     assert len(result.heard) == 3
     assert all(heard.rich_text.startswith("<|") for heard in result.heard)
     assert all(heard.waveform.dtype == np.int16 for heard in result.heard)
+
+
+def test_eight_times_the_corpus_is_eight_times_the_work_in_the_same_memory(tmp_path: Path) -> None:
+    """Counted, not timed: `jobs.benchmark speed --scale` has the seconds."""
+    manifest = synthesise(tmp_path, CLIPS, seconds=60)
+    files = [str(path) for path in manifest.parent.glob("*.mp3")]
+    spec = {
+        "model": str(MODEL),
+        "vad": "silero",
+        "work": str(tmp_path),
+        "batch_s": 60,
+        "threads": 1,
+    }
+    walks, peaks = [], []
+    for factor in (1, 8):
+        config = benchmark._config(spec, "fp32", files * factor, f"times-{factor}")
+        config = config.model_copy(
+            update={"ray": config.ray.model_copy(update={"batch_audio_s": 60})}
+        )
+        walks.append(Loop(config).walk())
+        peaks.append(peak_bytes())
+    once, often = walks
+    assert often.audio_s == pytest.approx(8 * once.audio_s, rel=0.01)
+    assert often.segment_s / often.audio_s == pytest.approx(once.segment_s / once.audio_s, rel=0.02)
+    assert often.attention_fill == pytest.approx(once.attention_fill, rel=0.1)
+    assert peaks[1] - peaks[0] < 32 << 20
