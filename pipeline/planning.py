@@ -40,7 +40,9 @@ PERMANENT = frozenset(
     }
 )
 
-_BYTES_PER_S = 16_000.0  # MP3 at 128 kbit/s; half of 16 kHz WAV, three times speech in Opus
+# Twice 16 kHz WAV, four times MP3: a task with too much audio is cut after decoding, one with too
+# little stays small.
+_BYTES_PER_S = 64_000.0
 _SECONDS = 10.0  # of a recording of which nothing is known
 
 
@@ -110,7 +112,7 @@ def make_plan(
 def guess_seconds(todo: pa.Table) -> npt.NDArray[np.float64]:
     """(n_rows,) How much audio each planned row may hold: as the manifest says, or by its bytes.
 
-    Off by a factor of three for some codecs, which is good enough to share work out by.
+    Wrong by its codec, but good enough to share work out by.
     """
     length_s = todo["length_s"].to_numpy()
     by_bytes = todo["bytes"].to_numpy() / _BYTES_PER_S
