@@ -1,4 +1,4 @@
-"""`ray job submit` against a real head node, and a cluster of several nodes on this machine."""
+"""`ray job submit` against a real head node, and a cluster whose nodes come and go."""
 
 import contextlib
 import json
@@ -22,10 +22,13 @@ import pytest
 
 from pipeline.tables import open_snapshot
 from pipeline.telemetry import COUNTERS
-from tests.demo import AUDIO, MODEL, ROOT
+from tests.changing_nodes import N_FREE, read_notes
+from tests.demo import AUDIO, MODEL, ROOT, run_command
+from tests.oracle import assert_exactly_once
 
 pytestmark = pytest.mark.slow
 
+SHORT_NAMES = ("en_neutral.wav", "zh_angry.flac", "yue_neutral.mp3", "event_cough.flac")
 RUNTIME_ENV = "configs/cluster/runtime_env.yaml"
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {
@@ -259,3 +262,47 @@ def test_a_stopped_job_leaves_whole_tables_and_the_next_goes_on(head: Head, tmp_
     assert len(ids) == len(set(ids)) == 30
     (n_resumed,) = re.findall(r"exit_code=0 recordings=(\d+)", done.stdout)
     assert int(n_resumed) <= 30 - first.num_rows
+
+
+# ------------------------------------------------------------------------------ several nodes
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[list[str]], Path]:
+    """A run whose GPU nodes came and went: its notes (what, on which node), the tables."""
+    folder = tmp_path_factory.mktemp("changed")
+    manifest = write_manifest(folder / "manifest.jsonl", 8, *SHORT_NAMES)
+    root, notes = folder / "out", folder / "notes"
+    command = [sys.executable, "-m", "tests.changing_nodes", *map(str, (root, manifest, notes))]
+    done = run_command(command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [line.split() for line in read_notes(notes)], root
+
+
+def test_nodes_with_cpus_segment_and_nodes_with_gpus_label(
+    changed: tuple[list[list[str]], Path],
+) -> None:
+    places: dict[str, set[str]] = {}
+    for what, node in changed[0]:
+        places.setdefault(what, set()).add(node)
+    assert places["label"] == places["joined"] | places["lost"]
+    assert len(places["segment"]) == 1
+    assert not places["segment"] & places["label"]
+
+
+def test_a_gpu_node_that_joins_late_labels(changed: tuple[list[list[str]], Path]) -> None:
+    notes = changed[0]
+    (joined,) = (i for i, (what, _) in enumerate(notes) if what == "joined")
+    before = {node for what, node in notes[:joined] if what == "label"}
+    assert notes[joined][1] not in before
+    assert notes[joined:].count(["label", notes[joined][1]]) > N_FREE
+
+
+def test_a_lost_node_costs_time_and_nothing_else(changed: tuple[list[list[str]], Path]) -> None:
+    """It goes down in the middle of a call, without a word; the other one does the rest."""
+    notes, root = changed
+    (lost,) = (i for i, (what, _) in enumerate(notes) if what == "lost")
+    assert ["label", notes[lost][1]] not in notes[lost:]
+    ids = [f"{name}-{copy}" for copy in range(8) for name in SHORT_NAMES]
+    recordings = assert_exactly_once(str(root), ids).read("recordings")
+    assert set(recordings["status"].to_pylist()) == {"ok"}
