@@ -29,8 +29,8 @@ def test_spark_reads_the_same_rows(labelled: Snapshot, monkeypatch: pytest.Monke
 
     monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
     monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
-    small = {"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "1"}
-    with SparkSession.builder.master("local[1]").config(map=small).getOrCreate() as spark:
+    builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+    with builder.config("spark.sql.shuffle.partitions", "1").getOrCreate() as spark:
         read = spark.read.parquet(*labelled.files("transcripts"))
         rows = read.select("segment_id", "text").collect()
         assert sorted((row["segment_id"], row["text"]) for row in rows) == expected(labelled)
