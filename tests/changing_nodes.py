@@ -29,7 +29,7 @@ from pipeline import flow, run, watch
 from pipeline.config import RunConfig
 from pipeline.decoding import Frames
 from pipeline.schema import Segment
-from pipeline.sensevoice import SenseVoice
+from pipeline.sensevoice import Clip, SenseVoice
 from pipeline.vad_models import Vad
 from tests.demo import demo_config
 
@@ -63,9 +63,11 @@ class _NotedVad:
         self._vad = vad
         self._notes = notes
 
-    def find_speech(self, waveform: np.ndarray, log_mel: np.ndarray) -> list[Segment]:
+    def find_speech(
+        self, waveforms: Sequence[np.ndarray], log_mels: Sequence[Any]
+    ) -> list[list[Segment]]:
         note(self._notes, f"segment {_node()}")
-        return self._vad.find_speech(waveform, log_mel)
+        return self._vad.find_speech(waveforms, log_mels)
 
 
 class _NotedModel:
@@ -78,7 +80,7 @@ class _NotedModel:
         self.vocabulary = model.vocabulary
 
     def transcribe(
-        self, clips: Sequence[np.ndarray], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
     ) -> list[Frames]:
         note(self._notes, f"label {_node()}")
         self._n_calls += 1
