@@ -144,7 +144,7 @@ def main(root: str, manifest: str, notes: Path) -> None:
     )
     flow._load_vad = partial(load_vad, notes)
     flow._load_sensevoice = partial(load_model, notes)  # type: ignore[assignment]
-    watch._STALLED_S = 8.0
+    watch.STALLED_S = 8.0
     early = add_gpu_node(cluster)
     try:
         with ThreadPoolExecutor(1) as other:  # Ray starts nodes in the main thread only
