@@ -46,6 +46,7 @@ from pipeline.model_stages import FindAndLabelSegments, FindSegments, LabelSegme
 from pipeline.planning import guess_seconds
 from pipeline.recovery import PassEnded, RunStopped
 from pipeline.stages import decode_recordings, write_rows
+from pipeline.telemetry import MeteredModel
 from pipeline.watch import RESTARTS, StageState, Watch
 
 if TYPE_CHECKING:
@@ -267,7 +268,8 @@ def segmenter_args(config: RunConfig) -> tuple[Any, ...]:
 
 def labeller_args(config: RunConfig, run: RunInfo) -> tuple[Any, ...]:
     """What LabelSegments is made of in a worker."""
-    return partial(_load_sensevoice, config, run.model_hash), config.label
+    load = partial(_load_sensevoice, config, run.model_hash)
+    return partial(MeteredModel, load, run.run_id), config.label
 
 
 def hearer_args(config: RunConfig, run: RunInfo) -> tuple[Any, ...]:

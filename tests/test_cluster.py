@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from pipeline.tables import open_snapshot
-from pipeline.telemetry import COUNTERS
+from pipeline.telemetry import COUNTERS, MODEL_COUNTERS
 from tests.changing_nodes import N_FREE, read_notes
 from tests.demo import AUDIO, MODEL, ROOT, run_command
 from tests.oracle import assert_exactly_once
@@ -210,7 +210,7 @@ def scrape(head: Head) -> dict[tuple[str, ...], float]:
     """Our metrics by name and labels; the demo is the first run on its head."""
     lines = re.findall(r"^ray_(sensevoice_\w+)\{(.*)\} (\S+)$", answers(head.metrics), re.MULTILINE)
     return {
-        (name, *re.findall(r'(?:outcome|type|stage)="([^"]+)"', labels)): float(value)
+        (name, *re.findall(r'(?:outcome|type|stage|kind)="([^"]+)"', labels)): float(value)
         for name, labels, value in lines
     }
 
@@ -218,7 +218,10 @@ def scrape(head: Head) -> dict[tuple[str, ...], float]:
 def test_the_metrics_of_a_job_can_be_scraped(head: Head, demo_job: tuple[str, Path]) -> None:
     wait_for(lambda: scrape(head).get(("sensevoice_recordings_total", "ok")) == 18, "18 good ones")
     values = scrape(head)
-    assert set(COUNTERS) <= {name for name, *_ in values}
+    assert {*COUNTERS, *MODEL_COUNTERS} <= {name for name, *_ in values}
+    frames = {kind: values["sensevoice_model_frames_total", kind] for kind in ("speech", "padding")}
+    assert 5_000 < frames["speech"] < 17_000  # of the 170 s that the corpus has
+    assert 0 < frames["padding"] < frames["speech"]
     assert values["sensevoice_recordings_planned_total",] == 20
     assert values["sensevoice_recordings_total", "error"] == 2
     assert values["sensevoice_errors_total", "Truncated"] == 1
