@@ -23,7 +23,7 @@ import pytest
 from pipeline.tables import open_snapshot
 from pipeline.telemetry import COUNTERS, MODEL_COUNTERS
 from tests.changing_nodes import N_FREE, read_notes
-from tests.demo import AUDIO, MODEL, ROOT, run_command
+from tests.demo import AUDIO, MODEL, ROOT, label_command, run_command
 from tests.oracle import assert_exactly_once
 
 pytestmark = pytest.mark.slow
@@ -265,6 +265,15 @@ def test_a_stopped_job_leaves_whole_tables_and_the_next_goes_on(head: Head, tmp_
     assert len(ids) == len(set(ids)) == 30
     (n_resumed,) = re.findall(r"exit_code=0 recordings=(\d+)", done.stdout)
     assert int(n_resumed) <= 30 - first.num_rows
+
+
+def test_an_address_where_nobody_answers_ends_a_run_at_once(tmp_path: Path) -> None:
+    """A Ray that is asked to connect there keeps silent for minutes."""
+    started = time.monotonic()
+    done = run_command(label_command(tmp_path / "out", "ray.address=127.0.0.1:9"))
+    assert done.returncode == 1
+    assert "no Ray answers" in done.stderr
+    assert time.monotonic() - started < 60
 
 
 # ------------------------------------------------------------------------------ several nodes
