@@ -12,6 +12,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -46,6 +47,7 @@ from pipeline.model_stages import FindAndLabelSegments, FindSegments, LabelSegme
 from pipeline.planning import guess_seconds
 from pipeline.recovery import PassEnded, RunStopped
 from pipeline.stages import decode_recordings, write_rows
+from pipeline.telemetry import MeteredModel
 from pipeline.watch import RESTARTS, StageState, Watch
 
 if TYPE_CHECKING:
@@ -94,6 +96,7 @@ def _start(config: RayConfig) -> None:
     address = config.address or os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
+        _knock(address)
         with _native_stderr_closed():
             ray.init(address=address, **quiet)
     else:
@@ -113,6 +116,19 @@ def _start(config: RayConfig) -> None:
                 include_dashboard=False,
                 **quiet,
             )
+
+
+def _knock(address: str) -> None:
+    """Ray itself waits for minutes, and says nothing, where nobody listens. Raises RunStopped."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "/" in host:
+        return  # auto, ray://...: Ray knows where that is
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise RunStopped(
+            f"ray.address {address}: no Ray answers ({error}); is its head up?"
+        ) from error
 
 
 @contextmanager
@@ -267,7 +283,8 @@ def segmenter_args(config: RunConfig) -> tuple[Any, ...]:
 
 def labeller_args(config: RunConfig, run: RunInfo) -> tuple[Any, ...]:
     """What LabelSegments is made of in a worker."""
-    return partial(_load_sensevoice, config, run.model_hash), config.label
+    load = partial(_load_sensevoice, config, run.model_hash)
+    return partial(MeteredModel, load, run.run_id), config.label
 
 
 def hearer_args(config: RunConfig, run: RunInfo) -> tuple[Any, ...]:

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -463,19 +462,6 @@ def test_two_runs_at_once_share_a_corpus_without_a_double(
     assert [driver.returncode for driver in drivers] == [0, 0], said
     assert_exactly_once(str(root), [row["recording_id"] for row in rows])
     assert readings.violations == []
-
-
-@pytest.mark.slow
-def test_a_lost_node_costs_time_and_nothing_else(tmp_path: Path) -> None:
-    """A node with a (make-believe) GPU goes down without a word; the other one does the rest."""
-    rows = copies(4)
-    manifest = write_manifest(tmp_path, rows)
-    command = [sys.executable, "-m", "tests.lose_node", str(tmp_path / "out"), str(manifest)]
-    done = run_command(command)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "node lost after" in done.stdout
-    snapshot = assert_exactly_once(str(tmp_path / "out"), [row["recording_id"] for row in rows])
-    assert set(snapshot.read("recordings")["status"].to_pylist()) == {"ok"}
 
 
 # --------------------------------------------------------------------------- the command
