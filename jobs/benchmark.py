@@ -34,7 +34,9 @@ _PEERS = ("funasr", "sherpa-onnx")
 _SCALES = (1, 2, 4, 8)
 
 Result = dict[str, Any]
-app = typer.Typer(add_completion=False, rich_markup_mode=None, help=__doc__)
+app = typer.Typer(
+    add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__
+)
 
 
 @app.command()
@@ -236,16 +238,18 @@ def _run_scale(spec: Result, factor: str) -> Result:
 
 def _show(console: Console, report: Mapping[str, Any]) -> None:
     console.print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
-    results: dict[str, Result] = report["results"]
-    ours = next((r for name, r in results.items() if name.startswith("ours")), {})
+    for name, result in report["results"].items():
+        if "error" in result:
+            console.print(f"{name}: {result['error']}", markup=False, soft_wrap=True)
+    results = {name: r for name, r in report["results"].items() if "error" not in r}
+    ours: Result = next((r for name, r in results.items() if name.startswith("ours")), {})
+    if not ours:
+        raise typer.Exit(1)  # nothing to hold the others against
     funasr = results.get("funasr", {})
-    if "error" not in funasr and funasr:
+    if funasr:
         funasr["audio_s"] = ours["audio_s"]  # the recordings', whatever VAD made of them
     table = Table("", "audio s", "CPU s", "wall s", "x/core", "h per 1000 h", "peak MB", "/FunASR")
     for name, result in results.items():
-        if "error" in result:
-            console.print(f"{name}: {result['error']}", markup=False, soft_wrap=True)
-            continue
         if name == "sherpa-onnx":
             continue
         speed_x = result["audio_s"] / result["cpu_s"]
@@ -268,7 +272,7 @@ def _show(console: Console, report: Mapping[str, Any]) -> None:
             f"of the same segments, x/core: sherpa-onnx {sherpa['audio_s'] / sherpa['cpu_s']:.1f}, "
             f"our model {ours['segment_s'] / ours['stages_cpu_s']['model']:.1f} (features apart)"
         )
-    if "cpu_s" in results.get("ray", {}) and "cpu_s" in ours:
+    if "ray" in results:
         with_ray, bare = (one["cpu_s"] / one["audio_s"] for one in (results["ray"], ours))
         console.print(f"Ray adds {with_ray / bare - 1:.1%} of CPU time to the bare loop")
     if "n_compared" in funasr:

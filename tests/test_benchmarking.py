@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner
 
 from jobs import benchmark
 from pipeline.benchmarking import STAGES, Cost, Loop, Stopwatch, peak_bytes, synthesise
@@ -100,3 +101,11 @@ def test_eight_times_the_corpus_is_eight_times_the_work_in_the_same_memory(tmp_p
     assert often.segment_s / often.audio_s == pytest.approx(once.segment_s / once.audio_s, rel=0.02)
     assert often.attention_fill == pytest.approx(once.attention_fill, rel=0.1)
     assert peaks[1] - peaks[0] < 32 << 20
+
+
+def test_a_benchmark_of_nothing_says_why_and_fails(tmp_path: Path) -> None:
+    arguments = ["speed", "--model", str(tmp_path), "--no-ray", "--peer", "none"]
+    done = CliRunner().invoke(benchmark.app, [*arguments, "--precision", "fp32", "--seconds", "60"])
+    assert done.exit_code == 1
+    assert "ours fp32: " in done.output
+    assert str(tmp_path) in done.output
