@@ -5,7 +5,6 @@ Exit codes: 0 all kept, 1 not, 2 refused. With a CONFIG, its output and storage 
 """
 
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -43,7 +42,7 @@ def main(
 
 
 def _open(place: str, overrides: list[str]) -> tuple[Store, bool]:
-    if place.endswith((".yaml", ".yml")) and Path(place).is_file():
+    if place.endswith((".yaml", ".yml")):
         config = load_config(place, overrides)
         return open_store(config.output, config.storage_options), config.single_writer
     return open_store(place, load_options(overrides)), False

@@ -34,7 +34,7 @@ def main(
     """Write the segments that fit a condition, in a format that other tools read."""
     try:
         done = export(root, target, format, where, audio, load_options(options or []))
-    except (ExportError, StoreError, ConfigError) as error:
+    except (ExportError, StoreError, ConfigError, OSError) as error:
         Console(stderr=True).print(f"refused: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
     console = Console(markup=False, soft_wrap=True)

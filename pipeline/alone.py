@@ -15,8 +15,9 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from pipeline import flow
 from pipeline.bundles import RunInfo
 from pipeline.config import RunConfig
+from pipeline.model_stages import FindSegments, LabelSegments
 from pipeline.recovery import CRASH, error_row
-from pipeline.stages import FindSegments, LabelSegments, write_rows
+from pipeline.stages import write_rows
 
 _TRIES = 2
 

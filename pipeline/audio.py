@@ -49,6 +49,17 @@ def decode(
 ) -> Iterator[Window]:
     """The windows of a recording, or of a stretch of it (`length_s` 0: to the end), in order.
 
+    Raises RecordingError; see decode_source.
+    """
+    with open_source(uri, config, options) as source:
+        yield from decode_source(source, config, offset_s, length_s)
+
+
+def decode_source(
+    source: Source, config: AudioConfig, offset_s: float = 0.0, length_s: float = 0.0
+) -> Iterator[Window]:
+    """The windows of an open recording, in order.
+
     A recording longer than `config.window_s` is cut at quiet spots; the windows follow one another
     sample for sample. Holds about two windows at a time, whatever the length of the file. Raises
     RecordingError, also after some windows when a file breaks late.
@@ -56,20 +67,19 @@ def decode(
     _check_range(offset_s, length_s)
     report = _Report()
     n_before = 0
-    with open_source(uri, config, options) as source:
-        samples = _samples(source, config, offset_s, length_s, report)
-        for index, (waveform, is_last) in enumerate(_cut(samples, config.window_s)):
-            yield Window(
-                index=index,
-                start_s=offset_s + n_before / SAMPLE_RATE,
-                waveform=waveform,
-                is_last=is_last,
-                sample_rate_hz=report.stream.rate_hz,
-                channels=report.stream.channels,
-                codec=report.stream.codec,
-                warning="; ".join(report.warnings),
-            )
-            n_before += waveform.size
+    samples = _samples(source, config, offset_s, length_s, report)
+    for index, (waveform, is_last) in enumerate(_cut(samples, config.window_s)):
+        yield Window(
+            index=index,
+            start_s=offset_s + n_before / SAMPLE_RATE,
+            waveform=waveform,
+            is_last=is_last,
+            sample_rate_hz=report.stream.rate_hz,
+            channels=report.stream.channels,
+            codec=report.stream.codec,
+            warning="; ".join(report.warnings),
+        )
+        n_before += waveform.size
 
 
 # --------------------------------------------------------------------------- waveform

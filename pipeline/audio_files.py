@@ -46,6 +46,7 @@ class Source:
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.size = size
+        self.is_held = isinstance(file, BytesIO)  # all of it was read when it was opened
         self._file = file
         self._failure: Exception | None = None
 
@@ -80,6 +81,7 @@ class Source:
 
 @contextmanager
 def open_source(uri: str, config: AudioConfig, options: Mapping[str, Any]) -> Iterator[Source]:
+    """The bytes of a recording; small ones are read at once. Raises RecordingError."""
     try:
         fs, path = filesystem_for(uri, options)
         info = fs.info(path)

@@ -1,6 +1,10 @@
-"""Clip lengths to clip batches that fill one forward pass. Knows numbers only."""
+"""Rows to row batches, clips to clip batches, both by seconds of audio. Knows numbers only."""
 
+import math
 from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
 
 
 class PackTooLarge(Exception):
@@ -23,3 +27,23 @@ def pack_by_length(lengths: Sequence[int], max_length: int) -> list[list[int]]:
         batches[-1].append(index)
         filled += lengths[index]
     return batches
+
+
+def group_by_seconds(
+    seconds: npt.NDArray[np.float64], target_s: float, n_least: int, n_most: int
+) -> list[slice]:
+    """Consecutive rows in groups of about `target_s`, in order; no group is empty.
+
+    A small corpus is cut finer, into `n_least` groups or single rows, so that every worker has
+    something to do; a huge one coarser, into `n_most`.
+    """
+    total_s = float(seconds.sum())
+    if not len(seconds):
+        return []
+    target_s = max(min(target_s, total_s / max(1, n_least)), total_s / n_most)
+    if target_s <= 0:  # nobody knows anything of these rows
+        seconds, target_s = np.ones(len(seconds)), math.ceil(len(seconds) / max(1, n_least))
+    middles = np.cumsum(seconds) - seconds / 2
+    groups = np.floor(middles / target_s)
+    starts = np.flatnonzero(np.diff(groups, prepend=-1.0))
+    return [slice(a, b) for a, b in zip(starts, [*starts[1:], len(seconds)], strict=True)]

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +23,14 @@ import soundfile
 from pipeline import run
 from pipeline.audio import decode
 from pipeline.config import AudioConfig, RunConfig
+from pipeline.model_stages import FindSegments, LabelSegments
 from pipeline.process_tree import watch_tree
 from pipeline.schema import SAMPLE_RATE
-from pipeline.stages import FindSegments, LabelSegments, decode_recordings, write_rows
+from pipeline.stages import decode_recordings, write_rows
 
 if TYPE_CHECKING:
     from pipeline.decoding import Frames
-    from pipeline.sensevoice import Transcriber
+    from pipeline.sensevoice import Clip, Transcriber
     from pipeline.vad_models import Vad
 
 STAGES = ("decode", "features", "vad", "model", "labels", "write")
@@ -91,9 +91,9 @@ class _TimedVad:
     def __init__(self, vad: "Vad", stopwatch: Stopwatch) -> None:
         self._vad, self._stopwatch = vad, stopwatch
 
-    def find_speech(self, waveform: np.ndarray, log_mel: np.ndarray) -> Any:
+    def find_speech(self, waveforms: Sequence[np.ndarray], log_mels: Sequence[Any]) -> Any:
         with self._stopwatch("vad"):
-            return self._vad.find_speech(waveform, log_mel)
+            return self._vad.find_speech(waveforms, log_mels)
 
 
 class _TimedModel:
@@ -105,7 +105,7 @@ class _TimedModel:
         self.n_frames = self.n_grid_frames = 0
 
     def transcribe(
-        self, clips: Sequence[np.ndarray], languages: Sequence[str], use_itn: bool
+        self, clips: "Sequence[Clip]", languages: Sequence[str], use_itn: bool
     ) -> "list[Frames]":
         lengths = [len(clip) for clip in clips]
         self.n_frames += sum(lengths)
@@ -173,12 +173,17 @@ class Loop:
             options=self._config.storage_options,
             run_id=self._run.run_id,
         )
+        held: list[pa.Table] = []
         while True:
             with stopwatch("decode"):
-                windows = list(islice(decoded, self._config.ray.rows_per_batch))
-            if not windows:
+                window = next(decoded, None)
+            held += [window] if window is not None else []
+            held_s = sum(float(one["duration_s"][0].as_py()) for one in held)
+            if held and (window is None or held_s >= self._config.ray.batch_audio_s):
+                yield pa.concat_tables(held)
+                held = []
+            if window is None:
                 return
-            yield pa.concat_tables(windows)
 
 
 def _keep(windows: pa.Table, labelled: pa.Table, n_most: int) -> list[Heard]:

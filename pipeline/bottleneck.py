@@ -22,9 +22,10 @@ def find_bottleneck(busy_s: Mapping[str, float], wall_s: float, config: RunConfi
     segment = min(1.0, busy_s.get("FindSegments", 0.0) / (wall_s * n_segment))
     label = min(1.0, busy_s.get("LabelSegments", 0.0) / (wall_s * n_label))
     if segment >= BUSY and segment >= label:
+        instead = ", or ray.segment_with_model: true, on the GPU" if ray.num_gpus else ""
         return (
             f"Finding segments set the pace ({segment:.0%} busy): raise ray.segment_workers "
-            f"({n_segment} now)."
+            f"({n_segment} now){instead}."
         )
     if label >= BUSY:
         return f"The model set the pace ({label:.0%} busy): {_faster_model(config)}."
@@ -36,7 +37,7 @@ def find_bottleneck(busy_s: Mapping[str, float], wall_s: float, config: RunConfi
 
 def _faster_model(config: RunConfig) -> str:
     if config.ray.num_gpus:
-        return "add GPUs (ray.label_workers), or raise label.batch_s and ray.rows_per_batch"
+        return "add GPUs (ray.label_workers), or raise label.batch_s and ray.batch_audio_s"
     if label_precision(config) == "fp32":
         return "add cores (ray.label_workers) or a GPU, or try label.precision int8"
     return "add cores (ray.label_workers) or a GPU"

@@ -1,14 +1,14 @@
 """Segments to wav files: each recording is decoded once. Knows audio and files, not labels."""
 
 import wave
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from pipeline.ahead import map_ahead
 from pipeline.audio import Waveform, decode
 from pipeline.config import AudioConfig
 from pipeline.export_rows import Row
@@ -26,9 +26,6 @@ _DECODING = AudioConfig(
 )
 _NEAR_S = 60.0  # decoding this much takes less time than opening a file
 _MISSING_S = 0.01  # a decoder's last packet may end this much before the segment does
-
-_In = TypeVar("_In")
-_Out = TypeVar("_Out")
 
 
 def cut_clips(
@@ -53,21 +50,8 @@ def cut_clips(
         return rows[0].recording_id, ""
 
     with ThreadPoolExecutor(n_threads) as pool:
-        done = _map_ahead(pool, cut, recordings, 2 * n_threads)
+        done = map_ahead(pool, cut, recordings, 2 * n_threads)
         return {recording_id: reason for recording_id, reason in done if reason}
-
-
-def _map_ahead(
-    pool: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In], n_ahead: int
-) -> Iterator[_Out]:
-    """As pool.map, which would first take every item of a corpus into memory."""
-    waiting: deque[Future[_Out]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > n_ahead:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
 
 
 def _cut_recording(rows: Sequence[Row], folder: Path, options: Mapping[str, Any]) -> None:

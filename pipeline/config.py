@@ -110,8 +110,12 @@ class RayConfig(_Section):
     num_gpus: float = Field(
         default=0.0, ge=0, description="GPUs of a SenseVoice actor; a share is fine"
     )
-    rows_per_batch: int = Field(
-        default=16, ge=1, description="windows per call of a SenseVoice actor"
+    segment_with_model: bool = Field(
+        default=False,
+        description="features and VAD in the SenseVoice actors, on their device; no VAD actors",
+    )
+    batch_audio_s: float = Field(
+        default=600.0, gt=0, description="audio per row batch, what a worker is given at once, s"
     )
 
 

@@ -6,6 +6,7 @@ There is no dither (FunASR's default of 1.0 makes its labels differ from run to 
 """
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -18,13 +19,37 @@ N_FFT = 512
 LOW_HZ, HIGH_HZ = 20.0, SAMPLE_RATE / 2
 PRE_EMPHASIS = 0.97
 LOG_FLOOR = float(np.finfo(np.float32).eps)  # Kaldi's floor of a mel energy: log -> -15.94
-CHUNK_FRAMES = 1_000  # 10 s: 4 MB of frames stay in cache
+# Frames at a time. On a CPU 10 s: 4 MB stay in cache. On a GPU 11 min: 0.5 GB, few launches.
+CHUNK_FRAMES = {"cpu": 1_000, "cuda": 1 << 16}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called "cpu" or "cuda"; "auto" is a GPU, if this process sees one."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def log_mels(waveforms: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
+    """int16 (n_samples,) each -> float32 (n_frames, 80) each, on `device`; (0, 80) under 25 ms.
+
+    All in one go: what a GPU does with one short recording takes it no longer than the launch.
+    """
+    # Each starts on the frame grid of the whole; frames that reach into the next are nobody's.
+    pieces, starts, start = [np.zeros(0, np.int16)], [], 0
+    for waveform in waveforms:
+        n_missing = -len(waveform) % FRAME
+        pieces += [waveform, np.zeros(n_missing, np.int16)]
+        starts.append(start)
+        start += (len(waveform) + n_missing) // FRAME
+    frames = log_mel_tensor(torch.from_numpy(np.concatenate(pieces)).to(device))
+    counts = [count_frames(len(waveform)) for waveform in waveforms]
+    return [frames[at : at + n] for at, n in zip(starts, counts, strict=True)]
 
 
 def log_mel(waveform: np.ndarray) -> np.ndarray:
-    """int16 (n_samples,) -> float32 (n_frames, 80); (0, 80) under 25 ms."""
-    samples = np.require(waveform, requirements=["C", "W"])  # torch wants memory it may write to
-    return np.asarray(log_mel_tensor(torch.from_numpy(samples)).numpy())
+    """int16 (n_samples,) -> float32 (n_frames, 80), on the CPU."""
+    return np.asarray(log_mels([waveform], torch.device("cpu"))[0].numpy())
 
 
 def log_mel_tensor(waveform: torch.Tensor) -> torch.Tensor:
@@ -35,8 +60,9 @@ def log_mel_tensor(waveform: torch.Tensor) -> torch.Tensor:
     """
     n_frames = count_frames(waveform.shape[0])
     features = torch.empty(n_frames, N_MELS, device=waveform.device)
-    for start in range(0, n_frames, CHUNK_FRAMES):
-        stop = min(start + CHUNK_FRAMES, n_frames)
+    step = CHUNK_FRAMES[waveform.device.type]
+    for start in range(0, n_frames, step):
+        stop = min(start + step, n_frames)
         samples = waveform[start * FRAME : (stop - 1) * FRAME + FRAME_LENGTH].float()
         features[start:stop] = _log_mel_chunk(samples)
     return features
@@ -55,17 +81,22 @@ def clip_frames(segment: Segment, n_frames_total: int) -> slice:
     return slice(start, min(start + n_frames, n_frames_total))
 
 
-def stack_frames(log_mel: torch.Tensor, stack: int = 7, step: int = 6) -> torch.Tensor:
-    """(n, 80) -> (ceil(n / step), stack * 80): every step-th frame, with its neighbours.
+def stack_frames(
+    log_mel: torch.Tensor, lengths: Sequence[int], stack: int = 7, step: int = 6
+) -> torch.Tensor:
+    """(sum of lengths, 80) -> (sum of ceil(length / step), stack * 80).
 
-    FunASR's low frame rate (`apply_lfr`): SenseVoice 7/6, FSMN-VAD 5/1. The first and the last
-    frame stand in for neighbours beyond the edge.
+    Every step-th frame of each clip, with its neighbours: FunASR's low frame rate (`apply_lfr`),
+    for SenseVoice 7/6. The first and the last frame of a clip stand in for neighbours beyond it.
     """
-    n_frames = log_mel.shape[0]
-    centers = torch.arange(0, n_frames, step, device=log_mel.device)
-    around = torch.arange(stack, device=log_mel.device) - (stack - 1) // 2
-    rows = (centers[:, None] + around).clamp(0, max(n_frames - 1, 0))
-    return log_mel[rows.flatten()].reshape(len(centers), stack * log_mel.shape[1])
+    around = np.arange(stack) - (stack - 1) // 2
+    starts = np.cumsum([0, *lengths])
+    rows = [np.zeros((0, stack), np.int64)] + [
+        start + (np.arange(0, n_frames, step)[:, None] + around).clip(0, n_frames - 1)
+        for start, n_frames in zip(starts, lengths, strict=False)
+    ]
+    index = torch.from_numpy(np.concatenate(rows)).to(log_mel.device)
+    return log_mel[index.flatten()].reshape(len(index), stack * log_mel.shape[1])
 
 
 def read_cmvn(path: str | Path) -> tuple[torch.Tensor, torch.Tensor]:

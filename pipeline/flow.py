@@ -1,4 +1,4 @@
-"""The chain of stages and what each one costs: with `alone`, the only importer of ray.
+"""The chain of stages and what each one costs. Ray is known here, to `watch` and to `alone`.
 
 planned rows -> decode -> find segments -> label -> one bundle per row batch -> receipts
 
@@ -12,16 +12,15 @@ import logging
 import math
 import os
 import signal
+import socket
 import threading
-import time
 import warnings
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 # Started under `uv run`, Ray would pack the working directory and rebuild the environment for its
 # workers; on one machine that is a waste. These are read when ray is imported or started.
@@ -36,34 +35,32 @@ import ray
 import ray.data
 from ray._private.log import PlainRayHandler
 from ray.data import ActorPoolStrategy, DataContext
-from ray.data._internal.execution.execution_callback import ExecutionCallback
-from ray.data._internal.execution.operators.actor_pool_map_operator import (
-    _ACTOR_STATE_DEAD,
-    _ACTOR_STATE_RESTARTING,
-    ActorPoolMapOperator,
-)
 from ray.data.exceptions import ExecutionTimeoutError
-from ray.exceptions import ActorDiedError, ActorHandleNotFoundError, RayError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.annotations import RayDeprecationWarning
 
+from pipeline.batching import group_by_seconds
 from pipeline.bundles import RunInfo
 from pipeline.config import RayConfig, RunConfig
 from pipeline.model_files import resolve_vad
+from pipeline.model_stages import FindAndLabelSegments, FindSegments, LabelSegments
+from pipeline.planning import guess_seconds
 from pipeline.recovery import PassEnded, RunStopped
-from pipeline.stages import FindSegments, LabelSegments, decode_recordings, write_rows
+from pipeline.stages import decode_recordings, write_rows
+from pipeline.telemetry import MeteredModel
+from pipeline.watch import RESTARTS, StageState, Watch
 
 if TYPE_CHECKING:
     from pipeline.sensevoice import SenseVoice
     from pipeline.vad_models import Vad
 
-_BLOCK_BYTES = 32 << 20  # a 30-minute window is 58 MB; smaller blocks keep the stream fine-grained
-_MAX_BLOCKS = 10_000
+# Waveforms (int16) and features (float32, 80 every 10 ms) alike; a block of them is a row batch.
+_BYTES_PER_S = 32_000
+_MAX_BATCHES = 10_000  # in one pass: each is an object that the driver keeps track of
+_BATCHES_PER_CPU = 4  # of a small corpus at least, so that nobody waits for the last one
 _WRITE_CPUS = 0.25
-_RESTARTS = 20  # of one actor; then it stays dead
 _RETRIES = 1  # of one task whose worker died
 _LOST_TASKS = 100  # given up for good, before a pass ends
-_STALLED_S = 180.0  # without a row from any stage: do not wait for workers that cannot restart
-_STAGES = ("decode_recordings", "FindSegments", "LabelSegments", "write_rows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,96 +73,6 @@ class Receipt:
     example: str  # what the first of them says
     n_segments: int
     audio_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class StageState:
-    """How far a stage is, as Ray Data counts it."""
-
-    n_rows: int  # put out so far
-    # In the stage's own code, all its workers together. Of LabelSegments it counts the wait of the
-    # second of two calls for the first, so a busy worker may show up to twice its time.
-    busy_s: float
-    worker_s: float  # all its workers (actors alive, or tasks running) have lived, together
-
-
-class _Watch(ExecutionCallback):
-    """How far each stage is; Ray Data tells it to nobody else.
-
-    The class travels to the workers with the DataContext, hence by name: what it tells and to whom
-    is an attribute of the class, set in the driver alone.
-    """
-
-    listener: ClassVar[Callable[[Mapping[str, StageState]], None]] = staticmethod(
-        lambda stages: None
-    )
-    executor: ClassVar[Any] = None  # of the pass under way
-    actors: ClassVar[set[Any]] = set()  # ids; a handle would keep its actor alive
-
-    def before_execution_starts(self, executor: Any) -> None:
-        type(self).executor = executor
-        self._stepped = self._advanced = time.monotonic()
-        self._n_rows = 0
-        self._worker_s: Counter[str] = Counter()
-
-    def on_execution_step(self, executor: Any) -> None:
-        now = time.monotonic()
-        elapsed_s, self._stepped = now - self._stepped, now
-        stages = {
-            stage: self._state(stage, operator.metrics, elapsed_s)
-            for operator in executor._topology
-            for stage in _STAGES
-            if stage in operator.name
-        }
-        type(self).listener(stages)
-        n_rows = sum(stage.n_rows for stage in stages.values())
-        if n_rows > self._n_rows:
-            self._n_rows, self._advanced = n_rows, now
-        is_stalled = now - self._advanced > _STALLED_S
-        for operator in executor._topology:
-            if isinstance(operator, ActorPoolMapOperator):
-                self._look_at(operator.name, operator._actor_pool, is_stalled)
-
-    def _state(self, stage: str, metrics: Any, elapsed_s: float) -> StageState:
-        n_workers = metrics.num_alive_actors or metrics.num_tasks_running
-        self._worker_s[stage] += elapsed_s * n_workers
-        return StageState(
-            n_rows=metrics.rows_task_outputs_generated,
-            busy_s=metrics.function_body_time_s or 0.0,
-            worker_s=self._worker_s[stage],
-        )
-
-    def _look_at(self, name: str, pool: Any, is_stalled: bool) -> None:
-        """Note who works there; raise when all are dead: Ray Data waits for ever (ray#62746).
-
-        It waits for ever, too, for the tasks of a worker whose node is gone and which finds no
-        other with the GPU that it wants. When nothing else moves, such a worker is given up and
-        its recordings are left to the next pass.
-        """
-        running, pending = list(pool._running_actors), list(pool._pending_actors.values())
-        type(self).actors.update(actor._ray_actor_id for actor in running + pending)
-        states = {actor: actor._get_local_state() for actor in running}
-        if set(states.values()) == {_ACTOR_STATE_DEAD} and not pending:
-            raise PassEnded(f"all workers of {name} died {_RESTARTS} times, or their nodes did")
-        for actor, state in states.items():
-            if is_stalled and state == _ACTOR_STATE_RESTARTING:
-                ray.kill(actor, no_restart=True)
-
-    @classmethod
-    def release(cls) -> None:
-        """End a pass and its actors.
-
-        Of a pass that nobody reads on, Ray Data's threads go on; of one that is over, it only drops
-        its handles, and what still refers to the blocks of a lost task keeps an actor, and its GPU,
-        from the next pass. That would wait for them for ever.
-        """
-        if cls.executor is not None:
-            cls.executor.shutdown(force=True)
-            cls.executor = None
-        worker: Any = ray._private.worker.global_worker
-        while cls.actors:
-            with suppress(ActorHandleNotFoundError):  # it has gone by itself
-                worker.core_worker.kill_actor(cls.actors.pop(), True)
 
 
 @contextmanager
@@ -189,12 +96,14 @@ def _start(config: RayConfig) -> None:
     address = config.address or os.environ.get("RAY_ADDRESS")
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if address:
+        _knock(address)
         with _native_stderr_closed():
             ray.init(address=address, **quiet)
     else:
         # Logical CPUs: at least what the actors hold, one decode task and one write beside them.
+        n_segment_workers = 0 if config.segment_with_model else config.segment_workers
         needed = math.ceil(
-            config.segment_workers * config.segment_cpus
+            n_segment_workers * config.segment_cpus
             + config.label_workers * config.label_cpus
             + config.decode_cpus
             + _WRITE_CPUS
@@ -207,6 +116,19 @@ def _start(config: RayConfig) -> None:
                 include_dashboard=False,
                 **quiet,
             )
+
+
+def _knock(address: str) -> None:
+    """Ray itself waits for minutes, and says nothing, where nobody listens. Raises RunStopped."""
+    host, _, port = address.rpartition(":")
+    if not port.isdecimal() or "/" in host:
+        return  # auto, ray://...: Ray knows where that is
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except OSError as error:
+        raise RunStopped(
+            f"ray.address {address}: no Ray answers ({error}); is its head up?"
+        ) from error
 
 
 @contextmanager
@@ -247,7 +169,7 @@ def label(
     recordings at once. Recordings whose workers died are left out. Needs a Ray session. Raises
     PassEnded when workers keep dying, RunStopped when one cannot start or the code fails.
     """
-    _prepare_context(on_progress)
+    _prepare_context(on_progress, config.ray.batch_audio_s)
     with warnings.catch_warnings():  # max_restarts has no other name before ray 2.64
         warnings.simplefilter("ignore", RayDeprecationWarning)
         receipts = _chain(todo, config, run, isolate)
@@ -257,25 +179,26 @@ def label(
     except (RayError, ExecutionTimeoutError) as error:
         raise explain(error) from error
     finally:
-        _Watch.release()
+        Watch.release()
 
 
 def _chain(todo: pa.Table, config: RunConfig, run: RunInfo, isolate: bool) -> ray.data.Dataset:
-    n_blocks = min(math.ceil(todo.num_rows / (1 if isolate else 4)), _MAX_BLOCKS)
     resources = config.ray
-    of_actors: dict[str, Any] = {"max_restarts": _RESTARTS, "max_task_retries": _RETRIES}
+    of_actors: dict[str, Any] = {"max_restarts": RESTARTS, "max_task_retries": _RETRIES}
     of_tasks: dict[str, Any] = {"max_retries": _RETRIES}
     in_flight = 1 if isolate else None  # what waits at a worker dies with it
-    return (
-        ray.data.from_arrow(todo, override_num_blocks=max(1, n_blocks))
-        .map_batches(
-            decoder(config, run),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=resources.decode_cpus,
-            **of_tasks,
-        )
-        .map_batches(
+    stage: type[FindAndLabelSegments | LabelSegments]
+    windows = ray.data.from_arrow(_row_batches(todo, resources, isolate)).map_batches(
+        decoder(config, run),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=resources.decode_cpus,
+        **of_tasks,
+    )
+    rows, stage, made_of = windows, FindAndLabelSegments, hearer_args(config, run)
+    if not resources.segment_with_model:
+        stage, made_of = LabelSegments, labeller_args(config, run)
+        rows = windows.map_batches(
             FindSegments,
             fn_constructor_args=segmenter_args(config),
             batch_size=None,
@@ -288,29 +211,44 @@ def _chain(todo: pa.Table, config: RunConfig, run: RunInfo, isolate: bool) -> ra
             num_cpus=resources.segment_cpus,
             **of_actors,
         )
-        .map_batches(
-            LabelSegments,
-            fn_constructor_args=labeller_args(config, run),
-            batch_size=1 if isolate else resources.rows_per_batch,
-            batch_format="pyarrow",
-            compute=ActorPoolStrategy(
-                min_size=resources.label_workers,
-                max_size=max(resources.label_workers, resources.label_workers_max),
-                max_concurrent_calls_per_actor=1 if isolate else 2,
-                max_tasks_in_flight_per_actor=in_flight,
-            ),
-            num_cpus=resources.label_cpus,
-            num_gpus=resources.num_gpus,
-            **of_actors,
-        )
-        .map_batches(
-            partial(write_rows, root=config.output, options=config.storage_options, run=run),
-            batch_size=None,
-            batch_format="pyarrow",
-            num_cpus=_WRITE_CPUS,
-            **of_tasks,
-        )
+    # With GPUs `map_batches` wants a number of rows, whose audio may be seconds or hours. A whole
+    # block, which is cut by its bytes, is what its developers' entrance lets through.
+    return rows.map_batches_internal(
+        stage,
+        fn_constructor_args=made_of,
+        batch_size=1 if isolate else None,
+        batch_format="pyarrow",
+        compute=ActorPoolStrategy(
+            min_size=resources.label_workers,
+            max_size=max(resources.label_workers, resources.label_workers_max),
+            max_concurrent_calls_per_actor=1 if isolate else 2,
+            max_tasks_in_flight_per_actor=in_flight,
+        ),
+        num_cpus=resources.label_cpus,
+        num_gpus=resources.num_gpus,
+        **of_actors,
+    ).map_batches(
+        partial(write_rows, root=config.output, options=config.storage_options, run=run),
+        batch_size=None,
+        batch_format="pyarrow",
+        num_cpus=_WRITE_CPUS,
+        **of_tasks,
     )
+
+
+def _row_batches(todo: pa.Table, resources: RayConfig, isolate: bool) -> list[pa.Table]:
+    """The planned rows in blocks of about `batch_audio_s`, as far as can be told before decoding.
+
+    Each is one task for decoding, whose windows come out in blocks that are cut by their bytes.
+    """
+    if isolate:
+        return [todo.slice(index, 1) for index in range(todo.num_rows)]
+    n_cpus = ray.cluster_resources().get("CPU", 1.0)
+    n_least = math.ceil(_BATCHES_PER_CPU * n_cpus)
+    groups = group_by_seconds(
+        guess_seconds(todo), resources.batch_audio_s, n_least=n_least, n_most=_MAX_BATCHES
+    )
+    return [todo.slice(group.start, group.stop - group.start) for group in groups]
 
 
 def receipt_of(row: Mapping[str, Any]) -> Receipt:
@@ -345,14 +283,22 @@ def segmenter_args(config: RunConfig) -> tuple[Any, ...]:
 
 def labeller_args(config: RunConfig, run: RunInfo) -> tuple[Any, ...]:
     """What LabelSegments is made of in a worker."""
-    return partial(_load_sensevoice, config, run.model_hash), config.label
+    load = partial(_load_sensevoice, config, run.model_hash)
+    return partial(MeteredModel, load, run.run_id), config.label
 
 
-def _load_vad(config: RunConfig) -> "Vad":
+def hearer_args(config: RunConfig, run: RunInfo) -> tuple[Any, ...]:
+    """What FindAndLabelSegments is made of in a worker."""
+    device = config.label.device
+    load = partial(_load_vad, config, device)
+    return load, config.segment, *labeller_args(config, run)
+
+
+def _load_vad(config: RunConfig, device: str = "cpu") -> "Vad":
     from pipeline.vad_models import load_vad
 
     name, _ = resolve_vad(config)
-    return load_vad(name, config.segment)
+    return load_vad(name, config.segment, device)
 
 
 def _load_sensevoice(config: RunConfig, model_hash: str) -> "SenseVoice":
@@ -361,16 +307,18 @@ def _load_sensevoice(config: RunConfig, model_hash: str) -> "SenseVoice":
     return load_sensevoice(config, model_hash)
 
 
-def _prepare_context(on_progress: Callable[[Mapping[str, StageState]], None]) -> None:
+def _prepare_context(
+    on_progress: Callable[[Mapping[str, StageState]], None], batch_audio_s: float
+) -> None:
     """Settings of Ray Data; they are copied into a Dataset when it is made, hence before."""
     context = DataContext.get_current()
-    context.target_max_block_size = _BLOCK_BYTES
+    context.target_max_block_size = max(1, int(batch_audio_s * _BYTES_PER_S))
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
 
-    _Watch.listener = staticmethod(on_progress)
-    context.custom_execution_callback_classes = [_Watch]
+    Watch.listener = staticmethod(on_progress)
+    context.custom_execution_callback_classes = [Watch]
     context.max_errored_blocks = _LOST_TASKS
     # A lost worker fills a screen; Ray keeps the same in its session's logs/ray-data/ray-data.log.
     logging.getLogger("ray.data").setLevel(logging.ERROR)

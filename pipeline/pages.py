@@ -66,6 +66,7 @@ code { font: 12.5px/1.5 ui-monospace, "SF Mono", Menlo, Consolas, monospace;
   overflow-wrap: anywhere; }
 details { margin-top: 16px; } summary { cursor: pointer; font-size: 14px; font-weight: 600; }
 pre { margin: 12px 0 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+@media (max-width: 700px) { tbody th { white-space: normal; } }
 @media print { .card, .tile { break-inside: avoid; } }
 """
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
@@ -23,7 +24,7 @@ from pipeline.manifest_rows import public
 from pipeline.schema import PLANNED
 from pipeline.versions import DENIED, MISSING, UNREACHABLE, look_up_versions
 
-__all__ = ["PERMANENT", "Plan", "find_missing", "make_plan"]
+__all__ = ["PERMANENT", "Plan", "find_missing", "guess_seconds", "make_plan"]
 
 pc: Any = pyarrow.compute  # its stubs know no plain str or bool beside an array
 
@@ -38,6 +39,11 @@ PERMANENT = frozenset(
         *("Truncated", "Undecodable"),
     }
 )
+
+# Twice 16 kHz WAV, four times MP3: a task with too much audio is cut after decoding, one with too
+# little stays small.
+_BYTES_PER_S = 64_000.0
+_SECONDS = 10.0  # of a recording of which nothing is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,17 @@ def make_plan(
         bytes=pc.sum(todo["bytes"]).as_py() or 0,
         known_s=pc.sum(todo["length_s"]).as_py() or 0.0,
     )
+
+
+def guess_seconds(todo: pa.Table) -> npt.NDArray[np.float64]:
+    """(n_rows,) How much audio each planned row may hold: as the manifest says, or by its bytes.
+
+    Wrong by its codec, but good enough to share work out by.
+    """
+    length_s = todo["length_s"].to_numpy()
+    by_bytes = todo["bytes"].to_numpy() / _BYTES_PER_S
+    seconds = np.where(length_s > 0, length_s, np.where(by_bytes > 0, by_bytes, _SECONDS))
+    return np.asarray(seconds, np.float64)
 
 
 def _compare(rows: pa.Table, index: LedgerIndex, max_attempts: int) -> _Slice:

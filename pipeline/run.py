@@ -39,7 +39,8 @@ from pipeline.storage import Store, open_store
 from pipeline.tables import ledger_parts
 
 if TYPE_CHECKING:
-    from pipeline.flow import Receipt, StageState
+    from pipeline.flow import Receipt
+    from pipeline.watch import StageState
 
 # Raised by hand when code that shapes labels changes: front end, VAD, segmenting or decoding.
 _CODE_VERSION = 1
@@ -193,7 +194,7 @@ def _label(
     from pipeline.alone import label_alone
     from pipeline.telemetry import Telemetry
 
-    def on_stages(stages: Mapping[str, flow.StageState]) -> None:
+    def on_stages(stages: "Mapping[str, StageState]") -> None:
         progress.stages = stages
         if stages and stages["LabelSegments"].n_rows:
             progress.phase = "labelling"

@@ -5,7 +5,9 @@ and reads tokens and tags at their frames. Knows nothing of recordings, text or 
 """
 
 import math
+import zipfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +20,7 @@ from pipeline.batching import PackTooLarge
 from pipeline.config import Precision, RunConfig, label_precision
 from pipeline.decoding import Frames, Vocabulary
 from pipeline.encoder import Encoder
-from pipeline.features import read_cmvn, stack_frames
+from pipeline.features import pick_device, read_cmvn, stack_frames
 from pipeline.model_files import ModelError, ModelFiles, resolve_model
 
 # Rows of the prompt embedding (SenseVoiceSmall.lid_dict and textnorm_dict in FunASR).
@@ -26,6 +28,9 @@ _LANGUAGE_PROMPT = {"auto": 0, "zh": 3, "en": 4, "yue": 7, "ja": 11, "ko": 12}
 _EVENT_EMOTION_PROMPT = (1, 2)
 _TEXT_NORM_PROMPT = {True: 14, False: 15}  # with, without inverse text normalisation
 N_PROMPT_FRAMES = 4
+LFR_STEP = 6  # frames of 10 ms to one of the encoder's, see features.stack_frames
+
+Clip = np.ndarray | Tensor  # log-mel, float32 (n_frames, 80)
 
 # Frames per pass of the CTC head, of 25055 float32 logits each. On a CPU 26 MB: glibc gives back
 # blocks over 32 MB at once (see encoder.keep_freed_memory), and they would leave the cache.
@@ -38,7 +43,7 @@ class Transcriber(Protocol):
     vocabulary: Vocabulary
 
     def transcribe(
-        self, clips: Sequence[np.ndarray], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
     ) -> list[Frames]: ...
 
 
@@ -48,7 +53,7 @@ class SenseVoice:
     def __init__(
         self,
         files: ModelFiles,
-        device: str = "cpu",
+        device: torch.device | str = "cpu",
         precision: Precision = "fp32",
         attend_in_grid: bool | None = None,
     ) -> None:
@@ -75,12 +80,9 @@ class SenseVoice:
 
     @torch.inference_mode()
     def transcribe(
-        self, clips: Sequence[np.ndarray], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
     ) -> list[Frames]:
-        """Hear clips together in one pass. Each clip is log-mel, float32 (n_frames, 80).
-
-        Raises PackTooLarge when the device runs out of memory.
-        """
+        """Hear clips together in one pass. Raises PackTooLarge when they do not fit the device."""
         try:
             return self._transcribe(clips, languages, use_itn)
         except torch.OutOfMemoryError as error:
@@ -90,24 +92,40 @@ class SenseVoice:
         raise PackTooLarge(short)
 
     def _transcribe(
-        self, clips: Sequence[np.ndarray], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
     ) -> list[Frames]:
-        inputs = [
-            self._embed(clip, language, use_itn)
-            for clip, language in zip(clips, languages, strict=True)
-        ]
-        lengths = [len(one) for one in inputs]
-        hidden = self._encoder.encode(torch.cat(inputs), lengths)
-        return self._decode(hidden, lengths)
+        x, lengths = self._embed(clips, languages, use_itn)
+        return self._decode(self._encoder.encode(x, lengths), lengths)
 
-    def _embed(self, clip: np.ndarray, language: str, use_itn: bool) -> Tensor:
-        """Features (n, 80) -> encoder input (4 + ceil(n / 6), 560), prompts and positions added."""
-        prompt = self._prompts[
-            [_LANGUAGE_PROMPT[language], *_EVENT_EMOTION_PROMPT, _TEXT_NORM_PROMPT[use_itn]]
+    def _embed(
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
+    ) -> tuple[Tensor, list[int]]:
+        """Features (n, 80) of each clip -> encoder input of all, and how much of it is whose.
+
+        Of a clip (4 + ceil(n / 6), 560): prompts, stacked frames, positions added to both.
+        """
+        held = [clip if isinstance(clip, Tensor) else torch.from_numpy(clip) for clip in clips]
+        frames = torch.cat(held).to(self._device)
+        stacked = stack_frames(frames, [len(clip) for clip in clips])
+        rows = [
+            (_LANGUAGE_PROMPT[language], *_EVENT_EMOTION_PROMPT, _TEXT_NORM_PROMPT[use_itn])
+            for language in languages
         ]
-        stacked = stack_frames(torch.from_numpy(clip).to(self._device))
-        frames = torch.cat([prompt, (stacked + self._shift) * self._scale])
-        return frames * math.sqrt(self._size) + _positions(len(frames), frames.shape[1], frames)
+        lengths = [N_PROMPT_FRAMES + math.ceil(len(clip) / LFR_STEP) for clip in clips]
+        place = np.concatenate([np.arange(n) for n in lengths])
+        x = stacked.new_empty(len(place), stacked.shape[1])
+        x[self._index(np.flatnonzero(place < N_PROMPT_FRAMES))] = self._prompts[
+            self._index(np.array(rows).ravel())
+        ]
+        x[self._index(np.flatnonzero(place >= N_PROMPT_FRAMES))] = (
+            stacked + self._shift
+        ) * self._scale
+        positions = _positions(max(lengths), x.shape[1], x)
+        return x * math.sqrt(self._size) + positions[self._index(place)], lengths
+
+    def _index(self, rows: np.ndarray) -> Tensor:
+        """Made on the host, where all lengths are known: a mask would make it wait for the GPU."""
+        return torch.from_numpy(rows).to(self._device)
 
     def _decode(self, hidden: Tensor, lengths: list[int]) -> list[Frames]:
         """Encoder output (n, d) -> greedy tokens of each frame, tag probabilities of each clip."""
@@ -119,15 +137,23 @@ class SenseVoice:
             top.append((best - logits.logsumexp(dim=-1)).exp())
         starts = torch.tensor([0, *lengths[:-1]], device=self._device).cumsum(0)
         kinds = [
-            F.linear(hidden[starts + frame], *layer).softmax(dim=-1).cpu().numpy()
+            F.linear(hidden[starts + frame], *layer).softmax(dim=-1)
             for frame, layer in enumerate(self._tag_layers)  # language, emotion, event: 0, 1, 2
         ]
-        token_parts = np.split(torch.cat(tokens).cpu().numpy(), np.cumsum(lengths)[:-1])
-        top_parts = np.split(torch.cat(top).cpu().numpy(), np.cumsum(lengths)[:-1])
-        return [
-            Frames(token_parts[i], top_parts[i], kinds[0][i], kinds[1][i], kinds[2][i])
-            for i in range(len(lengths))
-        ]
+        token_ids, peaks, *shares = _to_host([torch.cat(tokens), torch.cat(top), *kinds])
+        ends = np.cumsum(lengths)[:-1]
+        of_frames = np.split(token_ids.astype(np.int64), ends), np.split(peaks, ends)
+        return [Frames(*parts) for parts in zip(*of_frames, *shares, strict=True)]
+
+
+def _to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """Float32 copies in one transfer: each would wait for all that the GPU has to do.
+
+    Token ids are exact in float32, being less than 2^24.
+    """
+    flat = torch.cat([tensor.flatten().float() for tensor in tensors]).cpu().numpy()
+    parts = np.split(flat, np.cumsum([tensor.numel() for tensor in tensors])[:-1])
+    return [part.reshape(tuple(tensor.shape)) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def _positions(n_frames: int, size: int, like: Tensor) -> Tensor:
@@ -144,7 +170,9 @@ def _positions(n_frames: int, size: int, like: Tensor) -> Tensor:
 def _load_weights(files: ModelFiles, device: torch.device) -> dict[str, Tensor]:
     """The state dict of model.pt, fp32; nested and prefixed as FunASR's trainers leave them."""
     try:
-        state: Any = torch.load(files.weights, map_location="cpu", weights_only=True)
+        state: Any = torch.load(
+            files.weights, map_location="cpu", weights_only=True, mmap=_is_plain(files.weights)
+        )
         for key in ("state_dict", "model_state_dict", "model"):
             state = state.get(key, state)
         weights = {
@@ -156,6 +184,17 @@ def _load_weights(files: ModelFiles, device: torch.device) -> dict[str, Tensor]:
             f"{files.weights} cannot be read as SenseVoice weights: {error}"
         ) from error
     return weights
+
+
+def _is_plain(weights: Path) -> bool:
+    """Whether the file may be mapped: then all workers of a node share its pages, 0.9 GB of them.
+
+    torch.save packs without compression; files packed otherwise are read into memory.
+    """
+    if not zipfile.is_zipfile(weights):
+        return False
+    with zipfile.ZipFile(weights) as archive:
+        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def load_sensevoice(config: RunConfig, sha256: str = "") -> SenseVoice:
@@ -175,9 +214,7 @@ def load_sensevoice(config: RunConfig, sha256: str = "") -> SenseVoice:
             f"model {config.model!r} is not the same here as on the driver "
             f"({files.sha256[:12]} instead of {sha256[:12]}); give every node the same files"
         )
-    device = config.label.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cpu":
+    device = pick_device(config.label.device)
+    if device.type == "cpu":
         torch.set_num_threads(max(1, int(config.ray.label_cpus)))
     return SenseVoice(files, device, label_precision(config))

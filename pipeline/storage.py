@@ -5,11 +5,13 @@ step. `put_if_absent` is the only lock of the project; `probing` asks a store wh
 promise before anything is built on it.
 """
 
+import json
 import os
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -101,18 +103,24 @@ def filesystem_for(
     """The fsspec filesystem that reads `uri`, and the path to give it.
 
     Options belong to the object store: local and http(s) addresses do not see them. The
-    filesystem is shared within a thread and never caches listings, which would hide objects that
-    another process has written since.
+    filesystem is shared and never caches listings, which would hide objects that another process
+    has written since.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
         return LocalFileSystem(), rest if separator else uri
     if scheme in ("s3", "s3a"):
-        return fsspec.filesystem("s3", **_s3_options(options or {})), rest
+        return _shared_s3(json.dumps(_s3_options(options or {}), sort_keys=True)), rest
     given = {name: value for name, value in (options or {}).items() if name not in _OUR_OPTIONS}
     if scheme in ("http", "https"):
         given = web.http_options(bool((options or {}).get(web.OPTION)))
     return fsspec.filesystem(scheme, use_listings_cache=False, **given), uri
+
+
+@lru_cache(maxsize=16)
+def _shared_s3(options: str) -> AbstractFileSystem:
+    """One client for all threads: fsspec's own cache has one for each, at 50 CPU-ms apiece."""
+    return fsspec.filesystem("s3", skip_instance_cache=True, **json.loads(options))
 
 
 class LocalStore:

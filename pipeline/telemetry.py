@@ -1,15 +1,20 @@
 """A run's progress as Prometheus metrics, through Ray. Knows figures, measures nothing itself.
 
-All of it is told by the driver, from the receipts of finished bundles and from what Ray Data
-counts; the stages send nothing. Every node serves what its processes report at
-http://NODE:METRICS_EXPORT_PORT/metrics, each name with "ray_" before it; these are on the driver's
-node. configs/grafana/dashboard.json draws them.
+Nearly all of it is told by the driver, from the receipts of finished bundles and from what Ray
+Data counts. Only what happens between two passes of a model is told where the model is. Every node
+serves what its processes report at http://NODE:METRICS_EXPORT_PORT/metrics, each name with "ray_"
+before it. configs/grafana/dashboard.json draws them.
 """
 
-from collections.abc import Mapping
-from typing import Protocol
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from ray.util.metrics import Counter, Gauge
+
+if TYPE_CHECKING:
+    from pipeline.decoding import Frames
+    from pipeline.sensevoice import Clip, Transcriber
 
 # What people read instead of the callables' names.
 STAGES = {
@@ -35,6 +40,17 @@ COUNTERS = {
         ("stage",),
     ),
 }
+MODEL_COUNTERS = {
+    "sensevoice_model_wait_seconds_total": (
+        "Seconds that models, and their GPUs, have waited from one pass to the next",
+        (),
+    ),
+    "sensevoice_model_frames_total": (
+        "Frames (10 ms) in passes of models, by kind: speech; padding, what the clips lack to the "
+        "longest of their pack, for which attention on a GPU works in vain (on a CPU nothing does)",
+        ("kind",),
+    ),
+}
 # Ray forgets a gauge once it was scraped, until it is set again: only for what changes often.
 GAUGES = {
     "sensevoice_last_commit": "Number of the newest commit that this run has made or seen",
@@ -42,7 +58,7 @@ GAUGES = {
 
 
 class Stage(Protocol):
-    """What is told of a stage (flow.StageState)."""
+    """What is told of a stage (watch.StageState)."""
 
     @property
     def n_rows(self) -> int: ...
@@ -126,3 +142,33 @@ class Telemetry:
         if step > 0:
             self._counters[name].inc(step, {tag: value} if tag else {})
             self._told[name, value] = total
+
+
+class MeteredModel:
+    """A model (sensevoice.Transcriber) that tells how long it waits and what its packs pad."""
+
+    def __init__(self, load: "Callable[[], Transcriber]", run_id: str) -> None:
+        self._model = load()
+        self.vocabulary = self._model.vocabulary
+        self._wait, self._frames = (
+            Counter(name, text, (*tags, "run_id")).set_default_tags({"run_id": run_id})
+            for name, (text, tags) in MODEL_COUNTERS.items()
+        )
+        self._ended = time.monotonic()
+
+    def transcribe(
+        self, clips: "Sequence[Clip]", languages: Sequence[str], use_itn: bool
+    ) -> "list[Frames]":
+        lengths = [len(clip) for clip in clips]
+        padding = max(lengths) * len(lengths) - sum(lengths)
+        for counter, step, tags in (
+            (self._wait, time.monotonic() - self._ended, {}),
+            (self._frames, sum(lengths), {"kind": "speech"}),
+            (self._frames, padding, {"kind": "padding"}),
+        ):
+            if step > 0:  # a counter refuses a step of nothing
+                counter.inc(step, tags)
+        try:
+            return self._model.transcribe(clips, languages, use_itn)
+        finally:
+            self._ended = time.monotonic()

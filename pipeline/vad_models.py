@@ -6,7 +6,7 @@ intervals to the millisecond (tests/test_vad_models.py), in a third of the time 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,12 +16,14 @@ import yaml
 from torch.nn.functional import conv1d, linear, pad
 
 from pipeline.config import SegmentConfig
-from pipeline.features import read_cmvn
+from pipeline.features import pick_device, read_cmvn
 from pipeline.schema import FRAME, SAMPLE_RATE, Segment
 from pipeline.segmenting import FRAMES_PER_S, EndpointRules, find_intervals
 
 FRAME_MS = 1000 * FRAME // SAMPLE_RATE
-CHUNK_FRAMES = 1_000  # 10 s of FSMN-VAD at a time: its activations stay in cache
+# Of FSMN-VAD at a time. On a CPU 10 s: its activations stay in cache. On a GPU 44 min: 1 GB.
+CHUNK_FRAMES = {"cpu": 1_000, "cuda": 1 << 18}
+_STACK = 5  # frames that it sees together: each with two on both sides
 
 # FunASR's VADXOptions; a config.yaml may say otherwise.
 _DEFAULTS: dict[str, Any] = {
@@ -64,28 +66,37 @@ _EXPECTED: dict[str, dict[str, Any]] = {
 class Vad(Protocol):
     """What finds speech."""
 
-    def find_speech(self, waveform: np.ndarray, log_mel: np.ndarray) -> list[Segment]:
-        """int16 (n_samples,) and its float32 (n_frames, 80) -> speech in order, before merging."""
+    def find_speech(
+        self, waveforms: Sequence[np.ndarray], log_mels: Sequence[torch.Tensor]
+    ) -> list[list[Segment]]:
+        """int16 (n_samples,) and float32 (n_frames, 80) of recordings -> the speech in each.
+
+        In order, before merging.
+        """
         ...
 
 
-def load_vad(name_or_dir: str, config: SegmentConfig) -> Vad:
+def load_vad(name_or_dir: str, config: SegmentConfig, device: str = "cpu") -> Vad:
     """The VAD called `none`, `silero`, or the FSMN-VAD of a local directory.
 
-    Raises FileNotFoundError or ValueError that name the file or key.
+    FSMN-VAD runs on `device`, where the log-mels must lie; silero runs on the CPU. Raises
+    FileNotFoundError or ValueError that name the file or key.
     """
     if name_or_dir == "none":
         return WholeRecording()
     if name_or_dir == "silero":
         return Silero(config)
-    return FsmnVad(Path(name_or_dir), config)
+    return FsmnVad(Path(name_or_dir), config, pick_device(device))
 
 
 class WholeRecording:
     """No VAD: one segment over everything."""
 
-    def find_speech(self, waveform: np.ndarray, log_mel: np.ndarray) -> list[Segment]:
-        return [Segment(0.0, len(waveform) / SAMPLE_RATE)] if len(waveform) else []
+    def find_speech(
+        self, waveforms: Sequence[np.ndarray], log_mels: Sequence[torch.Tensor]
+    ) -> list[list[Segment]]:
+        lengths_s = (len(waveform) / SAMPLE_RATE for waveform in waveforms)
+        return [[Segment(0.0, length_s)] if length_s else [] for length_s in lengths_s]
 
 
 class Silero:
@@ -108,7 +119,12 @@ class Silero:
         self._lstm = torch.nn.LSTM(cell.input_size, cell.hidden_size)
         self._lstm.load_state_dict({f"{k}_l0": v for k, v in cell.state_dict().items()})
 
-    def find_speech(self, waveform: np.ndarray, log_mel: np.ndarray) -> list[Segment]:
+    def find_speech(
+        self, waveforms: Sequence[np.ndarray], log_mels: Sequence[torch.Tensor]
+    ) -> list[list[Segment]]:
+        return [self._find_in(waveform) for waveform in waveforms]
+
+    def _find_in(self, waveform: np.ndarray) -> list[Segment]:
         from silero_vad.utils_vad import get_speech_timestamps_from_probs
 
         spoken = get_speech_timestamps_from_probs(
@@ -150,73 +166,116 @@ class FsmnVad:
     Raises FileNotFoundError for a missing file, ValueError for a variant that is not known here.
     """
 
-    def __init__(self, directory: Path, config: SegmentConfig) -> None:
+    def __init__(
+        self, directory: Path, config: SegmentConfig, device: torch.device | str = "cpu"
+    ) -> None:
         options = _read_options(directory / "config.yaml")
         self._options = options
+        self._device = torch.device(device)
         self._rules = _endpoint_rules(options, round(config.end_silence_s * 1000))
-        self._net = _FsmnNet(directory / "model.pt", directory / "am.mvn", options["lstride"])
+        self._net = _FsmnNet(
+            directory / "model.pt", directory / "am.mvn", options["lstride"], self._device
+        )
 
-    def find_speech(self, waveform: np.ndarray, log_mel: np.ndarray) -> list[Segment]:
-        silence = self.silence_probabilities(log_mel).astype(np.float64)
+    def find_speech(
+        self, waveforms: Sequence[np.ndarray], log_mels: Sequence[torch.Tensor]
+    ) -> list[list[Segment]]:
+        return [self._find_in(one) for one in self.silence_probabilities(log_mels)]
+
+    def _find_in(self, silence: np.ndarray) -> list[Segment]:
+        silence = silence.astype(np.float64)
         noise = silence ** self._options["speech_2_noise_ratio"]
         is_speech = 1.0 - silence >= noise + self._options["speech_noise_thres"]
         return [
             Segment(start / FRAMES_PER_S, end / FRAMES_PER_S)
-            for start, end in find_intervals(is_speech.tolist(), self._rules)
+            for start, end in find_intervals(is_speech, self._rules)
         ]
 
     @torch.inference_mode()
-    def silence_probabilities(self, log_mel: np.ndarray) -> np.ndarray:
-        """(n_frames, 80) -> float32 (n_frames,), in bounded memory whatever the length."""
-        n_frames = len(log_mel)
-        silence = np.empty(n_frames, dtype=np.float32)
+    def silence_probabilities(self, log_mels: Sequence[torch.Tensor]) -> list[np.ndarray]:
+        """(n_frames, 80) of recordings -> float32 (n_frames,) of each, whatever their lengths.
+
+        The recordings are one long sequence to the network, between them as many rows as it looks
+        back, which it takes for the silence before a beginning. So short ones cost a GPU no
+        launches of their own, and long ones no more memory than a chunk.
+        """
+        lengths = np.array([len(log_mel) for log_mel in log_mels], np.int64)
+        starts = np.cumsum(lengths + self._net.n_context) - lengths - self._net.n_context
+        firsts = np.cumsum(lengths) - lengths
+        n_places = int(starts[-1] + lengths[-1]) if len(lengths) else 0
+        rows = np.zeros((n_places, _STACK), np.int64)
+        is_gap = np.ones(n_places, bool)
+        for start, first, n_frames in zip(starts, firsts, lengths, strict=True):
+            # Each frame with its neighbours; at the ends the first and the last stand in.
+            places = np.arange(n_frames)[:, None] + np.arange(_STACK) - _STACK // 2
+            rows[start : start + n_frames] = first + places.clip(0, n_frames - 1)
+            is_gap[start : start + n_frames] = False
+        silence = self._run(torch.cat(list(log_mels)), rows, is_gap) if n_places else is_gap
+        return [silence[start : start + n] for start, n in zip(starts, lengths, strict=True)]
+
+    def _run(self, frames: torch.Tensor, rows: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
+        """(n_frames, 80) and which of them stand at each place -> float32 (n_places,)."""
+        parts: list[torch.Tensor] = []
         memories: list[torch.Tensor] = []
-        for start in range(0, n_frames, CHUNK_FRAMES):
-            stop = min(start + CHUNK_FRAMES, n_frames)
-            # Two frames of context on each side; the first and the last frame repeat at the ends.
-            rows = np.arange(start - 2, stop + 2).clip(0, n_frames - 1)
-            probabilities, memories = self._net(torch.from_numpy(log_mel[rows]), memories)
-            silence[start:stop] = probabilities[:, self._options["sil_pdf_ids"]].sum(dim=1)
-        return silence
+        step = CHUNK_FRAMES[self._device.type]
+        for start in range(0, len(rows), step):
+            gaps = is_gap[start : start + step]
+            index = torch.from_numpy(rows[start : start + step].ravel()).to(self._device)
+            stacked = frames[index].view(len(gaps), -1)
+            keep = torch.from_numpy(~gaps).to(self._device) if gaps.any() else None
+            probabilities, memories = self._net(stacked, keep, memories)
+            parts.append(probabilities[:, self._options["sil_pdf_ids"]].sum(dim=1))
+        return np.asarray(torch.cat(parts).cpu().numpy())
 
 
 class _FsmnNet:
     """The network: 400 -> 140 -> 250, blocks of 250 -> 128 -> memory -> 250, -> 140 -> 248."""
 
-    def __init__(self, weights_file: Path, cmvn_file: Path, stride: int) -> None:
+    def __init__(
+        self, weights_file: Path, cmvn_file: Path, stride: int, device: torch.device
+    ) -> None:
         self._stride = stride
         # Kaldi's normalisation goes into the first layer, and the last two layers become one.
         shift, scale = (vector.double() for vector in read_cmvn(cmvn_file))
         w = {k: v.double() for k, v in _read_weights(weights_file).items()}
         first, bias = w["in_linear1.linear.weight"] * scale, w["in_linear1.linear.bias"]
-        self._first = (first.float(), (bias + first @ shift).float())
-        self._second = _affine(w, "in_linear2")
+        self._first = _floats(device, first, bias + first @ shift)
+        self._second = _affine(w, "in_linear2", device)
         last, bias = w["out_linear2.linear.weight"], w["out_linear2.linear.bias"]
-        self._out = (
-            (last @ w["out_linear1.linear.weight"]).float(),
-            (last @ w["out_linear1.linear.bias"] + bias).float(),
+        self._out = _floats(
+            device,
+            last @ w["out_linear1.linear.weight"],
+            last @ w["out_linear1.linear.bias"] + bias,
         )
         n_blocks = sum(name.endswith("conv_left.weight") for name in w)
         self._blocks = [
             (
-                w[f"fsmn.{i}.linear.linear.weight"].float(),
-                w[f"fsmn.{i}.fsmn_block.conv_left.weight"].squeeze(3).float(),
-                *_affine(w, f"fsmn.{i}.affine"),
+                *_floats(
+                    device,
+                    w[f"fsmn.{i}.linear.linear.weight"],
+                    w[f"fsmn.{i}.fsmn_block.conv_left.weight"].squeeze(3),
+                ),
+                *_affine(w, f"fsmn.{i}.affine", device),
             )
             for i in range(n_blocks)
         ]
+        self.n_context = max((taps.shape[2] - 1) * stride for _, taps, _, _ in self._blocks)
 
     def __call__(
-        self, log_mel: torch.Tensor, memories: list[torch.Tensor]
+        self, stacked: torch.Tensor, keep: torch.Tensor | None, memories: list[torch.Tensor]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """(n + 4, 80) -> (n, 248) and the left context of each block for the next call."""
-        stacked = log_mel.flatten().unfold(0, 5 * log_mel.shape[1], log_mel.shape[1])
+        """(n, 400) -> (n, 248) and the left context of each block for the next call.
+
+        Where `keep` (n,) is false there is nothing to remember.
+        """
         x = linear(linear(stacked, *self._first), *self._second).relu_()
         contexts = []
         for i, (project, taps, weight, bias) in enumerate(self._blocks):
             projected = linear(x, project).T  # (128, n)
+            if keep is not None:
+                projected = projected * keep
             n_context = (taps.shape[2] - 1) * self._stride
-            memory = memories[i] if memories else torch.zeros(len(projected), n_context)
+            memory = memories[i] if memories else projected.new_zeros(len(projected), n_context)
             heard = torch.cat((memory, projected), dim=1)
             contexts.append(heard[:, heard.shape[1] - n_context :].clone())
             remembered = conv1d(heard[None], taps, dilation=self._stride, groups=len(taps))[0]
@@ -224,8 +283,16 @@ class _FsmnNet:
         return linear(x, *self._out).softmax(dim=1), contexts
 
 
-def _affine(weights: Mapping[str, torch.Tensor], name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    return weights[f"{name}.linear.weight"].float(), weights[f"{name}.linear.bias"].float()
+def _affine(
+    weights: Mapping[str, torch.Tensor], name: str, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return _floats(device, weights[f"{name}.linear.weight"], weights[f"{name}.linear.bias"])
+
+
+def _floats(
+    device: torch.device, first: torch.Tensor, second: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    return first.float().to(device), second.float().to(device)
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:

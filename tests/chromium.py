@@ -7,8 +7,11 @@ from typing import Literal
 
 import pytest
 
-BINARY = shutil.which("chromium") or shutil.which("chromium-browser") or ""
-needs_chromium = pytest.mark.skipif(not BINARY, reason="Chromium is not installed here")
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BINARY = next(filter(None, map(shutil.which, _NAMES)), "")
+needs_chromium = pytest.mark.skipif(
+    not BINARY, reason="no browser on this machine; `apt-get install chromium` gives one"
+)
 
 _QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

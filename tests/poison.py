@@ -18,7 +18,7 @@ from pipeline import flow
 from pipeline.config import RunConfig
 from pipeline.decoding import Frames
 from pipeline.schema import WINDOW, RecordingError, Segment
-from pipeline.sensevoice import SenseVoice
+from pipeline.sensevoice import Clip, SenseVoice
 from pipeline.stages import decode_recordings, describe_error
 from pipeline.vad_models import Vad
 
@@ -51,10 +51,12 @@ class _DeadlyVad:
         self._vad = vad
         self._is_deadly = is_deadly
 
-    def find_speech(self, waveform: np.ndarray, log_mel: np.ndarray) -> list[Segment]:
-        if self._is_deadly(waveform):
+    def find_speech(
+        self, waveforms: Sequence[np.ndarray], log_mels: Sequence[Any]
+    ) -> list[list[Segment]]:
+        if any(map(self._is_deadly, waveforms)):
             ctypes.string_at(0)  # a segmentation fault
-        return self._vad.find_speech(waveform, log_mel)
+        return self._vad.find_speech(waveforms, log_mels)
 
 
 def load_vad(config: RunConfig) -> _DeadlyVad:
@@ -67,15 +69,13 @@ def load_vad_dying_once(mark: Path, config: RunConfig) -> _DeadlyVad:
 
 
 class _DeadlyModel:
-    def __init__(
-        self, model: SenseVoice, is_deadly: Callable[[Sequence[np.ndarray]], bool]
-    ) -> None:
+    def __init__(self, model: SenseVoice, is_deadly: Callable[[Sequence[Clip]], bool]) -> None:
         self._model = model
         self._is_deadly = is_deadly
         self.vocabulary = model.vocabulary
 
     def transcribe(
-        self, clips: Sequence[np.ndarray], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
     ) -> list[Frames]:
         if self._is_deadly(clips):
             os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out

@@ -1,7 +1,8 @@
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.batching import pack_by_length
+from pipeline.batching import group_by_seconds, pack_by_length
 
 LENGTHS = st.lists(st.integers(min_value=1, max_value=3000), max_size=60)
 
@@ -22,3 +23,41 @@ def test_no_batch_is_longer_than_the_limit_unless_one_clip_is(
 
 def test_neighbours_in_length_share_a_batch() -> None:
     assert pack_by_length([1, 50, 2, 49], 100) == [[1, 3], [2, 0]]
+
+
+SECONDS = st.lists(st.floats(min_value=0, max_value=1e5), min_size=1, max_size=60)
+
+
+@given(SECONDS, st.floats(min_value=0.1, max_value=1e4), st.integers(1, 20), st.integers(20, 40))
+def test_every_row_is_in_exactly_one_group_in_order(
+    seconds: list[float], target_s: float, n_least: int, n_most: int
+) -> None:
+    groups = group_by_seconds(np.array(seconds), target_s, n_least, n_most)
+    rows = [row for group in groups for row in range(group.start, group.stop)]
+    assert rows == list(range(len(seconds)))
+    assert all(group.start < group.stop for group in groups)
+    assert len(groups) <= n_most + 1
+
+
+def sizes(seconds: list[float], target_s: float, n_least: int = 1, n_most: int = 1000) -> list[int]:
+    groups = group_by_seconds(np.array(seconds), target_s, n_least, n_most)
+    return [group.stop - group.start for group in groups]
+
+
+def test_short_recordings_come_together_and_long_ones_alone() -> None:
+    assert sizes([10.0] * 12, target_s=40) == [4, 4, 4]
+    assert sizes([100.0, 100.0, 5.0, 5.0, 5.0], target_s=20) == [1, 1, 3]
+
+
+def test_a_small_corpus_is_shared_out_and_a_huge_one_is_not_cut_to_crumbs() -> None:
+    assert sizes([10.0] * 12, target_s=600, n_least=6) == [2] * 6
+    assert sizes([10.0] * 12, target_s=600, n_least=100) == [1] * 12
+    assert sizes([10.0] * 1000, target_s=10, n_most=4) == [250] * 4
+
+
+def test_rows_of_unknown_length_are_shared_out_by_number() -> None:
+    assert sizes([0.0] * 12, target_s=60, n_least=4) == [3, 3, 3, 3]
+
+
+def test_nothing_makes_no_group() -> None:
+    assert sizes([], target_s=60) == []

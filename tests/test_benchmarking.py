@@ -7,11 +7,12 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 from typer.testing import CliRunner
 
 from jobs import benchmark
-from pipeline.benchmarking import STAGES, Cost, Loop, Stopwatch, synthesise
+from pipeline.benchmarking import STAGES, Cost, Loop, Stopwatch, peak_bytes, synthesise
 from pipeline.config import RunConfig
 from pipeline.manifest import read_manifest
 from pipeline.process_tree import watch_tree
@@ -85,3 +86,37 @@ def test_planning_is_measured_from_files_to_the_rows_to_do(tmp_path: Path) -> No
     cost = json.loads(path.read_text())
     assert (cost["n_manifest"], cost["n_ledger"], cost["n_todo"]) == (2000, 1980, 20)
     assert 0 < cost["peak_mib"] < 1024
+
+
+def test_eight_times_the_corpus_is_eight_times_the_work_in_the_same_memory(tmp_path: Path) -> None:
+    """Counted, not timed: `jobs.benchmark speed --scale` has the seconds."""
+    manifest = synthesise(tmp_path, CLIPS, seconds=60)
+    files = [str(path) for path in manifest.parent.glob("*.mp3")]
+    spec = {
+        "model": str(MODEL),
+        "vad": "silero",
+        "work": str(tmp_path),
+        "batch_s": 60,
+        "threads": 1,
+    }
+    walks, peaks = [], []
+    for factor in (1, 8):
+        config = benchmark._config(spec, "fp32", files * factor, f"times-{factor}")
+        config = config.model_copy(
+            update={"ray": config.ray.model_copy(update={"batch_audio_s": 60})}
+        )
+        walks.append(Loop(config).walk())
+        peaks.append(peak_bytes())
+    once, often = walks
+    assert often.audio_s == pytest.approx(8 * once.audio_s, rel=0.01)
+    assert often.segment_s / often.audio_s == pytest.approx(once.segment_s / once.audio_s, rel=0.02)
+    assert often.attention_fill == pytest.approx(once.attention_fill, rel=0.1)
+    assert peaks[1] - peaks[0] < 32 << 20
+
+
+def test_a_benchmark_of_nothing_says_why_and_fails(tmp_path: Path) -> None:
+    arguments = ["speed", "--model", str(tmp_path), "--no-ray", "--peer", "none"]
+    done = CliRunner().invoke(benchmark.app, [*arguments, "--precision", "fp32", "--seconds", "60"])
+    assert done.exit_code == 1
+    assert "ours fp32: " in done.output
+    assert str(tmp_path) in done.output

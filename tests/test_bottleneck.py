@@ -27,6 +27,11 @@ def test_busy_segment_workers_are_to_be_more() -> None:
     )
 
 
+def test_segments_may_be_found_on_the_gpu() -> None:
+    assert "segment_with_model" in advice(segment_s=95, label_s=50, num_gpus=1)
+    assert "segment_with_model" not in advice(segment_s=95, label_s=50)
+
+
 def test_idle_workers_wait_for_audio() -> None:
     assert "waited for audio" in advice(segment_s=10, label_s=30)
 

@@ -1,4 +1,4 @@
-"""`ray job submit` against a real head node, and a cluster of several nodes on this machine."""
+"""`ray job submit` against a real head node, and a cluster whose nodes come and go."""
 
 import contextlib
 import json
@@ -21,11 +21,14 @@ from typing import Any
 import pytest
 
 from pipeline.tables import open_snapshot
-from pipeline.telemetry import COUNTERS
-from tests.demo import AUDIO, MODEL, ROOT
+from pipeline.telemetry import COUNTERS, MODEL_COUNTERS
+from tests.changing_nodes import N_FREE, read_notes
+from tests.demo import AUDIO, MODEL, ROOT, label_command, run_command
+from tests.oracle import assert_exactly_once
 
 pytestmark = pytest.mark.slow
 
+SHORT_NAMES = ("en_neutral.wav", "zh_angry.flac", "yue_neutral.mp3", "event_cough.flac")
 RUNTIME_ENV = "configs/cluster/runtime_env.yaml"
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {
@@ -207,7 +210,7 @@ def scrape(head: Head) -> dict[tuple[str, ...], float]:
     """Our metrics by name and labels; the demo is the first run on its head."""
     lines = re.findall(r"^ray_(sensevoice_\w+)\{(.*)\} (\S+)$", answers(head.metrics), re.MULTILINE)
     return {
-        (name, *re.findall(r'(?:outcome|type|stage)="([^"]+)"', labels)): float(value)
+        (name, *re.findall(r'(?:outcome|type|stage|kind)="([^"]+)"', labels)): float(value)
         for name, labels, value in lines
     }
 
@@ -215,7 +218,10 @@ def scrape(head: Head) -> dict[tuple[str, ...], float]:
 def test_the_metrics_of_a_job_can_be_scraped(head: Head, demo_job: tuple[str, Path]) -> None:
     wait_for(lambda: scrape(head).get(("sensevoice_recordings_total", "ok")) == 18, "18 good ones")
     values = scrape(head)
-    assert set(COUNTERS) <= {name for name, *_ in values}
+    assert {*COUNTERS, *MODEL_COUNTERS} <= {name for name, *_ in values}
+    frames = {kind: values["sensevoice_model_frames_total", kind] for kind in ("speech", "padding")}
+    assert 5_000 < frames["speech"] < 17_000  # of the 170 s that the corpus has
+    assert 0 < frames["padding"] < frames["speech"]
     assert values["sensevoice_recordings_planned_total",] == 20
     assert values["sensevoice_recordings_total", "error"] == 2
     assert values["sensevoice_errors_total", "Truncated"] == 1
@@ -239,7 +245,7 @@ def test_a_stopped_job_leaves_whole_tables_and_the_next_goes_on(head: Head, tmp_
     manifest = write_manifest(tmp_path / "manifest.jsonl", 30, "long_mixed.mp3")
     settings = (
         *(f"manifest={manifest}", f"output={root}", f"model={MODEL}", "vad=none"),
-        *("publish_every_s=0.5", "ray.rows_per_batch=1"),
+        *("publish_every_s=0.5", "ray.batch_audio_s=1"),
     )
     head.submit("stopped", *settings, wait=False)
     wait_for(lambda: len(list(root.glob("_log/*.json"))) >= 2, "second commit")
@@ -259,3 +265,56 @@ def test_a_stopped_job_leaves_whole_tables_and_the_next_goes_on(head: Head, tmp_
     assert len(ids) == len(set(ids)) == 30
     (n_resumed,) = re.findall(r"exit_code=0 recordings=(\d+)", done.stdout)
     assert int(n_resumed) <= 30 - first.num_rows
+
+
+def test_an_address_where_nobody_answers_ends_a_run_at_once(tmp_path: Path) -> None:
+    """A Ray that is asked to connect there keeps silent for minutes."""
+    started = time.monotonic()
+    done = run_command(label_command(tmp_path / "out", "ray.address=127.0.0.1:9"))
+    assert done.returncode == 1
+    assert "no Ray answers" in done.stderr
+    assert time.monotonic() - started < 60
+
+
+# ------------------------------------------------------------------------------ several nodes
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[list[str]], Path]:
+    """A run whose GPU nodes came and went: its notes (what, on which node), the tables."""
+    folder = tmp_path_factory.mktemp("changed")
+    manifest = write_manifest(folder / "manifest.jsonl", 8, *SHORT_NAMES)
+    root, notes = folder / "out", folder / "notes"
+    command = [sys.executable, "-m", "tests.changing_nodes", *map(str, (root, manifest, notes))]
+    done = run_command(command)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [line.split() for line in read_notes(notes)], root
+
+
+def test_nodes_with_cpus_segment_and_nodes_with_gpus_label(
+    changed: tuple[list[list[str]], Path],
+) -> None:
+    places: dict[str, set[str]] = {}
+    for what, node in changed[0]:
+        places.setdefault(what, set()).add(node)
+    assert places["label"] == places["joined"] | places["lost"]
+    assert len(places["segment"]) == 1
+    assert not places["segment"] & places["label"]
+
+
+def test_a_gpu_node_that_joins_late_labels(changed: tuple[list[list[str]], Path]) -> None:
+    notes = changed[0]
+    (joined,) = (i for i, (what, _) in enumerate(notes) if what == "joined")
+    before = {node for what, node in notes[:joined] if what == "label"}
+    assert notes[joined][1] not in before
+    assert notes[joined:].count(["label", notes[joined][1]]) > N_FREE
+
+
+def test_a_lost_node_costs_time_and_nothing_else(changed: tuple[list[list[str]], Path]) -> None:
+    """It goes down in the middle of a call, without a word; the other one does the rest."""
+    notes, root = changed
+    (lost,) = (i for i, (what, _) in enumerate(notes) if what == "lost")
+    assert ["label", notes[lost][1]] not in notes[lost:]
+    ids = [f"{name}-{copy}" for copy in range(8) for name in SHORT_NAMES]
+    recordings = assert_exactly_once(str(root), ids).read("recordings")
+    assert set(recordings["status"].to_pylist()) == {"ok"}

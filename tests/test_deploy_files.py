@@ -25,13 +25,16 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
 
 from pipeline.config import RunConfig, load_config
-from pipeline.telemetry import COUNTERS, GAUGES
+from pipeline.telemetry import COUNTERS, GAUGES, MODEL_COUNTERS
 from tests.demo import ROOT
 
 CONFIGS = ROOT / "configs"
 KUBERAY = CONFIGS / "kuberay"
 DASHBOARD = json.loads((CONFIGS / "grafana" / "dashboard.json").read_text(encoding="utf-8"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+OURS = {*COUNTERS, *MODEL_COUNTERS, *GAUGES}
+TAGS = {name: tags for name, (_, tags) in (COUNTERS | MODEL_COUNTERS).items()}
 
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string", "minLength": 1}
@@ -353,12 +356,12 @@ def test_the_dashboard_asks_for_metrics_that_exist() -> None:
     for query in queries():
         for name in re.findall(r"\bray_\w+", query):
             ours = name.removeprefix("ray_")
-            assert ours in COUNTERS or ours in GAUGES or f"{name}{{" in of_ray, name
+            assert ours in OURS or f"{name}{{" in of_ray, name
 
 
 def test_the_dashboard_shows_every_metric_of_ours() -> None:
     shown = set(re.findall(r"\bray_(sensevoice_\w+)", " ".join(queries())))
-    assert shown == {*COUNTERS, *GAUGES}
+    assert shown == OURS
 
 
 def test_the_dashboard_groups_by_labels_that_the_metrics_have() -> None:
@@ -369,7 +372,7 @@ def test_the_dashboard_groups_by_labels_that_the_metrics_have() -> None:
             for group in re.findall(r"by \(([^)]*)\)", query)
             for label in group.replace(" ", "").split(",")
         } | set(re.findall(r"[{,](\w+)=", query))
-        tags = {tag for name in names if name in COUNTERS for tag in COUNTERS[name][1]}
+        tags = {tag for name in names for tag in TAGS.get(name, ())}
         assert not names or used <= tags | {"run_id"}, query
 
 

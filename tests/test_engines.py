@@ -1,6 +1,7 @@
 """One snapshot, read by Ray Data and Spark: the same rows (pandas, polars, DuckDB: test_tables)."""
 
 import shutil
+import sys
 
 import pytest
 
@@ -22,14 +23,23 @@ def test_ray_reads_the_same_rows(labelled: Snapshot, monkeypatch: pytest.MonkeyP
     assert sorted((row["segment_id"], row["text"]) for row in read.take_all()) == expected(labelled)
 
 
-@pytest.mark.skipif(not shutil.which("java"), reason="Spark needs Java")
+@pytest.mark.skipif(not shutil.which("java"), reason="Spark needs Java 17; there is none here")
 def test_spark_reads_the_same_rows(labelled: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
-    sql = pytest.importorskip("pyspark.sql", reason="pyspark (480 MB) is no dependency")
+    from pyspark.sql import SparkSession
+
     monkeypatch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
-    builder = sql.SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
-    with builder.getOrCreate() as spark:
+    monkeypatch.setenv("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+    with builder.config("spark.sql.shuffle.partitions", "1").getOrCreate() as spark:
         read = spark.read.parquet(*labelled.files("transcripts"))
         rows = read.select("segment_id", "text").collect()
         assert sorted((row["segment_id"], row["text"]) for row in rows) == expected(labelled)
         probabilities = spark.read.parquet(*labelled.files("languages")).select("probabilities.*")
         assert probabilities.columns == ["zh", "en", "yue", "ja", "ko", "nospeech"]
+        words = spark.read.parquet(*labelled.files("transcripts")).selectExpr("inline(words)")
+        assert words.columns == ["word", "start_s", "end_s", "confidence"]
+        committed = spark.read.parquet(*labelled.files("recordings")).groupBy("status").count()
+        assert {row["status"]: row["count"] for row in committed.collect()} == {
+            "ok": 18,
+            "error": 2,
+        }

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 import sentencepiece
@@ -237,6 +238,21 @@ def test_srt_and_vtt_have_a_cue_per_segment(labelled_root: str, tmp_path: Path) 
     assert "[laughter]" in vtt
 
 
+@pytest.mark.parametrize(("format", "codec"), [("srt", "srt"), ("vtt", "webvtt")])
+def test_ffmpeg_reads_the_cues(labelled_root: str, tmp_path: Path, format: Any, codec: str) -> None:
+    where = f"{SPEECH} AND recording_id = 'long_mixed'"
+    export(labelled_root, tmp_path / "x", format, where)
+    with av.open(str(tmp_path / "x" / f"long_mixed.{format}")) as file:
+        (stream,) = file.streams.subtitles
+        assert stream.codec_context.name == codec
+        cues = [packet for packet in file.demux(stream) if packet.size]
+    sql = f"SELECT text, start_s, end_s - start_s FROM segments WHERE {where} ORDER BY segment_id"
+    rows = connect(labelled_root).execute(sql).fetchall()
+    for cue, (text, start_s, length_s) in zip(cues, rows, strict=True):
+        assert bytes(cue).decode() == text
+        assert (cue.pts, cue.duration) == (round(start_s * 1000), round(length_s * 1000))
+
+
 def test_times_do_not_wrap_or_round_up_to_sixty() -> None:
     assert vtt_time(59.9996) == "00:01:00.000"
     assert vtt_time(360_000.5) == "100:00:00.500"
@@ -265,7 +281,26 @@ def test_rttm_lines_have_ten_fields(labelled_root: str, tmp_path: Path) -> None:
     assert "nospeech" not in (tmp_path / "x" / "languages.rttm").read_text()
 
 
+def test_lhotse_reads_the_rttm(labelled_root: str, tmp_path: Path) -> None:
+    lhotse = pytest.importorskip("lhotse")
+    export(labelled_root, tmp_path / "x", "rttm", SPEECH)
+    heard = lhotse.SupervisionSet.from_rttm(tmp_path / "x" / "languages.rttm")
+    rows = connect(labelled_root).execute(
+        f"SELECT recording_id, start_s, language FROM segments WHERE {SPEECH}"
+    )
+    assert {(one.recording_id, one.start, one.speaker) for one in heard} == set(rows.fetchall())
+
+
 # ----------------------------------------------------------------------------- Kaldi
+
+
+def test_lhotse_loads_the_kaldi_directory(labelled_root: str, tmp_path: Path) -> None:
+    kaldi = pytest.importorskip("lhotse.kaldi")
+    export(labelled_root, tmp_path / "x", "kaldi", SPEECH, "clips")
+    recordings, supervisions, _ = kaldi.load_kaldi_data_dir(tmp_path / "x", SAMPLE_RATE)
+    assert {one.id: one.text for one in supervisions} == texts_of(labelled_root)
+    for recording in recordings:
+        assert recording.load_audio().shape[1] == recording.num_samples
 
 
 @pytest.mark.parametrize("audio", ["reference", "clips"])

@@ -10,17 +10,22 @@ from hypothesis import strategies as st
 from torchaudio.compliance import kaldi
 
 from pipeline.features import (
-    CHUNK_FRAMES,
+    CHUNK_FRAMES as CHUNKS,
+)
+from pipeline.features import (
     LOG_FLOOR,
     clip_frames,
     count_frames,
     log_mel,
     log_mel_tensor,
+    log_mels,
     read_cmvn,
     stack_frames,
 )
 from pipeline.schema import FRAME, FRAME_LENGTH, SAMPLE_RATE, Segment
 from pipeline.segmenting import merge_segments
+
+CHUNK_FRAMES = CHUNKS["cpu"]
 
 SHARED = Path(__file__).parents[2] / "shared"
 
@@ -147,11 +152,26 @@ def test_stacked_frames_equal_funasrs_exactly(stack: int, step: int) -> None:
     for n_frames in [*range(1, 60), 997]:
         features = torch.randn(n_frames, 80, generator=torch.Generator().manual_seed(n_frames))
         expected = apply_lfr(features, stack, step)
-        assert torch.equal(stack_frames(features, stack, step), expected), n_frames
+        assert torch.equal(stack_frames(features, [n_frames], stack, step), expected), n_frames
+
+
+def test_clips_are_stacked_as_if_each_were_alone() -> None:
+    clips = [torch.randn(n_frames, 80) for n_frames in (1, 6, 7, 0, 100)]
+    alone = [stack_frames(clip, [len(clip)]) for clip in clips]
+    packed = stack_frames(torch.cat(clips), [len(clip) for clip in clips])
+    assert torch.equal(packed, torch.cat(alone))
 
 
 def test_stacking_nothing_gives_nothing() -> None:
-    assert stack_frames(torch.empty(0, 80)).shape == (0, 560)
+    assert stack_frames(torch.empty(0, 80), []).shape == (0, 560)
+
+
+def test_recordings_have_the_features_that_each_has_alone() -> None:
+    waveforms = [_noise(n_samples) for n_samples in (5_000, 399, 16_000, 0, 401, 160_123)]
+    together = log_mels(waveforms, torch.device("cpu"))
+    assert [len(one) for one in together] == [count_frames(len(one)) for one in waveforms]
+    for features, waveform in zip(together, waveforms, strict=True):
+        np.testing.assert_allclose(features, log_mel(waveform), atol=1e-4)
 
 
 MVN = """<Nnet>

@@ -17,15 +17,17 @@ FLOORS = {
     "sensevoice": 3,
     "vad_models": 3,
     "stages": 4,
+    "model_stages": 4,
     "telemetry": 5,
+    "watch": 5,
     "flow": 5,
     "alone": 5,
     "run": 6,
     "benchmarking": 7,
 }
 PURE = 2
-HEAVY = {"ray": {"flow", "alone", "telemetry"}, "funasr": set()}
-TORCH = {"benchmarking", "features", "encoder", "sensevoice", "vad_models", "fsmn"}
+HEAVY = {"ray": {"flow", "alone", "telemetry", "watch"}, "funasr": set()}
+TORCH = {"benchmarking", "features", "encoder", "model_stages", "sensevoice", "vad_models"}
 
 MODULES = sorted(path.stem for path in (ROOT / "pipeline").glob("*.py") if path.stem != "__init__")
 

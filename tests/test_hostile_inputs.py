@@ -29,10 +29,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from pipeline import manifest_files
 from pipeline.config import AudioConfig, LabelConfig, RunConfig, SegmentConfig
 from pipeline.manifest import ManifestError, read_manifest
+from pipeline.model_stages import FindSegments, LabelSegments
 from pipeline.planning import make_plan
 from pipeline.schema import BUNDLE, TABLES
 from pipeline.sensevoice import SenseVoice, load_sensevoice
-from pipeline.stages import FindSegments, LabelSegments, decode_recordings
+from pipeline.stages import decode_recordings
 from pipeline.storage import filesystem_for
 from pipeline.vad_models import load_vad
 from tests.demo import AUDIO, MODEL

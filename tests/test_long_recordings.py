@@ -22,15 +22,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from pipeline.config import AudioConfig, LabelConfig, RunConfig, SegmentConfig
+from pipeline.model_stages import FindSegments, LabelSegments
 from pipeline.schema import PLANNED, SAMPLE_RATE, Segment
 from pipeline.sensevoice import load_sensevoice
-from pipeline.stages import FindSegments, LabelSegments, decode_recordings
+from pipeline.stages import decode_recordings
 from pipeline.vad_models import load_vad
 
 class Loud:
-    def find_speech(self, waveform, log_mel):
-        edges = np.flatnonzero(np.diff(np.pad(log_mel.mean(axis=1) > 10, 1).astype(int)))
-        return [Segment(a / 100, b / 100) for a, b in edges.reshape(-1, 2).tolist()]
+    def find_speech(self, waveforms, log_mels):
+        loud = log_mels[0].mean(dim=1).numpy() > 10
+        edges = np.flatnonzero(np.diff(np.pad(loud, 1).astype(int)))
+        return [[Segment(a / 100, b / 100) for a, b in edges.reshape(-1, 2).tolist()]]
 
 path, model = sys.argv[1:]
 empty = {"offset_s": 0.0, "length_s": 0.0, "bytes": 0, "attempts": 1, "extra": {}}

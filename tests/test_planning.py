@@ -13,7 +13,7 @@ from pipeline import ledger_index, manifest_files, manifest_rows, versions
 from pipeline.keys import work_keys
 from pipeline.ledger_index import LedgerIndex
 from pipeline.manifest import Manifest, read_manifest
-from pipeline.planning import Plan, find_missing, make_plan
+from pipeline.planning import Plan, find_missing, guess_seconds, make_plan
 from pipeline.schema import PLANNED
 from pipeline.storage import StoreError, filesystem_for
 from pipeline.versions import DENIED, MISSING, look_up_versions
@@ -75,6 +75,11 @@ def test_at_first_everything_is_to_do(corpus: Path) -> None:
     assert (plan.n_manifest, plan.n_done, plan.bytes, plan.known_s) == (3, 0, 150, 5.0)
     assert set(plan.todo["attempts"].to_pylist()) == {1}
     assert set(plan.todo["supersedes"].to_pylist()) == {""}
+
+
+def test_how_long_a_recording_is_can_be_guessed_before_it_is_decoded() -> None:
+    todo = pa.table({"length_s": [2.5, 0.0, 0.0], "bytes": [7, 640_000, 0]})
+    assert guess_seconds(todo).tolist() == [2.5, 10.0, 10.0]  # as told; by its bytes; unknown
 
 
 def test_what_the_tables_hold_is_not_done_again(corpus: Path) -> None:

@@ -161,6 +161,18 @@ def test_s3_gives_the_same_rows_as_local_disk(labelled: Snapshot, s3: S3) -> Non
     assert all(uri.startswith(f"{bucket}/corpus/") for uri in uris)
 
 
+def test_features_and_vad_may_run_beside_the_model(labelled: Snapshot, tmp_path: Path) -> None:
+    config = demo_config(tmp_path, "ray.segment_with_model=true")
+    assert execute(config).n_unfinished == 0
+    snapshot = open_snapshot(config.output)
+    for table, columns in {
+        "recordings": ["recording_id", "status", "n_segments"],
+        "transcripts": ["segment_id", "start_s", "end_s", "rich_text"],
+    }.items():
+        wanted = labelled.read(table, columns).sort_by(columns[0])
+        assert snapshot.read(table, columns).sort_by(columns[0]) == wanted
+
+
 def write_tone(path: Path, seconds: float, level: float = 0.3) -> None:
     time_s = np.arange(round(seconds * SAMPLE_RATE)) / SAMPLE_RATE
     soundfile.write(path, level * np.sin(2 * np.pi * 440 * time_s), SAMPLE_RATE, subtype="FLOAT")
@@ -254,7 +266,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     ]
     manifest = tmp_path / "manifest.jsonl"
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = (f"manifest={manifest}", "publish_every_s=0.5", "ray.rows_per_batch=2")
+    settings = (f"manifest={manifest}", "publish_every_s=0.5", "ray.batch_audio_s=5")
     driver = subprocess.Popen(
         label_command(root, *settings),
         cwd=ROOT,

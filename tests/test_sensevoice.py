@@ -200,6 +200,19 @@ def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         SenseVoice(resolve_model(str(tmp_path)))
 
 
+def test_workers_of_one_node_share_the_pages_of_the_weights(tmp_path: Path) -> None:
+    """As torch.save leaves them; the demo's are compressed, and read into memory."""
+    for file in MODEL.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = torch.load(MODEL / "model.pt", weights_only=True)
+    torch.save({name: value.float() for name, value in weights.items()}, tmp_path / "model.pt")
+    model = SenseVoice(resolve_model(str(tmp_path)))
+    assert f"{tmp_path}/model.pt" in Path("/proc/self/maps").read_text()
+    heard = hear(model, short_waveforms(), True)
+    for mapped, read in zip(heard, hear(demo_model(), short_waveforms(), True), strict=True):
+        assert np.array_equal(mapped.tokens, read.tokens)
+
+
 def test_a_worker_with_other_weights_than_the_driver_refuses() -> None:
     config = RunConfig(manifest="m", output="o", model=str(MODEL))
     with pytest.raises(ModelError, match="not the same here as on the driver"):

@@ -1,6 +1,9 @@
 """The stages without Ray: each bad recording becomes a row, each good one keeps its neighbours."""
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -10,13 +13,16 @@ import pyarrow as pa
 import pytest
 import soundfile
 
+from pipeline import stages
+from pipeline.audio_files import open_source
 from pipeline.batching import PackTooLarge
 from pipeline.config import AudioConfig, LabelConfig, RunConfig, SegmentConfig
 from pipeline.decoding import Frames
 from pipeline.model_files import resolve_model
-from pipeline.schema import BUNDLE, PLANNED, SAMPLE_RATE, SEGMENTED, WINDOW
-from pipeline.sensevoice import SenseVoice, load_sensevoice
-from pipeline.stages import FindSegments, LabelSegments, decode_recordings
+from pipeline.model_stages import FindAndLabelSegments, FindSegments, LabelSegments
+from pipeline.schema import BUNDLE, PLANNED, SAMPLE_RATE, SEGMENTED, WINDOW, Segment
+from pipeline.sensevoice import Clip, SenseVoice, load_sensevoice
+from pipeline.stages import decode_recordings
 from pipeline.vad_models import load_vad
 from tests.demo import AUDIO, MODEL
 
@@ -78,6 +84,49 @@ def test_a_missing_file_becomes_an_error_row_and_its_neighbours_are_labelled() -
     assert "/nowhere/lost.wav" in bad["error_message"]
     assert good["segments"][0]["text"] == "2072."
     assert also_good["segments"][0]["text"] == "3234。"
+
+
+def test_the_next_files_are_opened_while_one_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A distant store makes each file wait, here for 20 ms."""
+    waiting, most = 0, 0
+    lock = threading.Lock()
+
+    @contextmanager
+    def open_slowly(*arguments: Any) -> Iterator[Any]:
+        nonlocal waiting, most
+        with lock:
+            waiting += 1
+            most = max(most, waiting)
+        time.sleep(0.02)
+        with lock:
+            waiting -= 1
+        with open_source(*arguments) as source:
+            yield source
+
+    monkeypatch.setattr(stages, "open_source", open_slowly)
+    names = [f"r{index}" for index in range(20)]
+    rows = decode_rows(*(plan_row(AUDIO / "en_happy.mp3", recording_id=name) for name in names))
+    assert [row["recording_id"] for row in rows] == names
+    assert {row["error_type"] for row in rows} == {""}
+    assert 4 < most <= 9
+
+
+def test_a_file_rewritten_while_it_was_fetched_is_an_error_that_may_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.mp3"
+    path.write_bytes((AUDIO / "en_happy.mp3").read_bytes())
+
+    @contextmanager
+    def rewrite(*arguments: Any) -> Iterator[Any]:
+        with open_source(*arguments) as source:
+            path.write_bytes((AUDIO / "yue_neutral.mp3").read_bytes())
+            yield source
+
+    monkeypatch.setattr(stages, "open_source", rewrite)
+    (row,) = decode_rows(plan_row(path))
+    assert (row["error_stage"], row["error_type"]) == ("decode", "ChangedWhileRead")
+    assert (row["n_windows"], row["duration_s"]) == (1, 0.0)
 
 
 def test_a_planned_error_passes_untouched() -> None:
@@ -176,7 +225,7 @@ class Small:
         self._max_frames = max_frames
 
     def transcribe(
-        self, clips: Sequence[np.ndarray], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
     ) -> list[Frames]:
         self.passes.append(sum(map(len, clips)))
         if self.passes[-1] > self._max_frames:
@@ -208,13 +257,53 @@ def test_a_clip_that_never_fits_is_an_error_row() -> None:
 
 def test_a_library_that_exits_makes_an_error_row() -> None:
     class Exits:
-        def find_speech(self, waveform: np.ndarray, log_mel: np.ndarray) -> list[Any]:
+        def find_speech(self, waveforms: Any, log_mels: Any) -> list[Any]:
             raise SystemExit(3)
 
     find = FindSegments(Exits, SEGMENT)
     windows = pa.Table.from_pylist(decode_rows(plan_row(AUDIO / "en_happy.mp3")), schema=WINDOW)
     (row,) = pa.concat_tables(find(windows)).to_pylist()
     assert (row["error_stage"], row["error_type"]) == ("segment", "SystemExit")
+
+
+def windows_of(*names: str) -> pa.Table:
+    return pa.Table.from_pylist(
+        decode_rows(*(plan_row(AUDIO / name) for name in names)), schema=WINDOW
+    )
+
+
+def test_segments_found_beside_the_model_get_the_labels_of_those_found_before_it() -> None:
+    windows = windows_of(
+        *("en_happy.mp3", "broken_empty.wav", "silence.wav", "event_cough.flac", "yue_sad.ogg")
+    )
+    silero = partial(load_vad, "silero", SEGMENT)
+    apart = LabelSegments(model, LabelConfig())(
+        pa.concat_tables(FindSegments(silero, SEGMENT)(windows))
+    )
+    together = FindAndLabelSegments(silero, SEGMENT, model, LabelConfig(device="cpu"))(windows)
+    assert together.schema == BUNDLE
+    assert texts_of(together) == texts_of(apart)
+    assert [len(texts) for texts in texts_of(together)] == [1, 0, 0, 0, 1]  # no speech in a cough
+    assert together["error_type"].to_pylist() == ["", "EmptyFile", "", "", ""]
+
+
+def texts_of(rows: pa.Table) -> list[list[str]]:
+    return [[segment["text"] for segment in segments] for segments in rows["segments"].to_pylist()]
+
+
+def test_a_recording_that_the_vad_cannot_take_fails_alone() -> None:
+    class Choosy:
+        def find_speech(self, waveforms: Any, log_mels: Any) -> list[list[Segment]]:
+            if any(len(waveform) == refused for waveform in waveforms):
+                raise ValueError("too odd")
+            return [[Segment(0.0, len(waveform) / SAMPLE_RATE)] for waveform in waveforms]
+
+    windows = windows_of("en_happy.mp3", "zh_angry.flac", "yue_sad.ogg")
+    refused = len(windows["waveform"][1].as_py()) // 2
+    rows = FindAndLabelSegments(Choosy, SEGMENT, model, LabelConfig(device="cpu"))(windows)
+    assert texts_of(rows) == [["2072."], [], ["454。"]]
+    assert rows["error_stage"].to_pylist() == ["", "segment", ""]
+    assert rows["error_message"].to_pylist() == ["", "too odd", ""]
 
 
 def test_a_model_that_does_not_load_stops_the_worker(tmp_path: Path) -> None:

@@ -15,12 +15,14 @@ import soxr
 import torch
 import yaml
 
+from pipeline import vad_models
 from pipeline.config import SegmentConfig
-from pipeline.features import log_mel
+from pipeline.features import log_mel, log_mels
 from pipeline.schema import FRAME, FRAME_LENGTH, SAMPLE_RATE, Segment
 from pipeline.segmenting import find_intervals
 from pipeline.vad_models import FsmnVad, Silero, Vad, WholeRecording, load_vad
 
+CPU = torch.device("cpu")
 SHARED = Path(__file__).parents[2] / "shared"
 REAL_FSMN = SHARED / "models" / "fsmn-vad"
 needs_shared = pytest.mark.skipif(
@@ -161,7 +163,7 @@ def _funasr_hears(model: Any, waveform: np.ndarray, **options: Any) -> list[list
 
 
 def _we_hear(vad: Vad, waveform: np.ndarray) -> list[list[int]]:
-    spoken = vad.find_speech(waveform, log_mel(waveform))
+    (spoken,) = vad.find_speech([waveform], log_mels([waveform], CPU))
     return [[round(s.start_s * 1000), round(s.end_s * 1000)] for s in spoken]
 
 
@@ -225,7 +227,8 @@ def test_fsmn_hears_what_funasr_hears_in_silence_and_in_noise(random_fsmn: Path)
 
 def test_the_silence_probability_is_funasrs_whatever_the_chunk(random_fsmn: Path) -> None:
     features = log_mel(_bursts(35.0, seed=7))
-    ours = FsmnVad(random_fsmn, SegmentConfig()).silence_probabilities(features)
+    vad = FsmnVad(random_fsmn, SegmentConfig())
+    (ours,) = vad.silence_probabilities([torch.from_numpy(features)])
     from funasr.frontends.wav_frontend import apply_cmvn, apply_lfr
 
     reference = _funasr(random_fsmn)
@@ -234,6 +237,28 @@ def test_the_silence_probability_is_funasrs_whatever_the_chunk(random_fsmn: Path
     with torch.no_grad():
         theirs = reference.model.encoder(stacked[None], cache={})[0, :, 0].numpy()
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+@pytest.mark.parametrize("step", [7, 1_000, 1 << 18])
+def test_recordings_heard_together_sound_as_each_does_alone(
+    random_fsmn: Path, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sequence for the network, whatever its chunks; as on a GPU."""
+    vad = FsmnVad(random_fsmn, SegmentConfig())
+    lengths_s = (3.0, 0.01, 12.0, 0.5, 0.0, 31.0)
+    waveforms = [_bursts(31.0, seed=i)[: int(s * 16_000)] for i, s in enumerate(lengths_s)]
+    alone = [vad.silence_probabilities(log_mels([one], CPU))[0] for one in waveforms]
+    monkeypatch.setitem(vad_models.CHUNK_FRAMES, "cpu", step)
+    together = vad.silence_probabilities(log_mels(waveforms, CPU))
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert vad.find_speech(waveforms, log_mels(waveforms, CPU)) == [
+        vad.find_speech([one], log_mels([one], CPU))[0] for one in waveforms
+    ]
+
+
+def test_nothing_to_hear_is_nothing_heard(random_fsmn: Path) -> None:
+    assert FsmnVad(random_fsmn, SegmentConfig()).find_speech([], []) == []
 
 
 @pytest.mark.parametrize("n_samples", [0, 1, 399])
@@ -285,7 +310,7 @@ def test_the_state_machine_is_funasrs_for_any_rules(seed: int) -> None:
             "lookahead_time_end_point": chance.choice([0, 100]),
         }
         theirs = _FunasrMachine(rules).run(flicker)
-        ours = find_intervals(flicker, _rules_of(rules))
+        ours = find_intervals(np.array(flicker), _rules_of(rules))
         assert [[start * 10, end * 10] for start, end in ours] == theirs, rules
 
 
@@ -324,11 +349,11 @@ def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_no_vad_gives_the_whole_recording() -> None:
     vad = load_vad("none", SegmentConfig())
     waveform = np.zeros(24_001, np.int16)
-    assert vad.find_speech(waveform, log_mel(waveform)) == [Segment(0.0, 24_001 / SAMPLE_RATE)]
+    assert vad.find_speech([waveform], []) == [[Segment(0.0, 24_001 / SAMPLE_RATE)]]
 
 
 def test_no_vad_gives_nothing_for_nothing() -> None:
-    assert WholeRecording().find_speech(np.zeros(0, np.int16), np.zeros((0, 80))) == []
+    assert WholeRecording().find_speech([np.zeros(0, np.int16)], []) == [[]]
 
 
 @pytest.fixture(scope="module")
@@ -405,7 +430,7 @@ def test_silero_hears_what_its_package_hears(
         min_silence_duration_ms=300,
         speech_pad_ms=100,
     )
-    ours = silero.find_speech(waveform, log_mel(waveform))
+    (ours,) = silero.find_speech([waveform], [])
     assert len(theirs) > 3
     assert [(s.start_s * SAMPLE_RATE, s.end_s * SAMPLE_RATE) for s in ours] == [
         (s["start"], s["end"]) for s in theirs
