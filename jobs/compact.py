@@ -9,7 +9,8 @@ from rich.console import Console
 from pipeline.config import ConfigError, load_options
 from pipeline.maintenance import GOOD_BYTES, compact
 from pipeline.probing import writable
-from pipeline.storage import StoreError, open_store
+from pipeline.storage import StoreError
+from pipeline.tables import open_snapshot
 
 
 def main(
@@ -28,7 +29,7 @@ def main(
 ) -> None:
     """Merge small files. Old snapshots keep theirs until a vacuum."""
     try:
-        store = open_store(root, load_options(options or []))
+        store = open_snapshot(root, load_options(options or [])).store
         with writable(store, single_writer=single_writer) as store:
             done = compact(store, good_bytes=int(good_mb * 1e6))
     except (ConfigError, StoreError, OSError) as error:

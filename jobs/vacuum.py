@@ -12,7 +12,8 @@ from rich.console import Console
 from pipeline.config import ConfigError, load_options
 from pipeline.maintenance import RETAIN_S, vacuum
 from pipeline.probing import writable
-from pipeline.storage import StoreError, open_store
+from pipeline.storage import StoreError
+from pipeline.tables import open_snapshot
 
 _DAY_S = 86_400.0
 
@@ -36,7 +37,7 @@ def main(
 ) -> None:
     """Delete superseded and abandoned files, and bundles that were published long ago."""
     try:
-        store = open_store(root, load_options(options or []))
+        store = open_snapshot(root, load_options(options or [])).store
         with writable(store, single_writer=single_writer) as store:
             done = vacuum(store, retain_s=retain_days * _DAY_S, dry_run=dry_run)
     except (ConfigError, StoreError, OSError) as error:

@@ -10,7 +10,8 @@ import typer
 from rich.console import Console
 
 from pipeline.config import ConfigError, load_options
-from pipeline.storage import StoreError, open_store
+from pipeline.storage import StoreError
+from pipeline.tables import open_snapshot
 from pipeline.verification import Verdict, verify
 
 _SHOWN = 100  # problems
@@ -26,7 +27,7 @@ def main(
     """Check the log, every file, every row and every second."""
     console = Console(soft_wrap=True, highlight=False)
     try:
-        verdict = verify(open_store(root, load_options(options or [])))
+        verdict = verify(open_snapshot(root, load_options(options or [])).store)
     except (ConfigError, StoreError, OSError) as error:
         Console(stderr=True).print(f"refused: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)

@@ -5,7 +5,7 @@ The walk, floor by floor (imports point down):
     schema    what a row is: Arrow schemas, frozen dataclasses, the sample rate
     config    one YAML file per run, checked before anything starts
     storage, manifest, audio, features, segmenting, batching, decoding, tables   pure parts
-    sensevoice, vad_models    torch, imported when a model is built
+    encoder, sensevoice, fsmn_vad, vad_models    torch, imported when a model is built
     stages    the callables that Ray calls; an exception becomes a column here and nowhere else
     flow      the chain and its resources; the only importer of ray
 """

@@ -9,6 +9,7 @@ Imports Ray and torch only when there is something to label.
 
 import hashlib
 import json
+import logging
 import time
 import uuid
 from collections import Counter
@@ -41,6 +42,8 @@ from pipeline.tables import ledger_parts
 if TYPE_CHECKING:
     from pipeline.flow import Receipt
     from pipeline.watch import StageState
+
+log = logging.getLogger(__name__)
 
 # Raised by hand when code that shapes labels changes: front end, VAD, segmenting or decoding.
 _CODE_VERSION = 1
@@ -244,7 +247,7 @@ def _drain(
         for receipt in receipts:
             progress.add(receipt)
             if time.monotonic() - published_s > config.publish_every_s:
-                progress.seq = publisher.publish().seq
+                progress.seq = _publish_if_it_goes(publisher, progress.seq)
                 published_s = time.monotonic()
             tell()
             if fault := breaker.add(receipt.n_recordings, receipt.errors, receipt.example):
@@ -256,3 +259,12 @@ def _drain(
         tell()
         receipts.close()
     return ""
+
+
+def _publish_if_it_goes(publisher: Publisher, seq: int) -> int:
+    """The newest commit. A store that is away for a while costs nothing yet: the bundles wait."""
+    try:
+        return publisher.publish().seq
+    except OSError as error:
+        log.warning("cannot commit now, will try again: %s", error)
+        return seq

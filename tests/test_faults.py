@@ -25,7 +25,7 @@ from pipeline import audio_files, flow, recovery, run, stages
 from pipeline.bundles import RunInfo, write_bundle
 from pipeline.config import AudioConfig, RunConfig
 from pipeline.planning import PERMANENT, Plan
-from pipeline.publish import publish
+from pipeline.publish import Publisher, publish
 from pipeline.recovery import Breaker, RunStopped, error_row, find_fault, next_step
 from pipeline.schema import BUNDLE, PLANNED, SAMPLE_RATE
 from pipeline.storage import StoreError, open_store
@@ -337,6 +337,30 @@ def test_audio_rewritten_while_it_is_read_is_an_error_that_may_pass(
     assert last["n_windows"] == last["window_index"] + 1
     assert last["attempt_id"] == first["attempt_id"]
     assert "ChangedWhileRead" not in PERMANENT
+
+
+# --------------------------------------------------------------------------- a store that is away
+
+
+def test_a_store_that_is_away_between_two_commits_does_not_end_a_run(
+    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = copies(1)
+    publish_really = Publisher.publish
+    refused: list[int] = []
+
+    def publish_sometimes(publisher: Publisher, **how: Any) -> Any:
+        if len(refused) < 2 and any(Path(config.output).glob("_bundles/*/*")):
+            refused.append(1)
+            raise OSError("503 Slow Down")
+        return publish_really(publisher, **how)
+
+    monkeypatch.setattr(Publisher, "publish", publish_sometimes)
+    settings = ("vad=none", "publish_every_s=0.001", "ray.batch_audio_s=1")
+    config = demo_config(tmp_path / "out", f"manifest={write_manifest(tmp_path, rows)}", *settings)
+    assert execute(config).n_unfinished == 0
+    assert len(refused) == 2
+    assert_exactly_once(config.output, [row["recording_id"] for row in rows])
 
 
 # --------------------------------------------------------------------------- several answers

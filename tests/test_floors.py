@@ -15,6 +15,7 @@ FLOORS = {
     # floor 2 is everything that is not named here
     "encoder": 3,
     "sensevoice": 3,
+    "fsmn_vad": 3,
     "vad_models": 3,
     "stages": 4,
     "model_stages": 4,
@@ -27,7 +28,8 @@ FLOORS = {
 }
 PURE = 2
 HEAVY = {"ray": {"flow", "alone", "telemetry", "watch"}, "funasr": set()}
-TORCH = {"benchmarking", "features", "encoder", "model_stages", "sensevoice", "vad_models"}
+TORCH = {"benchmarking", "features", "encoder", "fsmn_vad", "model_stages", "sensevoice"}
+TORCH |= {"vad_models"}
 
 MODULES = sorted(path.stem for path in (ROOT / "pipeline").glob("*.py") if path.stem != "__init__")
 

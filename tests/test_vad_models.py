@@ -15,12 +15,13 @@ import soxr
 import torch
 import yaml
 
-from pipeline import vad_models
+from pipeline import fsmn_vad
 from pipeline.config import SegmentConfig
 from pipeline.features import log_mel, log_mels
+from pipeline.fsmn_vad import FsmnVad
 from pipeline.schema import FRAME, FRAME_LENGTH, SAMPLE_RATE, Segment
 from pipeline.segmenting import find_intervals
-from pipeline.vad_models import FsmnVad, Silero, Vad, WholeRecording, load_vad
+from pipeline.vad_models import Silero, Vad, WholeRecording, load_vad
 
 CPU = torch.device("cpu")
 SHARED = Path(__file__).parents[2] / "shared"
@@ -248,7 +249,7 @@ def test_recordings_heard_together_sound_as_each_does_alone(
     lengths_s = (3.0, 0.01, 12.0, 0.5, 0.0, 31.0)
     waveforms = [_bursts(31.0, seed=i)[: int(s * 16_000)] for i, s in enumerate(lengths_s)]
     alone = [vad.silence_probabilities(log_mels([one], CPU))[0] for one in waveforms]
-    monkeypatch.setitem(vad_models.CHUNK_FRAMES, "cpu", step)
+    monkeypatch.setitem(fsmn_vad.CHUNK_FRAMES, "cpu", step)
     together = vad.silence_probabilities(log_mels(waveforms, CPU))
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -315,7 +316,7 @@ def test_the_state_machine_is_funasrs_for_any_rules(seed: int) -> None:
 
 
 def _rules_of(rules: dict[str, int]) -> Any:
-    from pipeline.vad_models import _endpoint_rules
+    from pipeline.fsmn_vad import _endpoint_rules
 
     return _endpoint_rules({"window_size_ms": 200, **rules}, rules["max_end_silence_time"])
 
