@@ -416,6 +416,7 @@ def test_vacuum_and_compact_in_a_loop_disturb_nobody(store: Store) -> None:
                 rows.append(window(old, version="v2", supersedes=f"{old}-v1:1"))
             write_bundle(store, RUN, bundle(*rows))
             publisher.publish()
+            time.sleep(0.05)  # without a pause, no compaction is ever quick enough
             n += 1
     finally:
         done.set()

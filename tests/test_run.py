@@ -1,9 +1,6 @@
 """The whole corridor on a real Ray: manifest in, committed tables out."""
 
 import json
-import os
-import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -11,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import pytest
 import soundfile
 
@@ -252,45 +248,6 @@ def test_changed_audio_is_labelled_again_and_nothing_else(
     snapshot = open_snapshot(config.output)
     assert sorted(snapshot.read("transcripts")["text"].to_pylist()) == ["3234。", "57163。"]
     assert snapshot.read("recordings").num_rows == 2
-
-
-@pytest.mark.slow
-def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    """SIGKILL of the driver half way: every recording once, and what was done is not done again."""
-    root = tmp_path / "out"
-    rows = [
-        {"audio": str(AUDIO / row["audio"]), "recording_id": f"{row['recording_id']}-{turn}"}
-        for turn in range(8)
-        for row in REFERENCES
-        if row["recording_id"] != "long_mixed"
-    ]
-    manifest = tmp_path / "manifest.jsonl"
-    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = (f"manifest={manifest}", "publish_every_s=0.5", "ray.batch_audio_s=5")
-    driver = subprocess.Popen(
-        label_command(root, *settings),
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 180
-    while len(list((root / "_log").glob("*.json"))) < 2 and time.monotonic() < deadline:
-        assert driver.poll() is None, "the driver ended before it was killed"
-        time.sleep(0.05)
-    os.killpg(driver.pid, signal.SIGKILL)
-    driver.wait()
-    before = open_snapshot(str(root)).read("recordings", columns=["recording_id", "run_id"])
-    assert 0 < before.num_rows < len(rows)
-
-    assert run_command(label_command(root, *settings, "error_exit_code=0")).returncode == 0
-    after = open_snapshot(str(root)).read("recordings", columns=["recording_id", "run_id"])
-    assert Counter(after["recording_id"].to_pylist()) == Counter(
-        row["recording_id"] for row in rows
-    )
-    first_run = before["run_id"][0].as_py()
-    kept = after.filter(pc.equal(after["run_id"], first_run))
-    assert set(before["recording_id"].to_pylist()) <= set(kept["recording_id"].to_pylist())
 
 
 @pytest.mark.slow
