@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.config import Precision
+from pipeline.linear import linear
 from pipeline.model_files import ModelError
 
 Linear = Callable[[Tensor], Tensor]
@@ -167,7 +168,7 @@ def make_linear(weight: Tensor, bias: Tensor, precision: Precision) -> Linear:
     if precision == "bf16":
         half, half_bias = weight.bfloat16(), bias.bfloat16()
         return lambda x: F.linear(x.bfloat16(), half, half_bias)
-    return lambda x: F.linear(x, weight, bias)
+    return lambda x: linear(x, weight, bias)
 
 
 def _int8_linear(weight: Tensor, bias: Tensor) -> Linear:
@@ -185,13 +186,13 @@ def _int8_linear(weight: Tensor, bias: Tensor) -> Linear:
         quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
     packed = ops.linear_prepack(quantized, None)
 
-    def linear(x: Tensor) -> Tensor:
+    def multiply(x: Tensor) -> Tensor:
         # Two reductions: abs() would write all of x, linalg.vector_norm takes five times as long.
         peak = torch.maximum(x.amax(1, True), x.amin(1, True).neg_()).clamp_min_(1e-12)
         y = ops.linear_with_input_q_dq_qweight_dq_output_fp32(x / peak, 1 / 63, 64, packed)
         return torch.addcmul(bias, y, peak, out=y)
 
-    return linear
+    return multiply
 
 
 def keep_freed_memory() -> None:

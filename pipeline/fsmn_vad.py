@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from torch.nn.functional import conv1d, linear
+from torch.nn.functional import conv1d
 
 from pipeline.config import SegmentConfig
 from pipeline.features import read_cmvn
+from pipeline.linear import linear
 from pipeline.schema import FRAME, SAMPLE_RATE, Segment
 from pipeline.segmenting import FRAMES_PER_S, EndpointRules, find_intervals
 

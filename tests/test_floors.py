@@ -16,6 +16,7 @@ FLOORS = {
     "encoder": 3,
     "sensevoice": 3,
     "fsmn_vad": 3,
+    "linear": 3,
     "vad_models": 3,
     "stages": 4,
     "model_stages": 4,
@@ -28,7 +29,7 @@ FLOORS = {
 }
 PURE = 2
 HEAVY = {"ray": {"flow", "alone", "telemetry", "watch"}, "funasr": set()}
-TORCH = {"benchmarking", "features", "encoder", "fsmn_vad", "model_stages", "sensevoice"}
+TORCH = {"benchmarking", "features", "encoder", "fsmn_vad", "linear", "model_stages", "sensevoice"}
 TORCH |= {"vad_models"}
 
 MODULES = sorted(path.stem for path in (ROOT / "pipeline").glob("*.py") if path.stem != "__init__")
