@@ -234,9 +234,9 @@ def _run_ray(spec: Result, unused: str) -> Result:
 
 
 def _run_scale(spec: Result, factor: str) -> Result:
+    Loop(_config(spec, "fp32", spec["files"][:1], f"warm-{factor}")).walk()
     files = spec["files"] * int(factor)
-    loop = Loop(_config(spec, "fp32", files, f"times-{factor}"))
-    return _summary([loop.walk()])
+    return _summary([Loop(_config(spec, "fp32", files, f"times-{factor}")).walk()])
 
 
 def _show(console: Console, report: Mapping[str, Any]) -> None:

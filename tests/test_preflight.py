@@ -126,7 +126,7 @@ def test_machine_hours_follow_from_the_speeds() -> None:
 def test_a_benchmark_file_replaces_our_figures(tmp_path: Path) -> None:
     path = tmp_path / "benchmark.json"
     cpu_s = {"decode": 2.0, "features": 0.5, "vad": 3.5, "model": 90.0, "labels": 10.0, "write": 1}
-    results = {"ours int8": {}, "ours fp32": {"audio_s": 1000.0, "stages_cpu_s": cpu_s}, "ray": {}}
+    results = {"ours bf16": {}, "ours fp32": {"audio_s": 1000.0, "stages_cpu_s": cpu_s}, "ray": {}}
     path.write_text(json.dumps({"machine": {}, "results": results}))
     assert load_speeds(path) == Speeds(decode=500, segment=250, label_core=10)
 
