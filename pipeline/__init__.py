@@ -6,8 +6,9 @@ The walk, floor by floor (imports point down):
     config    one YAML file per run, checked before anything starts
     storage, manifest, audio, features, segmenting, batching, decoding, tables   pure parts
     encoder, sensevoice, fsmn_vad, vad_models    torch, imported when a model is built
-    stages    the callables that Ray calls; an exception becomes a column here and nowhere else
-    flow      the chain and its resources; the only importer of ray
+    stages, model_stages    what Ray calls; an exception becomes a column there and nowhere else
+    flow      the chain and its resources; it, watch, alone and telemetry know ray
+    run       one run, from the configuration to committed tables
 """
 
 __version__ = "0.1.0"
