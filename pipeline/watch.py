@@ -11,7 +11,6 @@ import ray
 from ray.data._internal.execution.execution_callback import ExecutionCallback
 from ray.data._internal.execution.operators.actor_pool_map_operator import (
     _ACTOR_STATE_DEAD,
-    _ACTOR_STATE_RESTARTING,
     ActorPoolMapOperator,
 )
 from ray.exceptions import ActorHandleNotFoundError
@@ -19,7 +18,6 @@ from ray.exceptions import ActorHandleNotFoundError
 from pipeline.recovery import PassEnded
 
 RESTARTS = 20  # of one actor; then it stays dead
-STALLED_S = 180.0  # without a row from any stage: do not wait for workers that cannot restart
 # FindAndLabelSegments is told as LabelSegments: the model is what takes its time.
 _STAGES = ("decode_recordings", "FindSegments", "LabelSegments", "write_rows")
 
@@ -50,8 +48,7 @@ class Watch(ExecutionCallback):
 
     def before_execution_starts(self, executor: Any) -> None:
         type(self).executor = executor
-        self._stepped = self._advanced = time.monotonic()
-        self._n_rows = 0
+        self._stepped = time.monotonic()
         self._worker_s: Counter[str] = Counter()
 
     def on_execution_step(self, executor: Any) -> None:
@@ -64,13 +61,9 @@ class Watch(ExecutionCallback):
             if stage in operator.name
         }
         type(self).listener(stages)
-        n_rows = sum(stage.n_rows for stage in stages.values())
-        if n_rows > self._n_rows:
-            self._n_rows, self._advanced = n_rows, now
-        is_stalled = now - self._advanced > STALLED_S
         for operator in executor._topology:
             if isinstance(operator, ActorPoolMapOperator):
-                self._look_at(operator.name, operator._actor_pool, is_stalled)
+                self._look_at(operator.name, operator._actor_pool)
 
     def _state(self, stage: str, metrics: Any, elapsed_s: float) -> StageState:
         n_workers = metrics.num_alive_actors or metrics.num_tasks_running
@@ -81,21 +74,17 @@ class Watch(ExecutionCallback):
             worker_s=self._worker_s[stage],
         )
 
-    def _look_at(self, name: str, pool: Any, is_stalled: bool) -> None:
+    def _look_at(self, name: str, pool: Any) -> None:
         """Note who works there; raise when all are dead: Ray Data waits for ever (ray#62746).
 
-        It waits for ever, too, for the tasks of a worker whose node is gone and which finds no
-        other with the GPU that it wants. When nothing else moves, such a worker is given up and
-        its recordings are left to the next pass.
+        A worker whose node is gone is not dead: it waits for another with the GPU that it wants,
+        which the cluster may add, or a worker that has nothing left to do give up.
         """
         running, pending = list(pool._running_actors), list(pool._pending_actors.values())
         type(self).actors.update(actor._ray_actor_id for actor in running + pending)
-        states = {actor: actor._get_local_state() for actor in running}
-        if set(states.values()) == {_ACTOR_STATE_DEAD} and not pending:
-            raise PassEnded(f"all workers of {name} died {RESTARTS} times, or their nodes did")
-        for actor, state in states.items():
-            if is_stalled and state == _ACTOR_STATE_RESTARTING:
-                ray.kill(actor, no_restart=True)
+        states = {actor._get_local_state() for actor in running}
+        if states == {_ACTOR_STATE_DEAD} and not pending:
+            raise PassEnded(f"all workers of {name} died {RESTARTS} times")
 
     @classmethod
     def release(cls) -> None:

@@ -25,7 +25,7 @@ os.environ |= {
 
 import numpy as np
 
-from pipeline import flow, run, watch
+from pipeline import flow, run
 from pipeline.config import RunConfig
 from pipeline.decoding import Frames
 from pipeline.schema import Segment
@@ -144,7 +144,6 @@ def main(root: str, manifest: str, notes: Path) -> None:
     )
     flow._load_vad = partial(load_vad, notes)
     flow._load_sensevoice = partial(load_model, notes)  # type: ignore[assignment]
-    watch.STALLED_S = 8.0
     early = add_gpu_node(cluster)
     try:
         with ThreadPoolExecutor(1) as other:  # Ray starts nodes in the main thread only
