@@ -80,6 +80,10 @@ class LabelConfig(_Section):
     precision: Literal["auto", Precision] = Field(
         default="auto", description="fp32 (exact), bf16, int8; auto: bf16 on a GPU, else fp32"
     )
+    compile: bool = Field(
+        default=False,
+        description="torch.compile the layers on a GPU; without a C compiler it goes without",
+    )
 
 
 class RayConfig(_Section):

@@ -6,38 +6,41 @@ softmax and the memory stay in float32 at every precision. Knows nothing of prom
 """
 
 import ctypes
+import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.attention import ByClip, InGrid, Varlen, Way, choose_way, lay_out
 from pipeline.config import Precision
 from pipeline.linear import linear
 from pipeline.model_files import ModelError
 
-Linear = Callable[[Tensor], Tensor]
+_log = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _MAX_HEAP_BLOCK = 32 << 20  # glibc takes no higher M_MMAP_THRESHOLD
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Where the clips of a packed batch lie; built once per batch and used by every layer."""
+class Layout(NamedTuple):
+    """Where the clips of a pack lie; built once and used by every layer."""
 
-    lengths: list[int]
-    spread: Tensor  # (n_frames,) place of each frame when clips stand `gap` zeros apart
+    clips: ByClip | InGrid | Varlen
+    spread: Tensor  # (n_frames,) place of each frame when clips stand some zeros apart
     n_spread: int
-    grid: Tensor | None  # (n_frames,) place of each frame in a padded (n_clips, longest) grid
-    mask: Tensor | None  # (n_clips, 1, 1, longest) true where the grid holds a frame
 
 
 class Encoder:
-    """70 SANM layers and the CTC head, on one device at one precision."""
+    """70 SANM layers and the CTC head, on one device at one precision.
+
+    `attention` None: the best way that works on the device (attention.choose_way). With `compiled`
+    the layers go through torch.compile; where that fails, they run as they are.
+    """
 
     def __init__(
         self,
@@ -45,154 +48,196 @@ class Encoder:
         conf: Mapping[str, Any],
         device: torch.device,
         precision: Precision = "fp32",
-        attend_in_grid: bool | None = None,
+        attention: Way | None = None,
+        compiled: bool = False,
     ) -> None:
-        # Attention clip by clip wastes nothing but costs a launch each: right on a CPU, where a
-        # launch is free, and wrong on a GPU, where a pack has hundreds of clips of like length.
-        on_cpu = device.type == "cpu"
-        self._attend_in_grid = not on_cpu if attend_in_grid is None else attend_in_grid
-        if precision == "int8" and not on_cpu:
+        if precision == "int8" and device.type != "cpu":
             raise ModelError("label.precision: int8 is for CPUs; use bf16 on a GPU")
         self._device = device
-        self._heads = int(conf["attention_heads"])
-        self._size = int(conf["output_size"])
-        first = [f"encoder.encoders0.{i}" for i in range(1)]
-        rest = [f"encoder.encoders.{i}" for i in range(int(conf["num_blocks"]) - 1)]
-        self._layers = [*first, *rest]
-        self._tp_layers = [f"encoder.tp_encoders.{i}" for i in range(int(conf["tp_blocks"]))]
+        n_heads, size = int(conf["attention_heads"]), int(conf["output_size"])
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.attention = attention or choose_way(device, dtype, n_heads, size // n_heads)
         kernel = int(conf["kernel_size"])
         left = (kernel - 1) // 2 + max(0, int(conf.get("sanm_shfit", 0)))
-        self._memory_pad = (left, kernel - 1 - left)
-        linears = [
-            name.removesuffix(".weight")
-            for name, weight in weights.items()
-            if weight.dim() == 2 and name != "embed.weight"
-        ]
-        self._linears = {
-            name: make_linear(weights[f"{name}.weight"], weights[f"{name}.bias"], precision)
-            for name in linears
-        }
-        # The rest only: at bf16 and int8 the float32 matrices are not kept.
-        self._weights = {
-            name: weight
-            for name, weight in weights.items()
-            if name.rpartition(".")[0] not in self._linears
-        }
-        if on_cpu:
+        self._pads = left, kernel - 1 - left
+        names = ["encoders0.0", *(f"encoders.{i}" for i in range(int(conf["num_blocks"]) - 1))]
+        tp_names = [f"tp_encoders.{i}" for i in range(int(conf["tp_blocks"]))]
+        self._layers, self._tp_layers = (
+            [Layer(weights, f"encoder.{name}", n_heads, left, precision) for name in some]
+            for some in (names, tp_names)
+        )
+        self._after_norm, self._tp_norm = (
+            Norm(weights, f"encoder.{name}") for name in ("after_norm", "tp_norm")
+        )
+        self._head = make_linear(weights, "ctc.ctc_lo", precision)
+        self._compiled = torch.compile(_run_layer, dynamic=True) if compiled else None
+        if device.type == "cpu":
             keep_freed_memory()
 
     def encode(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
         """float32 (sum of lengths, 560) -> (sum of lengths, 512); the input stays as it is."""
-        layout = self._lay_out(list(lengths))
-        for name in self._layers:
-            x = self._layer(x, name, layout)
-        x = self._norm(x, "encoder.after_norm")
-        for name in self._tp_layers:
-            x = self._layer(x, name, layout)
-        return self._norm(x, "encoder.tp_norm")
+        layout = self._lay_out(lengths)
+        for layer in self._layers:
+            x = self._run(layer, x, layout)
+        x = self._after_norm(x)
+        for layer in self._tp_layers:
+            x = self._run(layer, x, layout)
+        return self._tp_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(n, 512) -> float32 (n, n_tokens): 100 kB a frame, so ask for few at a time."""
-        return self._linears["ctc.ctc_lo"](hidden).float()
+        return self._head(hidden).float()
 
-    def _lay_out(self, lengths: list[int]) -> Layout:
-        left, right = self._memory_pad
+    def _run(self, layer: "Layer", x: Tensor, layout: Layout) -> Tensor:
+        compiled = self._compiled  # two threads run passes; the other may give it up
+        if compiled is None:
+            return layer(x, layout)
+        try:
+            return compiled(layer, x, layout)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # no compiler, a graph it cannot translate: many types
+            _log.warning("label.compile: torch.compile fails here, going on without: %s", error)
+            self._compiled = None
+            return layer(x, layout)
+
+    def _lay_out(self, lengths: Sequence[int]) -> Layout:
+        left, right = self._pads
         gap = max(left, right)
-        clip_of = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-        place = torch.arange(sum(lengths))
-        spread = (place + gap * clip_of + left).to(self._device)
-        n_spread = left + sum(lengths) + gap * (len(lengths) - 1) + right
-        grid = mask = None
-        if self._attend_in_grid:
-            longest = max(lengths)
-            starts = torch.tensor([0, *lengths[:-1]]).cumsum(0)
-            grid = (place - starts[clip_of] + longest * clip_of).to(self._device)
-            mask = torch.arange(longest) < torch.tensor(lengths)[:, None]
-            mask = mask[:, None, None, :].to(self._device)
-        return Layout(lengths, spread, n_spread, grid, mask)
+        n_frames, n_clips = sum(lengths), len(lengths)
+        spread = np.arange(n_frames) + gap * np.repeat(np.arange(n_clips), lengths) + left
+        return Layout(
+            lay_out(lengths, self.attention, self._device),
+            torch.from_numpy(spread).to(self._device),
+            left + n_frames + gap * (n_clips - 1) + right,
+        )
 
-    def _layer(self, x: Tensor, name: str, layout: Layout) -> Tensor:
-        heard = self._attend(self._norm(x, f"{name}.norm1"), f"{name}.self_attn", layout)
+
+class Layer:
+    """SANM: self-attention with an FSMN memory of the values, then a feed-forward network."""
+
+    def __init__(
+        self,
+        weights: Mapping[str, Tensor],
+        name: str,
+        n_heads: int,
+        left: int,
+        precision: Precision,
+    ) -> None:
+        self._n_heads, self._left = n_heads, left
+        self.norm1, self.norm2 = (Norm(weights, f"{name}.{norm}") for norm in ("norm1", "norm2"))
+        self.q_k_v, self.out = (
+            make_linear(weights, f"{name}.self_attn.{part}", precision)
+            for part in ("linear_q_k_v", "linear_out")
+        )
+        self.w_1, self.w_2 = (
+            make_linear(weights, f"{name}.feed_forward.{part}", precision)
+            for part in ("w_1", "w_2")
+        )
+        self.kernel = _fixed(weights[f"{name}.self_attn.fsmn_block.weight"])
+
+    def __call__(self, x: Tensor, layout: Layout) -> Tensor:
+        """(n_frames, d_in) -> (n_frames, d)."""
+        q, k, v = self.q_k_v(self.norm1(x)).chunk(3, dim=-1)
+        heard = self.out(layout.clips.attend(q, k, v, self._n_heads))
+        heard = self._memory(v.float(), layout).add_(heard)
         # The first layer maps 560 to 512 and therefore has no residual around its attention.
         x = heard.add_(x) if x.shape == heard.shape else heard
-        hidden = self._linears[f"{name}.feed_forward.w_1"](self._norm(x, f"{name}.norm2")).relu_()
-        return x.add_(self._linears[f"{name}.feed_forward.w_2"](hidden))
+        return x.add_(self.w_2(self.w_1(self.norm2(x)).relu_()))
 
-    def _attend(self, x: Tensor, name: str, layout: Layout) -> Tensor:
-        """SANM: self-attention plus the FSMN memory of the values. (n, d_in) -> (n, d)."""
-        q, k, v = self._linears[f"{name}.linear_q_k_v"](x).split(self._size, dim=-1)
-        heard = self._linears[f"{name}.linear_out"](self._attention(q, k, v, layout))
-        return self._memory(v.float(), name, layout).add_(heard)
-
-    def _attention(self, q: Tensor, k: Tensor, v: Tensor, layout: Layout) -> Tensor:
-        if layout.grid is None:
-            parts = zip(*(t.split(layout.lengths) for t in (q, k, v)), strict=True)
-            return torch.cat([self._sdpa(q[None], k[None], v[None])[0] for q, k, v in parts])
-        n_clips, longest = len(layout.lengths), max(layout.lengths)
-        grids = []
-        for t in (q, k, v):
-            grid = t.new_zeros(n_clips * longest, self._size)
-            grid[layout.grid] = t
-            grids.append(grid.view(n_clips, longest, self._size))
-        heard = self._sdpa(grids[0], grids[1], grids[2], layout.mask)
-        return heard.reshape(n_clips * longest, self._size)[layout.grid]
-
-    def _sdpa(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """(n_clips, n, d) -> (n_clips, n, d)."""
-        q, k, v = (t.unflatten(-1, (self._heads, -1)).transpose(1, 2) for t in (q, k, v))
-        heard = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return heard.transpose(1, 2).flatten(-2)
-
-    def _memory(self, v: Tensor, name: str, layout: Layout) -> Tensor:
+    def _memory(self, v: Tensor, layout: Layout) -> Tensor:
         """FSMN: a depthwise convolution over time plus the values themselves. (n, d) -> (n, d).
 
         Zeros between the clips stand for the padding that each would have alone. Laid out as an
         image of height 1 whose channels come last, (n, d) needs no transposition.
         """
-        spaced = v.new_zeros(layout.n_spread, self._size)
+        spaced = v.new_zeros(layout.n_spread, v.shape[1])
         spaced[layout.spread] = v
-        kernel = self._weights[f"{name}.fsmn_block.weight"][:, :, None]
         image = spaced.T[None, :, None]
-        convolved = F.conv2d(image, kernel, groups=self._size)[0, :, 0].T
-        return convolved[layout.spread - self._memory_pad[0]].add_(v)
-
-    def _norm(self, x: Tensor, name: str) -> Tensor:
-        weight, bias = self._weights[f"{name}.weight"], self._weights[f"{name}.bias"]
-        return F.layer_norm(x, weight.shape, weight, bias)
+        convolved = F.conv2d(image, self.kernel[:, :, None], groups=v.shape[1])[0, :, 0].T
+        return convolved[layout.spread - self._left].add_(v)
 
 
-def make_linear(weight: Tensor, bias: Tensor, precision: Precision) -> Linear:
-    """A layer: x (n, d_in) -> x @ weight.T + bias, in float32, or bfloat16 at bf16."""
-    if precision == "int8":
-        return _int8_linear(weight, bias)
-    if precision == "bf16":
-        half, half_bias = weight.bfloat16(), bias.bfloat16()
-        return lambda x: F.linear(x.bfloat16(), half, half_bias)
-    return lambda x: linear(x, weight, bias)
+def _run_layer(layer: Layer, x: Tensor, layout: Layout) -> Tensor:
+    """One function for all layers, so that torch.compile translates it once and not 70 times."""
+    return layer(x, layout)
 
 
-def _int8_linear(weight: Tensor, bias: Tensor) -> Linear:
+class Norm:
+    """Layer norm over the last axis, in float32."""
+
+    def __init__(self, weights: Mapping[str, Tensor], name: str) -> None:
+        self.weight = _fixed(weights[f"{name}.weight"])
+        self.bias = _fixed(weights[f"{name}.bias"])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias)
+
+
+class Linear:
+    """(n, d_in) -> x @ weight.T + bias, in float32."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.weight, self.bias = _fixed(weight), _fixed(bias)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class HalfLinear(Linear):
+    """In bfloat16, and so is what comes out; the float32 matrices are not kept."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__(weight.bfloat16(), bias.bfloat16())
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.linear(x.bfloat16(), self.weight, self.bias)
+
+
+class Int8Linear:
     """8 bits a weight, with a scale per output, and 7 an input, with a scale per frame.
 
     Every frame is brought to [-1, 1] first, so that the fixed scale of the kernel fits them all and
     a frame's result does not depend on the clips it shares a batch with. 7 bits, because without
     VNNI the CPU adds pairs of products in 16 bits (vpmaddubsw), which 8 by 8 bits overflow.
     """
-    ops: Any = torch.ops.quantized
-    scales = weight.abs().amax(dim=1).clamp_min(1e-12).double() / 127
-    zeros = torch.zeros(len(weight), dtype=torch.long)
-    with warnings.catch_warnings():  # torch points to torchao, whose CPU kernels need a compiler
-        warnings.simplefilter("ignore")
-        quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
-    packed = ops.linear_prepack(quantized, None)
 
-    def multiply(x: Tensor) -> Tensor:
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        ops: Any = torch.ops.quantized
+        scales = weight.abs().amax(dim=1).clamp_min(1e-12).double() / 127
+        zeros = torch.zeros(len(weight), dtype=torch.long)
+        with warnings.catch_warnings():
+            # torch points to torchao, whose CPU kernels need a compiler
+            warnings.simplefilter("ignore")
+            quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        self._packed = ops.linear_prepack(quantized, None)
+        self._multiply = ops.linear_with_input_q_dq_qweight_dq_output_fp32
+        self._bias = bias
+
+    def __call__(self, x: Tensor) -> Tensor:
         # Two reductions: abs() would write all of x, linalg.vector_norm takes five times as long.
         peak = torch.maximum(x.amax(1, True), x.amin(1, True).neg_()).clamp_min_(1e-12)
-        y = ops.linear_with_input_q_dq_qweight_dq_output_fp32(x / peak, 1 / 63, 64, packed)
-        return torch.addcmul(bias, y, peak, out=y)
+        y = self._multiply(x / peak, 1 / 63, 64, self._packed)
+        return torch.addcmul(self._bias, y, peak, out=y)
 
-    return multiply
+
+_LINEARS: dict[Precision, type[Linear | Int8Linear]] = {
+    "fp32": Linear,
+    "bf16": HalfLinear,
+    "int8": Int8Linear,
+}
+
+
+def make_linear(
+    weights: Mapping[str, Tensor], name: str, precision: Precision
+) -> Linear | Int8Linear:
+    """The layer of that name; what it gives is bfloat16 at bf16, else float32."""
+    return _LINEARS[precision](weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+
+def _fixed(weight: Tensor) -> Tensor:
+    """A parameter, whose sizes torch.compile may take for granted; those of other inputs vary."""
+    return torch.nn.Parameter(weight, requires_grad=False)
 
 
 def keep_freed_memory() -> None:

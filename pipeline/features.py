@@ -47,6 +47,17 @@ def log_mels(waveforms: Sequence[np.ndarray], device: torch.device) -> list[torc
     return [frames[at : at + n] for at, n in zip(starts, counts, strict=True)]
 
 
+def loudness(log_mels: Sequence[torch.Tensor]) -> list[np.ndarray]:
+    """float32 (n_frames, 80) each -> the mean of each frame, float32 (n_frames,) each, on the host.
+
+    In one copy: each waits for all that the GPU has to do.
+    """
+    if not log_mels:
+        return []
+    means = torch.cat([one.mean(dim=1) for one in log_mels]).cpu().numpy()
+    return np.split(means, np.cumsum([len(one) for one in log_mels])[:-1])
+
+
 def log_mel(waveform: np.ndarray) -> np.ndarray:
     """int16 (n_samples,) -> float32 (n_frames, 80), on the CPU."""
     return np.asarray(log_mels([waveform], torch.device("cpu"))[0].numpy())

@@ -76,9 +76,7 @@ class FsmnVad:
         self._options = options
         self._device = torch.device(device)
         self._rules = _endpoint_rules(options, round(config.end_silence_s * 1000))
-        self._net = _FsmnNet(
-            directory / "model.pt", directory / "am.mvn", options["lstride"], self._device
-        )
+        self._net = _FsmnNet(directory / "model.pt", directory / "am.mvn", options, self._device)
 
     def find_speech(
         self, waveforms: Sequence[np.ndarray], log_mels: Sequence[torch.Tensor]
@@ -126,8 +124,8 @@ class FsmnVad:
             index = torch.from_numpy(rows[start : start + step].ravel()).to(self._device)
             stacked = frames[index].view(len(gaps), -1)
             keep = torch.from_numpy(~gaps).to(self._device) if gaps.any() else None
-            probabilities, memories = self._net(stacked, keep, memories)
-            parts.append(probabilities[:, self._options["sil_pdf_ids"]].sum(dim=1))
+            silence, memories = self._net(stacked, keep, memories)
+            parts.append(silence)
         return np.asarray(torch.cat(parts).cpu().numpy())
 
 
@@ -135,9 +133,9 @@ class _FsmnNet:
     """The network: 400 -> 140 -> 250, blocks of 250 -> 128 -> memory -> 250, -> 140 -> 248."""
 
     def __init__(
-        self, weights_file: Path, cmvn_file: Path, stride: int, device: torch.device
+        self, weights_file: Path, cmvn_file: Path, options: Mapping[str, Any], device: torch.device
     ) -> None:
-        self._stride = stride
+        self._stride: int = options["lstride"]
         # Kaldi's normalisation goes into the first layer, and the last two layers become one.
         shift, scale = (vector.double() for vector in read_cmvn(cmvn_file))
         w = {k: v.double() for k, v in _read_weights(weights_file).items()}
@@ -150,6 +148,9 @@ class _FsmnNet:
             last @ w["out_linear1.linear.weight"],
             last @ w["out_linear1.linear.bias"] + bias,
         )
+        # A sum over some columns: an index would be sent to a GPU with every chunk.
+        is_silence = np.isin(np.arange(len(last)), options["sil_pdf_ids"]).astype(np.float32)
+        self._is_silence = torch.from_numpy(is_silence).to(device)
         n_blocks = sum(name.endswith("conv_left.weight") for name in w)
         self._blocks = [
             (
@@ -162,12 +163,12 @@ class _FsmnNet:
             )
             for i in range(n_blocks)
         ]
-        self.n_context = max((taps.shape[2] - 1) * stride for _, taps, _, _ in self._blocks)
+        self.n_context = max((taps.shape[2] - 1) * self._stride for _, taps, _, _ in self._blocks)
 
     def __call__(
         self, stacked: torch.Tensor, keep: torch.Tensor | None, memories: list[torch.Tensor]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """(n, 400) -> (n, 248) and the left context of each block for the next call.
+        """(n, 400) -> P(silence) (n,) and the left context of each block for the next call.
 
         Where `keep` (n,) is false there is nothing to remember.
         """
@@ -183,7 +184,7 @@ class _FsmnNet:
             contexts.append(heard[:, heard.shape[1] - n_context :].clone())
             remembered = conv1d(heard[None], taps, dilation=self._stride, groups=len(taps))[0]
             x = linear((projected + remembered).T, weight, bias).relu_()
-        return linear(x, *self._out).softmax(dim=1), contexts
+        return linear(x, *self._out).softmax(dim=1) @ self._is_silence, contexts
 
 
 def _affine(

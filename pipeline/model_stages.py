@@ -89,8 +89,11 @@ class FindSegments:
     def _find(self, waveforms: Sequence[np.ndarray]) -> Iterator[Found]:
         log_mels = self._features.log_mels(waveforms, self._device)
         spoken = self._vad.find_speech(waveforms, log_mels)
+        levels = self._features.loudness(log_mels)
         config = self._config
-        for waveform, log_mel, intervals in zip(waveforms, log_mels, spoken, strict=True):
+        for waveform, log_mel, intervals, level in zip(
+            waveforms, log_mels, spoken, levels, strict=True
+        ):
             segments = merge_segments(
                 intervals,
                 max_segment_s=config.max_segment_s,
@@ -98,8 +101,7 @@ class FindSegments:
                 merge_gap_s=config.merge_gap_s,
                 min_segment_s=config.min_segment_s,
                 duration_s=len(waveform) / SAMPLE_RATE,
-                # A segment that is too long is cut in a pause.
-                loudness=log_mel.mean(dim=1).cpu().numpy(),
+                loudness=level,  # a segment that is too long is cut in a pause
             )
             places = (self._features.clip_frames(one, len(log_mel)) for one in segments)
             yield Found(segments, [log_mel[place] for place in places])

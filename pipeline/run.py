@@ -107,12 +107,12 @@ def prepare(config: RunConfig) -> tuple[Store, RunInfo]:
 
 
 def fingerprint(config: RunConfig, model_hash: str, vad: str) -> str:
-    """Hash of everything that shapes a label; batch sizes, devices and places do not.
+    """Hash of everything that shapes a label; batch sizes, devices, compilers and places do not.
 
     Where the model lies is not in it either: the same weights from a hub or a directory are one.
     """
     limits = {name: getattr(config.audio, name) for name in AudioConfig.model_fields}
-    label = config.label.model_dump(exclude={"batch_s", "device"})
+    label = config.label.model_dump(exclude={"batch_s", "compile", "device"})
     label["precision"] = label_precision(config)
     parts = {
         "schema": SCHEMA_VERSION,

@@ -13,6 +13,7 @@ FLOORS = {
     "schema": 0,
     "config": 1,
     # floor 2 is everything that is not named here
+    "attention": 3,
     "encoder": 3,
     "sensevoice": 3,
     "fsmn_vad": 3,
@@ -29,8 +30,8 @@ FLOORS = {
 }
 PURE = 2
 HEAVY = {"ray": {"flow", "alone", "telemetry", "watch"}, "funasr": set()}
-TORCH = {"benchmarking", "features", "encoder", "fsmn_vad", "linear", "model_stages", "sensevoice"}
-TORCH |= {"vad_models"}
+TORCH = {"attention", "benchmarking", "features", "encoder", "fsmn_vad", "linear", "model_stages"}
+TORCH |= {"sensevoice", "vad_models"}
 
 MODULES = sorted(path.stem for path in (ROOT / "pipeline").glob("*.py") if path.stem != "__init__")
 

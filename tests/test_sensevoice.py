@@ -1,6 +1,8 @@
 """Our packed pass against FunASR's own `AutoModel.generate`, on the same weights."""
 
+import logging
 import random
+import shutil
 import subprocess
 import sys
 from functools import cache
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.attention import Way
 from pipeline.batching import PackTooLarge
 from pipeline.config import Precision, RunConfig, label_precision
 from pipeline.decoding import Frames, label_clip, rich_text
@@ -41,8 +44,8 @@ def demo_funasr() -> Any:
 
 
 @cache
-def demo_model(attend_in_grid: bool = False) -> SenseVoice:
-    return SenseVoice(resolve_model(str(MODEL)), attend_in_grid=attend_in_grid)
+def demo_model(attention: Way = "clips") -> SenseVoice:
+    return SenseVoice(resolve_model(str(MODEL)), attention=attention)
 
 
 @cache
@@ -63,9 +66,9 @@ def generated(reference: Any, waveform: np.ndarray, use_itn: bool, language: str
 
 
 @pytest.mark.parametrize("use_itn", [True, False])
-@pytest.mark.parametrize("attend_in_grid", [False, True], ids=["by clip", "in a grid"])
-def test_rich_text_equals_funasr_on_every_demo_clip(use_itn: bool, attend_in_grid: bool) -> None:
-    model = demo_model(attend_in_grid)
+@pytest.mark.parametrize("attention", ["clips", "grid"])
+def test_rich_text_equals_funasr_on_every_demo_clip(use_itn: bool, attention: Way) -> None:
+    model = demo_model(attention)
     ours = [rich_text(f, model.vocabulary) for f in hear(model, short_waveforms(), use_itn)]
     theirs = [generated(demo_funasr(), waveform, use_itn) for waveform in short_waveforms()]
     assert ours == theirs
@@ -79,9 +82,9 @@ def test_a_language_prompt_means_the_same_as_in_funasr(language: str) -> None:
     assert ours == [generated(demo_funasr(), one, True, language) for one in waveforms]
 
 
-@pytest.mark.parametrize("attend_in_grid", [False, True], ids=["by clip", "in a grid"])
-def test_a_clip_is_heard_alike_in_whatever_batch_it_is_packed(attend_in_grid: bool) -> None:
-    model = demo_model(attend_in_grid)
+@pytest.mark.parametrize("attention", ["clips", "grid"])
+def test_a_clip_is_heard_alike_in_whatever_batch_it_is_packed(attention: Way) -> None:
+    model = demo_model(attention)
     clips = [log_mel(waveform) for waveform in short_waveforms()]
     alone = [model.transcribe([clip], ["auto"], True)[0] for clip in clips]
     for seed in range(3):
@@ -108,23 +111,21 @@ def test_every_short_demo_clip_gets_its_reference_labels(use_itn: bool) -> None:
 
 
 @cache
-def heard_at(precision: Precision, attend_in_grid: bool = False) -> list[Frames]:
+def heard_at(precision: Precision, attention: Way = "clips") -> list[Frames]:
     files = resolve_model(str(MODEL))
-    model = SenseVoice(files, precision=precision, attend_in_grid=attend_in_grid)
+    model = SenseVoice(files, precision=precision, attention=attention)
     return hear(model, short_waveforms(), True)
 
 
 LOWER = pytest.mark.parametrize(
-    ("precision", "attend_in_grid"), [("bf16", False), ("bf16", True), ("int8", False)]
-)  # bf16 in a grid is what a GPU does
+    ("precision", "attention"), [("bf16", "clips"), ("bf16", "grid"), ("int8", "clips")]
+)
 
 
 @LOWER
-def test_every_demo_label_is_right_at_lower_precision(
-    precision: Precision, attend_in_grid: bool
-) -> None:
+def test_every_demo_label_is_right_at_lower_precision(precision: Precision, attention: Way) -> None:
     model = demo_model()
-    for row, frames in zip(SHORT, heard_at(precision, attend_in_grid), strict=True):
+    for row, frames in zip(SHORT, heard_at(precision, attention), strict=True):
         got = label_clip(frames, model.vocabulary, 0.0, 5.0, True)
         events = [event["event"] for event in got["events"] if event["source"] == "tag"]
         assert got["text"] == row["ref_text_itn"], row["audio"]
@@ -134,13 +135,71 @@ def test_every_demo_label_is_right_at_lower_precision(
 
 
 @LOWER
-def test_tokens_at_lower_precision_agree_with_float32(
-    precision: Precision, attend_in_grid: bool
-) -> None:
+def test_tokens_at_lower_precision_agree_with_float32(precision: Precision, attention: Way) -> None:
     exact = hear(demo_model(), short_waveforms(), True)
-    heard = heard_at(precision, attend_in_grid)
+    heard = heard_at(precision, attention)
     same = np.concatenate([a.tokens == b.tokens for a, b in zip(heard, exact, strict=True)])
     assert same.mean() >= 0.999
+
+
+def grid_model(compiled: bool) -> SenseVoice:
+    files = resolve_model(str(MODEL))
+    return SenseVoice(files, precision="bf16", attention="grid", compiled=compiled)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU")
+def test_compiled_layers_hear_the_same_in_packs_of_any_size() -> None:
+    """As on a GPU, but that there it is Triton."""
+    model, clips = grid_model(compiled=True), [log_mel(one) for one in short_waveforms()]
+    torch._dynamo.utils.counters.clear()
+    for n_clips in (2, 17, len(clips), 5):
+        heard = model.transcribe(clips[:n_clips], ["auto"] * n_clips, True)
+        for frames, eager in zip(heard, heard_at("bf16", "grid"), strict=False):
+            assert np.array_equal(frames.tokens, eager.tokens)
+    assert model._encoder._compiled is not None
+    # The first layer's, and one for all others: not one per layer, nor one per size.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+def test_layers_that_do_not_compile_run_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(function: Any, **options: Any) -> Any:
+        def fail(*_: Any) -> None:
+            raise RuntimeError("no working C compiler found")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    model = grid_model(compiled=True)
+    with caplog.at_level(logging.WARNING):
+        heard = hear(model, short_waveforms(), True)
+    assert "no working C compiler found" in caplog.text
+    assert len(caplog.records) == 1
+    for frames, eager in zip(heard, heard_at("bf16", "grid"), strict=True):
+        assert np.array_equal(frames.tokens, eager.tokens)
+
+
+def test_compiled_layers_that_run_out_of_memory_ask_for_a_smaller_pack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = grid_model(compiled=False)
+
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model._encoder, "_compiled", fail)
+    with pytest.raises(PackTooLarge, match="out of memory"):
+        hear(model, short_waveforms()[:1], True)
+    assert model._encoder._compiled is not None  # it is not what failed
+
+
+def test_a_cpu_is_not_asked_to_compile() -> None:
+    label = {"compile": True, "device": "cpu"}
+    config = RunConfig.model_validate(
+        {"manifest": "m", "output": "o", "model": str(MODEL), "label": label}
+    )
+    assert load_sensevoice(config)._encoder._compiled is None
 
 
 def test_int8_hears_a_clip_alike_in_whatever_batch_it_is_packed() -> None:

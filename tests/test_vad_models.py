@@ -101,7 +101,7 @@ def _bursts(duration_s: float, seed: int = 0) -> np.ndarray:
     return np.concatenate(parts)[: round(duration_s * SAMPLE_RATE)]
 
 
-def _write_random_fsmn(directory: Path) -> None:
+def write_random_fsmn(directory: Path) -> None:
     """A network of random weights whose silence probability follows the loudness of `_bursts`."""
     from funasr.models.fsmn_vad_streaming.model import FsmnVADStreaming
 
@@ -140,7 +140,7 @@ def _spread_outputs(encoder: Any, features: np.ndarray) -> None:
 @pytest.fixture(scope="module")
 def random_fsmn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("fsmn-vad")
-    _write_random_fsmn(directory)
+    write_random_fsmn(directory)
     return directory
 
 
