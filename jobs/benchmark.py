@@ -1,10 +1,11 @@
-"""What labelling costs here, beside FunASR and sherpa-onnx, and what planning costs at scale.
+"""What labelling costs here, beside FunASR and sherpa-onnx; the model alone; planning at scale.
 
 python -m jobs.benchmark speed [--model DIR] [--vad DIR] [--audio MANIFEST] [--json PATH]
+python -m jobs.benchmark model [--model DIR] [--device cuda] [--batch-s 1200] [--json PATH]
 python -m jobs.benchmark planning [--rows 10000000] [--folder DIR] [--json PATH]
 
 For `speed`, every contender runs in a process of its own, after one warm-up, and is measured in CPU
-seconds (user and system) of that process, models loaded. `x/core` is audio seconds per CPU second.
+seconds (user and system) of that process, models loaded; with `--device cuda` by the clock.
 """
 
 import json
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -22,9 +23,10 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from rich.table import Table
 
+from jobs.benchmark_model import model as model_alone
 from jobs.benchmark_planning import planning
+from jobs.benchmark_tables import show
 from pipeline import benchmarking
 from pipeline.benchmarking import STAGES, Cost, Loop, LoopResult
 from pipeline.config import RunConfig
@@ -39,6 +41,7 @@ Result = dict[str, Any]
 app = typer.Typer(
     add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, help=__doc__
 )
+app.command("model")(model_alone)
 app.command()(planning)
 
 
@@ -48,10 +51,11 @@ def speed(
     vad: Annotated[str, typer.Option(help="none, silero or an FSMN-VAD directory")] = "silero",
     audio: Annotated[str, typer.Option(help="manifest or directory; none: made here")] = "",
     seconds: Annotated[float, typer.Option(help="of audio to make")] = 300.0,
+    device: Annotated[str, typer.Option(help="of the models, VAD too: cpu, cuda")] = "cpu",
     threads: Annotated[int, typer.Option(help="of each contender")] = 1,
     repeats: Annotated[int, typer.Option(help="measured walks, after a warm-up")] = 3,
     precision: Annotated[list[str] | None, typer.Option(help="of ours; repeatable")] = None,
-    batch_s: Annotated[float, typer.Option(help="audio per forward pass, s")] = 120.0,
+    batch_s: Annotated[float | None, typer.Option(help="audio per forward pass, s")] = None,
     clips: Annotated[int, typer.Option(help="clips whose text is compared with FunASR's")] = 20,
     peer: Annotated[list[str] | None, typer.Option(help="funasr, sherpa-onnx, none")] = None,
     ray: Annotated[bool, typer.Option(help="run the whole pipeline on Ray too")] = True,
@@ -66,13 +70,16 @@ def speed(
             "model": model,
             "vad": vad,
             "files": _files(audio or str(_make_audio(work, seconds))),
+            "device": device,
+            "clock": "cpu_s" if device == "cpu" else "wall_s",  # a GPU's time is nobody's CPU time
             "threads": threads,
             "repeats": repeats,
             "batch_s": batch_s,
             "clips": clips,
             "work": name,
         }
-        precisions = precision or ["fp32", "int8"]
+        precisions = precision or (["fp32", "int8"] if device == "cpu" else ["fp32", "bf16"])
+        spec["exact"] = precisions[0]
         names = [f"ours {one}" for one in precisions]
         names += [one for one in _PEERS if one in (peer or _PEERS)] + ["ray"] * ray
         names += [f"scale {factor}" for factor in _SCALES] * scale
@@ -81,7 +88,7 @@ def speed(
             console.print(f"{one} ...", style="dim")
             results[one] = _in_own_process(one, spec)
         report = {"machine": benchmarking.machine(threads), **spec, "results": results}
-    _show(console, report)
+    show(console, report)
     if json_path:
         json_path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
@@ -137,6 +144,7 @@ def _files(manifest: str) -> list[str]:
 
 def _config(spec: Result, precision: str, files: Sequence[str], name: str) -> RunConfig:
     """A run over these files; one that comes again starts 10 ms later, to be no duplicate."""
+    on_gpu = spec["device"] != "cpu"
     seen: Counter[str] = Counter()
     rows: list[Result] = []
     for index, file in enumerate(files):
@@ -152,30 +160,39 @@ def _config(spec: Result, precision: str, files: Sequence[str], name: str) -> Ru
             "output": f"{spec['work']}/tables-{name}",
             "model": spec["model"],
             "vad": spec["vad"],
-            "label": {"precision": precision, "device": "cpu", "batch_s": spec["batch_s"]},
-            "ray": {"label_cpus": spec["threads"], "num_gpus": 0},
+            "label": {
+                "precision": precision,
+                "device": spec["device"],
+                "batch_s": spec["batch_s"],
+            },
+            "ray": {
+                "label_cpus": 0 if on_gpu else spec["threads"],
+                "num_gpus": int(on_gpu),
+                "segment_with_model": on_gpu,
+            },
         }
     )
 
 
 def _run_ours(spec: Result, precision: str) -> Result:
     loop = Loop(_config(spec, precision, spec["files"], precision))
-    n_clips = spec["clips"] if precision == "fp32" else 0
+    n_clips = spec["clips"] if precision == spec["exact"] else 0
     warm = loop.walk(n_heard=n_clips)
     if n_clips:
         work = Path(spec["work"])
         np.savez(work / "clips.npz", *(heard.waveform for heard in warm.heard))
         texts = [heard.rich_text for heard in warm.heard]
         (work / "texts.json").write_text(json.dumps(texts), encoding="utf-8")
-    return _summary([loop.walk() for _ in range(spec["repeats"])])
+    return _summary(spec, [loop.walk() for _ in range(spec["repeats"])])
 
 
-def _summary(walks: Sequence[LoopResult]) -> Result:
+def _summary(spec: Result, walks: Sequence[LoopResult]) -> Result:
     last = walks[-1]
     return {
         **_costs([walk.total for walk in walks], last.audio_s),
-        "stages_cpu_s": {
-            stage: median([walk.stages[stage].cpu_s for walk in walks]) for stage in STAGES
+        "stages_s": {
+            stage: median([getattr(walk.stages[stage], spec["clock"]) for walk in walks])
+            for stage in STAGES
         },
         "segment_s": last.segment_s,
         "n_segments": last.n_segments,
@@ -198,7 +215,7 @@ def _run_funasr(spec: Result, unused: str) -> Result:
 
     files = spec["files"]
     vad = "" if spec["vad"] in ("none", "silero") else spec["vad"]
-    peer = FunAsr(spec["model"], vad, spec["threads"])
+    peer = FunAsr(spec["model"], vad, spec["device"], spec["threads"])
     peer.walk(files[:1])
     result = _costs([peer.walk(files) for _ in range(spec["repeats"])], 0.0)
     theirs = peer.texts(_clips(spec))
@@ -228,74 +245,17 @@ def _run_sherpa(spec: Result, unused: str) -> Result:
 def _run_ray(spec: Result, unused: str) -> Result:
     """What more audio costs: the corpus three times less once, so that all starting cancels out."""
     files = spec["files"]
-    once, once_s, _ = benchmarking.measure_ray(_config(spec, "fp32", files, "ray-once"))
-    thrice, thrice_s, peak = benchmarking.measure_ray(_config(spec, "fp32", files * 3, "ray"))
+    exact = spec["exact"]
+    once, once_s, _ = benchmarking.measure_ray(_config(spec, exact, files, "ray-once"))
+    thrice, thrice_s, peak = benchmarking.measure_ray(_config(spec, exact, files * 3, "ray"))
     return _costs([thrice - once], thrice_s - once_s) | {"peak_bytes": peak}
 
 
 def _run_scale(spec: Result, factor: str) -> Result:
-    Loop(_config(spec, "fp32", spec["files"][:1], f"warm-{factor}")).walk()
+    exact = spec["exact"]
+    Loop(_config(spec, exact, spec["files"][:1], f"warm-{factor}")).walk()
     files = spec["files"] * int(factor)
-    return _summary([Loop(_config(spec, "fp32", files, f"times-{factor}")).walk()])
-
-
-def _show(console: Console, report: Mapping[str, Any]) -> None:
-    console.print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
-    for name, result in report["results"].items():
-        if "error" in result:
-            console.print(f"{name}: {result['error']}", markup=False, soft_wrap=True)
-    results = {name: r for name, r in report["results"].items() if "error" not in r}
-    ours: Result = next((r for name, r in results.items() if name.startswith("ours")), {})
-    if not ours:
-        raise typer.Exit(1)  # nothing to hold the others against
-    funasr = results.get("funasr", {})
-    if funasr:
-        funasr["audio_s"] = ours["audio_s"]  # the recordings', whatever VAD made of them
-    table = Table("", "audio s", "CPU s", "wall s", "x/core", "h per 1000 h", "peak MB", "/FunASR")
-    for name, result in results.items():
-        if name == "sherpa-onnx":
-            continue
-        speed_x = result["audio_s"] / result["cpu_s"]
-        base = funasr["audio_s"] / funasr["cpu_s"] if "cpu_s" in funasr else None
-        table.add_row(
-            name,
-            f"{result['audio_s']:.0f}",
-            f"{result['cpu_s']:.2f}",
-            f"{result['wall_s']:.2f}",
-            f"{speed_x:.1f}",
-            f"{1000 / speed_x:.1f}",
-            f"{result['peak_bytes'] / 1e6:.0f}",
-            f"{speed_x / base:.2f}" if base else "",
-        )
-    console.print(table)
-    _show_stages(console, results)
-    sherpa = results.get("sherpa-onnx", {})
-    if "cpu_s" in sherpa:  # no decoding and no VAD in it: to be held against our model alone
-        console.print(
-            f"of the same segments, x/core: sherpa-onnx {sherpa['audio_s'] / sherpa['cpu_s']:.1f}, "
-            f"our model {ours['segment_s'] / ours['stages_cpu_s']['model']:.1f} (features apart)"
-        )
-    if "ray" in results:
-        with_ray, bare = (one["cpu_s"] / one["audio_s"] for one in (results["ray"], ours))
-        console.print(f"Ray adds {with_ray / bare - 1:.1%} of CPU time to the bare loop")
-    if "n_compared" in funasr:
-        console.print(
-            f"{funasr['n_equal']} of {funasr['n_compared']} clips have FunASR's text to the letter"
-        )
-
-
-def _show_stages(console: Console, results: Mapping[str, Result]) -> None:
-    table = Table("share of CPU", *STAGES, "in segments", "attention fill")
-    for name, result in results.items():
-        if "stages_cpu_s" in result:
-            shares = (result["stages_cpu_s"][stage] / result["cpu_s"] for stage in STAGES)
-            table.add_row(
-                name,
-                *(f"{share:.1%}" for share in shares),
-                f"{result['segment_s'] / result['audio_s']:.0%} ({result['n_segments']})",
-                f"{result['attention_fill']:.0%}",
-            )
-    console.print(table)
+    return _summary(spec, [Loop(_config(spec, exact, files, f"times-{factor}")).walk()])
 
 
 if __name__ == "__main__":

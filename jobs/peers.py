@@ -13,8 +13,8 @@ from pipeline.benchmarking import Cost
 class FunAsr:
     """`AutoModel.generate` as the README of FunAudioLLM/SenseVoice calls it on long audio."""
 
-    def __init__(self, model: str, vad: str, threads: int) -> None:
-        self._model, self._vad, self._threads = model, vad, threads
+    def __init__(self, model: str, vad: str, device: str, threads: int) -> None:
+        self._model, self._vad, self._device, self._threads = model, vad, device, threads
         self._spoken = self._load(with_vad=True)
 
     def _load(self, with_vad: bool, **options: Any) -> Any:
@@ -27,7 +27,7 @@ class FunAsr:
             }
         return AutoModel(
             model=self._model,
-            device="cpu",
+            device=self._device,
             ncpu=self._threads,
             disable_update=True,
             disable_pbar=True,

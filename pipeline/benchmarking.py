@@ -123,7 +123,8 @@ class Loop:
         from pipeline.vad_models import load_vad
 
         self._config = config
-        self._vad = load_vad(resolve_vad(config)[0], config.segment)
+        self._device = config.label.device if config.ray.segment_with_model else "cpu"
+        self._vad = load_vad(resolve_vad(config)[0], config.segment, self._device)
         self._model = load_sensevoice(config)
         _, self._run = run.prepare(config)
         self._todo = run.make_plan(config, self._run).todo
@@ -132,7 +133,7 @@ class Loop:
         """Everything from bytes to bundles; `n_heard` clips are kept with their text."""
         config, stopwatch = self._config, Stopwatch()
         model = _TimedModel(self._model, stopwatch)
-        find = FindSegments(lambda: _TimedVad(self._vad, stopwatch), config.segment)
+        find = FindSegments(lambda: _TimedVad(self._vad, stopwatch), config.segment, self._device)
         label = LabelSegments(lambda: model, config.label)
         store = partial(
             write_rows, root=config.output, options=config.storage_options, run=self._run
@@ -142,10 +143,7 @@ class Loop:
         n_segments = 0
         with stopwatch("total"):
             for windows in self._batches(stopwatch):
-                with stopwatch("features"):
-                    segmented = pa.concat_tables(find(windows))
-                with stopwatch("labels"):
-                    labelled = label(segmented)
+                labelled = self._hear(windows, find, label, stopwatch)
                 with stopwatch("write"):
                     store(labelled)
                 audio_s += float(np.sum(labelled["duration_s"]))
@@ -164,6 +162,21 @@ class Loop:
             attention_fill=model.n_frames / max(1, model.n_grid_frames),
             heard=heard,
         )
+
+    def _hear(
+        self, windows: pa.Table, find: FindSegments, label: LabelSegments, stopwatch: Stopwatch
+    ) -> pa.Table:
+        """In two workers of one process; or as FindAndLabelSegments does, in one."""
+        if not self._config.ray.segment_with_model:
+            with stopwatch("features"):
+                segmented = pa.concat_tables(find(windows))
+            with stopwatch("labels"):
+                return label(segmented)
+        with stopwatch("features"):
+            found = find.find(windows)
+        with stopwatch("labels"):
+            clips = [clip for _, clips_of_row in found for clip in clips_of_row]
+            return label.label([row for row, _ in found], clips)
 
     def _batches(self, stopwatch: Stopwatch) -> Iterator[pa.Table]:
         """Decoded windows, as many at a time as the flow hands to the model."""

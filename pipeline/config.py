@@ -75,7 +75,9 @@ class LabelConfig(_Section):
         default=(), description="hear only these languages; empty: all"
     )
     use_itn: bool = Field(default=True, description="write numbers as digits, with punctuation")
-    batch_s: float = Field(default=120.0, gt=0, description="audio per forward pass, s")
+    batch_s: float | None = Field(
+        default=None, gt=0, description="audio per forward pass, s; none: what suits the device"
+    )
     device: str = Field(default="auto", description="auto, cpu, cuda")
     precision: Literal["auto", Precision] = Field(
         default="auto", description="fp32 (exact), bf16, int8; auto: bf16 on a GPU, else fp32"

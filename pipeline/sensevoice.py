@@ -69,6 +69,7 @@ class SenseVoice:
         weights = _load_weights(files, self._device)
         self._prompts = weights["embed.weight"]
         self._encoder = Encoder(weights, conf, self._device, precision, attention, compiled)
+        self.attention = self._encoder.attention
         shift, scale = read_cmvn(files.cmvn)
         self._shift, self._scale = shift.to(self._device), scale.to(self._device)
         self.vocabulary = Vocabulary(
@@ -134,9 +135,9 @@ class SenseVoice:
         tokens, top = [], []
         for part in hidden.split(_HEAD_FRAMES[self._device.type]):
             logits = self._encoder.logits(part)
-            best, ids = logits.max(dim=-1)
+            best, ids = logits.max(dim=-1)  # then the softmax of the best, in place
             tokens.append(ids)
-            top.append((best - logits.logsumexp(dim=-1)).exp())
+            top.append(logits.sub_(best[:, None]).exp_().sum(dim=-1).reciprocal())
         starts = self._index(np.cumsum([0, *lengths[:-1]]))
         kinds = [
             F.linear(hidden[starts + frame], *layer).softmax(dim=-1)

@@ -5,17 +5,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import soundfile
+from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from jobs import benchmark
+from jobs.benchmark_model import count_flops
 from pipeline.benchmarking import STAGES, Cost, Loop, Stopwatch, peak_bytes, synthesise
 from pipeline.config import RunConfig
 from pipeline.manifest import read_manifest
+from pipeline.model_files import resolve_model
 from pipeline.process_tree import watch_tree
+from pipeline.sensevoice import LFR_STEP, N_PROMPT_FRAMES, SenseVoice
 from tests.demo import AUDIO, MODEL, SHORT
 
 CLIPS = [AUDIO / row["audio"] for row in SHORT[:4]]
@@ -100,6 +105,7 @@ def test_work_grows_with_the_corpus_and_memory_comes_to_rest(
         "work": str(tmp_path),
         "batch_s": 60,
         "threads": 1,
+        "device": "cpu",
     }
     walks, peaks = [], []
     for factor in (1, 8, 32):
@@ -112,6 +118,65 @@ def test_work_grows_with_the_corpus_and_memory_comes_to_rest(
     assert often.segment_s / often.audio_s == pytest.approx(once.segment_s / once.audio_s, rel=0.02)
     assert often.attention_fill == pytest.approx(once.attention_fill, rel=0.1)
     assert peaks[2] < 1.15 * peaks[1]  # four times the audio; allocators settle slowly
+
+
+def test_a_gpu_does_all_but_decoding_and_is_measured_by_the_clock() -> None:
+    spec = {"model": "m", "vad": "v", "work": "/nowhere", "batch_s": None, "threads": 1}
+    with TemporaryDirectory() as work:
+        config = benchmark._config(spec | {"device": "cuda", "work": work}, "bf16", [], "n")
+    assert config.label.device == "cuda"
+    assert config.ray.segment_with_model
+    assert (config.ray.num_gpus, config.ray.label_cpus) == (1, 0)
+
+
+def test_the_loop_may_hear_in_one_worker_as_on_a_gpu(tmp_path: Path) -> None:
+    manifest = synthesise(tmp_path, CLIPS, seconds=60)
+    results = []
+    for together in (False, True):
+        config = RunConfig.model_validate(
+            {
+                "manifest": str(manifest),
+                "output": str(tmp_path / f"out-{together}"),
+                "model": str(MODEL),
+                "vad": "silero",
+                "label": {"device": "cpu"},
+                "ray": {"segment_with_model": together},
+            }
+        )
+        results.append(Loop(config).walk(n_heard=100))
+    apart, together_ = results
+    assert [one.rich_text for one in apart.heard] == [one.rich_text for one in together_.heard]
+    assert apart.segment_s == together_.segment_s > 0
+
+
+@pytest.mark.parametrize("n_frames", [9, 150])
+def test_flops_are_those_that_torch_counts(n_frames: int) -> None:
+    """In bfloat16, and with short clips: torch does not know how to count oneDNN's product."""
+    files = resolve_model(str(MODEL))
+    model = SenseVoice(files, precision="bf16")
+    n_tokens = len(model.vocabulary.pieces)
+    with FlopCounterMode(display=False) as counter:
+        model.transcribe([np.zeros((n_frames * LFR_STEP, 80), np.float32)], ["auto"], True)
+    tags = 2 * 128 * (6 + 9 + 12)  # three frames are asked once more, for a kind of tag each
+    counted = count_flops(files.config["encoder_conf"], n_tokens, [N_PROMPT_FRAMES + n_frames])
+    assert counter.get_total_flops() == pytest.approx(counted + tags, rel=1e-4)
+
+
+def test_the_model_alone_is_held_against_the_devices_own_product(tmp_path: Path) -> None:
+    path = tmp_path / "cost.json"
+    arguments = ["model", "--batch-s", "20", "--repeats", "1", "--device", "cpu"]
+    done = CliRunner().invoke(benchmark.app, [*arguments, "--json", str(path)])
+    assert done.exit_code == 0, done.output
+    passes = json.loads(path.read_text())["passes"]
+    assert [one["precision"] for one in passes] == ["fp32", "bf16", "int8"]
+    assert all(one["audio_s"] == 20 and one["real_time"] > 0 for one in passes)
+    assert all(0 < one["of_matmul"] < 1 for one in passes)
+
+
+def test_a_precision_that_is_none_is_named() -> None:
+    done = CliRunner().invoke(benchmark.app, ["model", "--precision", "fp8", "--device", "cpu"])
+    assert done.exit_code == 1
+    assert "--precision fp8: use fp32, bf16, int8 on cpu" in done.output
 
 
 def test_a_benchmark_of_nothing_says_why_and_fails(tmp_path: Path) -> None:

@@ -202,6 +202,16 @@ def test_a_cpu_is_not_asked_to_compile() -> None:
     assert load_sensevoice(config)._encoder._compiled is None
 
 
+def test_no_layer_copies_what_its_memory_convolves() -> None:
+    """torch must see that the channels come last, or it transposes both ways: 5 % of a pass."""
+    model, clips = demo_model(), [log_mel(one) for one in short_waveforms()[:5]]
+    with torch.profiler.profile(record_shapes=True) as profile:
+        model.transcribe(clips, ["auto"] * len(clips), True)
+    shapes = [event.input_shapes for event in profile.events() if event.name == "aten::copy_"]
+    assert shapes
+    assert not any(shape and len(shape[0]) == 4 for shape in shapes)
+
+
 def test_int8_hears_a_clip_alike_in_whatever_batch_it_is_packed() -> None:
     model = SenseVoice(resolve_model(str(MODEL)), precision="int8")
     clips = [log_mel(waveform) for waveform in short_waveforms()]

@@ -306,6 +306,20 @@ def test_a_recording_that_the_vad_cannot_take_fails_alone() -> None:
     assert rows["error_message"].to_pylist() == ["", "too odd", ""]
 
 
+@pytest.mark.parametrize(
+    ("config", "batch_s"),
+    [
+        (LabelConfig(device="cpu"), 45),
+        (LabelConfig(device="cuda"), 1200),
+        (LabelConfig(device="cuda", batch_s=7), 7),
+    ],
+)
+def test_how_much_is_heard_at_once_follows_from_the_device(
+    config: LabelConfig, batch_s: int
+) -> None:
+    assert LabelSegments(model, config)._max_frames == batch_s * 100
+
+
 def test_a_model_that_does_not_load_stops_the_worker(tmp_path: Path) -> None:
     config = RunConfig(manifest="m", output="o", model=str(tmp_path))
     with pytest.raises(Exception, match="lacks"):
