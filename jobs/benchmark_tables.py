@@ -79,8 +79,11 @@ def _show_peers(console: Console, results: Mapping[str, Result], ours: Result, c
             f"our model {ours['segment_s'] / ours['stages_s']['model']:.1f} (features apart)"
         )
     if "ray" in results:
-        with_ray, bare = (one[clock] / one["audio_s"] for one in (results["ray"], ours))
-        console.print(f"Ray adds {with_ray / bare - 1:.1%} to the bare loop")
+        more = (
+            results["ray"][kind] / results["ray"]["audio_s"] * ours["audio_s"] / ours[kind] - 1
+            for kind in ("cpu_s", "wall_s")
+        )
+        console.print("With Ray, to the bare loop: CPU {:+.1%}, wall {:+.1%}".format(*more))
     if funasr:
         console.print(
             f"{funasr['n_equal']} of {funasr['n_compared']} clips have FunASR's text to the letter"
