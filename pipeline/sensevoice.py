@@ -68,7 +68,12 @@ class SenseVoice:
         self._size = int(conf["output_size"])
         weights = _load_weights(files, self._device)
         self._prompts = weights["embed.weight"]
-        self._encoder = Encoder(weights, conf, self._device, precision, attention, compiled)
+        try:
+            self._encoder = Encoder(weights, conf, self._device, precision, attention, compiled)
+        except KeyError as error:
+            raise ModelError(
+                f"{files.weights} has no {error}, which its config.yaml asks for"
+            ) from error
         self.attention = self._encoder.attention
         shift, scale = read_cmvn(files.cmvn)
         self._shift, self._scale = shift.to(self._device), scale.to(self._device)

@@ -19,6 +19,7 @@ from pipeline.benchmarking import STAGES, Cost, Loop, Stopwatch, peak_bytes, syn
 from pipeline.config import RunConfig
 from pipeline.manifest import read_manifest
 from pipeline.model_files import resolve_model
+from pipeline.preflight import load_speeds
 from pipeline.process_tree import watch_tree
 from pipeline.sensevoice import LFR_STEP, N_PROMPT_FRAMES, SenseVoice
 from tests.demo import AUDIO, MODEL, SHORT
@@ -81,6 +82,13 @@ def test_the_bare_loop_accounts_for_its_stages_and_keeps_clips_with_their_text(
     assert len(result.heard) == 3
     assert all(heard.rich_text.startswith("<|") for heard in result.heard)
     assert all(heard.waveform.dtype == np.int16 for heard in result.heard)
+    summary = benchmark._summary({"clock": "cpu_s"}, [result])
+    report = tmp_path / "report.json"
+    report.write_text(json.dumps({"device": "cpu", "results": {"ours fp32": summary}}))
+    speeds = load_speeds(report)  # what jobs.plan makes of it
+    assert speeds.label_core == pytest.approx(
+        result.audio_s / (summary["stages_s"]["model"] + summary["stages_s"]["labels"])
+    )
 
 
 def test_planning_is_measured_from_files_to_the_rows_to_do(tmp_path: Path) -> None:

@@ -123,12 +123,19 @@ def test_machine_hours_follow_from_the_speeds() -> None:
     assert (on_gpu.label_core_h, on_gpu.label_gpu_h) == (0, 1)
 
 
-def test_a_benchmark_file_replaces_our_figures(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("device", "speeds"),
+    [
+        ("cpu", Speeds(decode=500, segment=250, label_core=10)),
+        ("cuda", Speeds(decode=500, label_gpu=1000 / 104)),
+    ],
+)
+def test_a_benchmark_file_replaces_our_figures(device: str, speeds: Speeds, tmp_path: Path) -> None:
     path = tmp_path / "benchmark.json"
-    cpu_s = {"decode": 2.0, "features": 0.5, "vad": 3.5, "model": 90.0, "labels": 10.0, "write": 1}
-    results = {"ours bf16": {}, "ours fp32": {"audio_s": 1000.0, "stages_cpu_s": cpu_s}, "ray": {}}
-    path.write_text(json.dumps({"machine": {}, "results": results}))
-    assert load_speeds(path) == Speeds(decode=500, segment=250, label_core=10)
+    cost_s = {"decode": 2.0, "features": 0.5, "vad": 3.5, "model": 90.0, "labels": 10.0, "write": 1}
+    results = {"ours bf16": {}, "ours fp32": {"audio_s": 1000.0, "stages_s": cost_s}, "ray": {}}
+    path.write_text(json.dumps({"device": device, "results": results}))
+    assert load_speeds(path) == speeds
 
 
 @pytest.mark.parametrize(

@@ -269,6 +269,14 @@ def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         SenseVoice(resolve_model(str(tmp_path)))
 
 
+def test_a_layer_that_the_configuration_asks_for_in_vain_is_named(tmp_path: Path) -> None:
+    for file in MODEL.iterdir():
+        data = file.read_bytes().replace(b"num_blocks: 6", b"num_blocks: 7")
+        (tmp_path / file.name).write_bytes(data)
+    with pytest.raises(ModelError, match=r"model\.pt has no 'encoder\.encoders\.5\..*config\.yaml"):
+        SenseVoice(resolve_model(str(tmp_path)))
+
+
 def test_workers_of_one_node_share_the_pages_of_the_weights(tmp_path: Path) -> None:
     """As torch.save leaves them; the demo's are compressed, and read into memory."""
     for file in MODEL.iterdir():
