@@ -14,18 +14,26 @@ class PackTooLarge(Exception):
 def pack_by_length(lengths: Sequence[int], max_length: int) -> list[list[int]]:
     """Indices of clips, longest first, in batches whose lengths sum to at most `max_length`.
 
-    Neighbours in length share a batch, which keeps the padding inside attention small. A clip
-    longer than `max_length` goes alone. Every index appears exactly once.
+    Neighbours in length share a batch, which keeps the padding inside attention small. All batches
+    are about alike: a small rest would read every weight for a few frames. A clip longer than
+    `max_length` goes alone. Every index appears exactly once.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    total, longest = sum(lengths), max(lengths, default=0)
+    # Room for half a clip more than a share: else the last clip that does not fit begins a rest.
+    room = max(max_length / 2, max_length - longest / 2)
+    share = total / max(1, math.ceil(total / room))
     batches: list[list[int]] = []
-    filled = max_length + 1
+    before = filled = 0
     for index in order:
-        if filled + lengths[index] > max_length:
+        length = lengths[index]
+        is_next = before + length / 2 > share * len(batches)  # most of it lies beyond this share
+        if not batches or is_next or filled + length > max_length:
             batches.append([])
             filled = 0
         batches[-1].append(index)
-        filled += lengths[index]
+        filled += length
+        before += length
     return batches
 
 

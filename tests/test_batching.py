@@ -22,7 +22,20 @@ def test_no_batch_is_longer_than_the_limit_unless_one_clip_is(
 
 
 def test_neighbours_in_length_share_a_batch() -> None:
-    assert pack_by_length([1, 50, 2, 49], 100) == [[1, 3], [2, 0]]
+    assert pack_by_length([1, 50, 2, 49, 50, 48], 130) == [[1, 4], [3, 5, 2, 0]]
+
+
+def test_no_small_rest_is_left_over() -> None:
+    """Of 130 in 60s: not 60, 60 and 10."""
+    batches = pack_by_length([10] * 13, 60)
+    assert sorted(map(len, batches)) == [4, 4, 5]
+
+
+@given(st.lists(st.integers(min_value=1, max_value=100), min_size=1, max_size=300))
+def test_batches_of_short_clips_are_about_alike(lengths: list[int]) -> None:
+    batches = [sum(lengths[index] for index in one) for one in pack_by_length(lengths, 1000)]
+    assert max(batches) - min(batches) <= 200
+    assert len(batches) <= sum(lengths) / 950 + 1
 
 
 SECONDS = st.lists(st.floats(min_value=0, max_value=1e5), min_size=1, max_size=60)
