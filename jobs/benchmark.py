@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -51,7 +51,7 @@ def speed(
     vad: Annotated[str, typer.Option(help="none, silero or an FSMN-VAD directory")] = "silero",
     audio: Annotated[str, typer.Option(help="manifest or directory; none: made here")] = "",
     seconds: Annotated[float, typer.Option(help="of audio to make")] = 300.0,
-    device: Annotated[str, typer.Option(help="of the models, VAD too: cpu, cuda")] = "cpu",
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="of the models, VAD too")] = "cpu",
     threads: Annotated[int, typer.Option(help="of each contender")] = 1,
     repeats: Annotated[int, typer.Option(help="measured walks, after a warm-up")] = 3,
     precision: Annotated[list[str] | None, typer.Option(help="of ours; repeatable")] = None,

@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline import benchmarking
-from pipeline.config import Precision
+from pipeline.config import Device, Precision
 from pipeline.features import pick_device
 from pipeline.model_files import resolve_model
 from pipeline.schema import N_MELS
@@ -50,7 +50,7 @@ class PassCost:
 
 def model(
     model: Annotated[str, typer.Option(help="model directory or hub id")] = str(_DEMO_MODEL),
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda")] = "auto",
+    device: Annotated[Device, typer.Option(help="auto: a GPU, if there is one")] = "auto",
     precision: Annotated[list[str] | None, typer.Option(help="repeatable; none: all")] = None,
     batch_s: Annotated[list[float] | None, typer.Option(help="audio per pass; repeatable")] = None,
     compiled: Annotated[bool, typer.Option("--compile", help="and by torch.compile")] = False,
@@ -63,6 +63,8 @@ def model(
 
     torch.set_num_threads(threads)
     place = pick_device(device).type
+    if place == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch sees no GPU here")
     known = [one for one in get_args(Precision) if place == "cpu" or one != "int8"]
     if wrong := set(precision or ()) - set(known):
         raise SystemExit(f"--precision {wrong.pop()}: use {', '.join(known)} on {place}")

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Language = Literal["auto", "zh", "en", "yue", "ja", "ko"]
 SpokenLanguage = Literal["zh", "en", "yue", "ja", "ko"]
 Precision = Literal["fp32", "bf16", "int8"]
+Device = Literal["auto", "cpu", "cuda"]
 
 
 class ConfigError(ValueError):
@@ -78,7 +79,7 @@ class LabelConfig(_Section):
     batch_s: float | None = Field(
         default=None, gt=0, description="audio per forward pass, s; none: what suits the device"
     )
-    device: str = Field(default="auto", description="auto, cpu, cuda")
+    device: Device = Field(default="auto", description="auto, cpu, cuda")
     precision: Literal["auto", Precision] = Field(
         default="auto", description="fp32 (exact), bf16, int8; auto: bf16 on a GPU, else fp32"
     )
@@ -220,7 +221,7 @@ def label_precision(config: RunConfig) -> Precision:
     """
     if config.label.precision != "auto":
         return config.label.precision
-    on_gpu = config.label.device.startswith("cuda") or (
+    on_gpu = config.label.device == "cuda" or (
         config.label.device == "auto" and config.ray.num_gpus > 0
     )
     return "bf16" if on_gpu else "fp32"

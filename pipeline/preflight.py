@@ -70,8 +70,8 @@ class Speeds:
     """Audio seconds per second of one core or one GPU.
 
     The defaults: one core of an AMD EPYC (AVX-512), 61 s of mostly mp3, two thirds of it speech,
-    FSMN-VAD, SenseVoiceSmall in fp32 (README, "How fast it is"); the GPU's is arithmetic, for packs
-    of 60 s. `jobs.benchmark` measures your machine.
+    FSMN-VAD, SenseVoiceSmall in fp32 (README, "How fast it is"); the GPU's is arithmetic, and
+    careful: for packs of 60 s. `jobs.benchmark` measures your machine.
     """
 
     decode: float = 1800.0

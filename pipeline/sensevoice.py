@@ -49,7 +49,7 @@ class Transcriber(Protocol):
 
 
 class SenseVoice:
-    """One model on one device. `transcribe` is the whole interface."""
+    """One model on one device: `transcribe`, in its `vocabulary`, by the way of its `attention`."""
 
     def __init__(
         self,

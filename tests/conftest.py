@@ -26,6 +26,16 @@ def ray_session(s3: S3) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FlashAttention's for clips of any length: a GPU has it, this machine another in its place."""
+    from torch.nn.attention import varlen
+
+    from tests.kernels import varlen_attn
+
+    monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
+
+
 @pytest.fixture(scope="session")
 def labelled_root(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Where the tables of the demo corpus lie, labelled once for all tests that only look."""

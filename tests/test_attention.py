@@ -10,42 +10,17 @@ from torch import Tensor
 from torch.nn.attention import varlen
 
 from pipeline.attention import Way, choose_way, lay_out, varlen_works
+from tests.kernels import exact, varlen_attn
 
 CPU = torch.device("cpu")
 N_HEADS, D_HEAD = 4, 32
 LENGTHS = [5, 300, 1, 171, 60, 170, 169]  # on either side of what is multiplied head by head
 
 
-def exact(q: Tensor, k: Tensor, v: Tensor, lengths: list[int]) -> Tensor:
-    """In float64, as it is written in the paper."""
-    heard = []
-    for clip in zip(*(t.double().split(lengths) for t in (q, k, v)), strict=True):
-        q, k, v = (t.unflatten(-1, (N_HEADS, -1)).transpose(0, 1) for t in clip)
-        weights = (q @ k.transpose(1, 2) / math.sqrt(D_HEAD)).softmax(-1)
-        heard.append((weights @ v).transpose(0, 1).flatten(1))
-    return torch.cat(heard)
-
-
-def one_by_one(
-    q: Tensor, k: Tensor, v: Tensor, ends_q: Tensor, ends_k: Tensor, max_q: int, max_k: int
-) -> Tensor:
-    """What torch's varlen_attn promises, for machines without its kernel."""
-    assert ends_q.dtype == ends_k.dtype == torch.int32
-    lengths = ends_q.diff().tolist()
-    assert max(lengths) == max_q == max_k
-    heard = exact(q.flatten(1), k.flatten(1), v.flatten(1), lengths)
-    return heard.to(q.dtype).view(q.shape)
-
-
 def qkv(lengths: list[int], seed: int = 0) -> tuple[Tensor, ...]:
     """Views of one matrix, as the encoder has them."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(sum(lengths), 3 * N_HEADS * D_HEAD, generator=generator).chunk(3, dim=1)
-
-
-@pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(varlen, "varlen_attn", one_by_one)
 
 
 @pytest.mark.usefixtures("kernel")
@@ -58,7 +33,7 @@ def test_every_way_gives_the_attention_of_each_clip(
     heard = lay_out(LENGTHS, way, CPU).attend(q, k, v, N_HEADS)
     assert heard.dtype == dtype
     assert heard.shape == q.shape
-    torch.testing.assert_close(heard.double(), exact(q, k, v, LENGTHS), atol=atol, rtol=0)
+    torch.testing.assert_close(heard.double(), exact(q, k, v, LENGTHS, N_HEADS), atol=atol, rtol=0)
 
 
 @pytest.mark.usefixtures("kernel")
@@ -95,7 +70,7 @@ def test_a_kernel_that_gives_something_else_is_not_taken(
     wrong: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(q: Tensor, *rest: Any) -> Tensor:
-        heard = one_by_one(q, *rest)
+        heard = varlen_attn(q, *rest)
         return {"garbage": heard + 1, "nan": heard * math.nan, "another clip": heard.roll(1, 0)}[
             wrong
         ]

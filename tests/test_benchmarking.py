@@ -5,11 +5,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
@@ -101,9 +101,7 @@ def test_planning_is_measured_from_files_to_the_rows_to_do(tmp_path: Path) -> No
     assert 0 < cost["peak_mib"] < 1024
 
 
-def test_work_grows_with_the_corpus_and_memory_comes_to_rest(
-    tmp_path: Path,
-) -> None:
+def test_work_grows_with_the_corpus_and_memory_comes_to_rest(tmp_path: Path) -> None:
     """Counted, not timed: `jobs.benchmark speed --scale` has the seconds."""
     manifest = synthesise(tmp_path, CLIPS, seconds=60)
     files = [str(path) for path in manifest.parent.glob("*.mp3")]
@@ -128,10 +126,9 @@ def test_work_grows_with_the_corpus_and_memory_comes_to_rest(
     assert peaks[2] < 1.15 * peaks[1]  # four times the audio; allocators settle slowly
 
 
-def test_a_gpu_does_all_but_decoding_and_is_measured_by_the_clock() -> None:
-    spec = {"model": "m", "vad": "v", "work": "/nowhere", "batch_s": None, "threads": 1}
-    with TemporaryDirectory() as work:
-        config = benchmark._config(spec | {"device": "cuda", "work": work}, "bf16", [], "n")
+def test_of_a_gpu_all_but_decoding_is_asked(tmp_path: Path) -> None:
+    spec = {"model": "m", "vad": "v", "work": str(tmp_path), "batch_s": None, "threads": 1}
+    config = benchmark._config(spec | {"device": "cuda"}, "bf16", [], "n")
     assert config.label.device == "cuda"
     assert config.ray.segment_with_model
     assert (config.ray.num_gpus, config.ray.label_cpus) == (1, 0)
@@ -181,10 +178,23 @@ def test_the_model_alone_is_held_against_the_devices_own_product(tmp_path: Path)
     assert all(0 < one["of_matmul"] < 1 for one in passes)
 
 
-def test_a_precision_that_is_none_is_named() -> None:
-    done = CliRunner().invoke(benchmark.app, ["model", "--precision", "fp8", "--device", "cpu"])
-    assert done.exit_code == 1
-    assert "--precision fp8: use fp32, bf16, int8 on cpu" in done.output
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["model", "--precision", "fp8", "--device", "cpu"], "use fp32, bf16, int8 on cpu"),
+        (["model", "--device", "tpu"], "'auto', 'cpu', 'cuda'"),
+        (["speed", "--device", "auto"], "'cpu', 'cuda'"),
+        pytest.param(
+            ["model", "--device", "cuda"],
+            "torch sees no GPU here",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here"),
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_named(arguments: list[str], said: str) -> None:
+    done = CliRunner().invoke(benchmark.app, arguments)
+    assert done.exit_code != 0
+    assert said in done.output
 
 
 def test_a_benchmark_of_nothing_says_why_and_fails(tmp_path: Path) -> None:

@@ -65,5 +65,10 @@ def test_a_file_that_is_not_a_config_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "nowhere.yaml")
 
 
+def test_a_device_that_is_none_is_refused_before_a_worker_meets_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"label\.device: 'gpu' is not valid.*'cuda'"):
+        load_config(write(tmp_path, MINIMAL), ["label.device=gpu"])
+
+
 def test_every_field_is_described() -> None:
     assert all(description for _, _, description in describe_fields())

@@ -50,8 +50,10 @@ class Gpu:
             # Single numbers are kept as real tensors, and really sent to the device.
             patch.setattr(fake_tensor, "CONSTANT_NUMEL_LIMIT", 0)
             features._constants.cache_clear()
-            yield self
-        features._constants.cache_clear()
+            try:
+                yield self
+            finally:
+                features._constants.cache_clear()  # fake ones
 
     def _copy(self, tensor: Tensor) -> "Zeros":
         assert tensor.device.type == "cuda"

@@ -65,8 +65,9 @@ def generated(reference: Any, waveform: np.ndarray, use_itn: bool, language: str
     return str(reference.generate(input=samples, language=language, use_itn=use_itn)[0]["text"])
 
 
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("use_itn", [True, False])
-@pytest.mark.parametrize("attention", ["clips", "grid"])
+@pytest.mark.parametrize("attention", ["clips", "grid", "varlen"])
 def test_rich_text_equals_funasr_on_every_demo_clip(use_itn: bool, attention: Way) -> None:
     model = demo_model(attention)
     ours = [rich_text(f, model.vocabulary) for f in hear(model, short_waveforms(), use_itn)]
@@ -82,7 +83,8 @@ def test_a_language_prompt_means_the_same_as_in_funasr(language: str) -> None:
     assert ours == [generated(demo_funasr(), one, True, language) for one in waveforms]
 
 
-@pytest.mark.parametrize("attention", ["clips", "grid"])
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("attention", ["clips", "grid", "varlen"])
 def test_a_clip_is_heard_alike_in_whatever_batch_it_is_packed(attention: Way) -> None:
     model = demo_model(attention)
     clips = [log_mel(waveform) for waveform in short_waveforms()]
@@ -118,11 +120,13 @@ def heard_at(precision: Precision, attention: Way = "clips") -> list[Frames]:
 
 
 LOWER = pytest.mark.parametrize(
-    ("precision", "attention"), [("bf16", "clips"), ("bf16", "grid"), ("int8", "clips")]
+    ("precision", "attention"),
+    [("bf16", "clips"), ("bf16", "grid"), ("bf16", "varlen"), ("int8", "clips")],
 )
 
 
 @LOWER
+@pytest.mark.usefixtures("kernel")
 def test_every_demo_label_is_right_at_lower_precision(precision: Precision, attention: Way) -> None:
     model = demo_model()
     for row, frames in zip(SHORT, heard_at(precision, attention), strict=True):
@@ -135,6 +139,7 @@ def test_every_demo_label_is_right_at_lower_precision(precision: Precision, atte
 
 
 @LOWER
+@pytest.mark.usefixtures("kernel")
 def test_tokens_at_lower_precision_agree_with_float32(precision: Precision, attention: Way) -> None:
     exact = hear(demo_model(), short_waveforms(), True)
     heard = heard_at(precision, attention)
