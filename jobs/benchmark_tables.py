@@ -79,9 +79,10 @@ def _show_peers(console: Console, results: Mapping[str, Result], ours: Result, c
             f"our model {ours['segment_s'] / ours['stages_s']['model']:.1f} (features apart)"
         )
     if "ray" in results:
+        with_ray = results["ray"]
+        per_s = ours["audio_s"] / with_ray["audio_s"]
         more = (
-            results["ray"][kind] / results["ray"]["audio_s"] * ours["audio_s"] / ours[kind] - 1
-            for kind in ("cpu_s", "wall_s")
+            with_ray["least"][kind] * per_s / ours["least"][kind] - 1 for kind in with_ray["least"]
         )
         console.print("With Ray, to the bare loop: CPU {:+.1%}, wall {:+.1%}".format(*more))
     if funasr:

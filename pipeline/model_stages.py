@@ -39,10 +39,10 @@ if TYPE_CHECKING:  # torch takes seconds and 600 MB: only where a model is built
 
 Row = dict[str, Any]
 
-# Of a forward pass. On a CPU its activations stay in cache: packs of 30 to 60 s are 5 to 10 %
-# faster than of 120 (`jobs.benchmark model`). On a GPU, by arithmetic: a kernel should last for
-# some 30 us, several times its launch.
-_BATCH_S = {"cpu": 45.0, "cuda": 1200.0}
+# At most, of a forward pass. On a CPU its activations stay in cache: packs of 30 to 60 s are 5 to
+# 10 % faster than of 120 (`jobs.benchmark model`). On a GPU, by arithmetic: a kernel should last
+# for some 30 us, several times its launch.
+_BATCH_S = {"cpu": 60.0, "cuda": 1200.0}
 
 
 class Found(NamedTuple):

@@ -309,7 +309,7 @@ def test_a_recording_that_the_vad_cannot_take_fails_alone() -> None:
 @pytest.mark.parametrize(
     ("config", "batch_s"),
     [
-        (LabelConfig(device="cpu"), 45),
+        (LabelConfig(device="cpu"), 60),
         (LabelConfig(device="cuda"), 1200),
         (LabelConfig(device="cuda", batch_s=7), 7),
     ],
