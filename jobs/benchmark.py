@@ -24,13 +24,13 @@ import numpy as np
 import typer
 from rich.console import Console
 
-from jobs.benchmark_model import model as model_alone
-from jobs.benchmark_planning import planning
-from jobs.benchmark_tables import show
-from pipeline import benchmarking
-from pipeline.benchmarking import STAGES, Cost, Loop, LoopResult
+from pipeline.benchmark import loop as benchmarking
+from pipeline.benchmark.loop import STAGES, Cost, Loop, LoopResult
+from pipeline.benchmark.model import model as model_alone
+from pipeline.benchmark.planning import planning
+from pipeline.benchmark.summary import show
 from pipeline.config import RunConfig
-from pipeline.manifest import read_manifest
+from pipeline.manifest.read import read_manifest
 
 _DEMO = Path(__file__).parents[1] / "configs" / "demo"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -212,7 +212,7 @@ def _costs(costs: Sequence[Cost], audio_s: float) -> Result:
 
 
 def _run_funasr(spec: Result, unused: str) -> Result:
-    from jobs.peers import FunAsr
+    from pipeline.benchmark.peers import FunAsr
 
     files = spec["files"]
     vad = "" if spec["vad"] in ("none", "silero") else spec["vad"]
@@ -234,7 +234,7 @@ def _run_sherpa(spec: Result, unused: str) -> Result:
     missing = [name for name in ("sherpa_onnx", "onnx") if find_spec(name) is None]
     if missing:
         raise SystemExit(f"{', '.join(missing)} not installed: uv sync --extra bench")
-    from jobs.peers import SherpaOnnx, export_for_sherpa
+    from pipeline.benchmark.peers import SherpaOnnx, export_for_sherpa
 
     peer = SherpaOnnx(export_for_sherpa(spec["model"], Path(spec["work"])), spec["threads"])
     clips = _clips(spec)

@@ -7,9 +7,9 @@ import typer
 from rich.console import Console
 
 from pipeline.config import ConfigError, load_options
-from pipeline.maintenance import GOOD_BYTES, compact
-from pipeline.probing import writable
-from pipeline.storage import StoreError
+from pipeline.maintenance.compact import GOOD_BYTES, compact
+from pipeline.storage.probe import writable
+from pipeline.storage.store import StoreError
 from pipeline.tables import open_snapshot
 
 

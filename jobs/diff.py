@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.comparison import Agreement, Comparison, compare
 from pipeline.config import ConfigError, load_options
-from pipeline.storage import StoreError
+from pipeline.evaluation.compare import Agreement, Comparison, compare
+from pipeline.storage.store import StoreError
 from pipeline.tables import open_snapshot
 
 _SHOWN = 12  # kinds of flips

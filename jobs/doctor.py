@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import ConfigError, load_config, load_options
-from pipeline.probing import Check, examine
-from pipeline.storage import Store, StoreError, open_store
+from pipeline.storage.probe import Check, examine
+from pipeline.storage.store import Store, StoreError, open_store
 
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 

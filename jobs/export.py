@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from pipeline.config import ConfigError, load_options
-from pipeline.exports import Audio, ExportError, Format, export
-from pipeline.storage import StoreError
+from pipeline.export.write import Audio, ExportError, Format, export
+from pipeline.storage.store import StoreError
 
 
 def main(

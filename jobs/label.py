@@ -15,18 +15,18 @@ import duckdb
 import typer
 from rich.console import Console
 
-from jobs.progress import ProgressLines
-from jobs.reporting import show_outcome, show_plan
-from pipeline import run
 from pipeline.config import ConfigError, RunConfig, describe_fields, load_config
-from pipeline.manifest import ManifestError
-from pipeline.model_files import ModelError
-from pipeline.recovery import RunStopped
-from pipeline.redaction import public_uri
-from pipeline.report import write_report
-from pipeline.run_records import RunRecord
-from pipeline.storage import StoreError
+from pipeline.console.progress import ProgressLines
+from pipeline.console.summary import show_outcome, show_plan
+from pipeline.manifest.read import ManifestError
+from pipeline.models.files import ModelError
+from pipeline.report.card import write_report
+from pipeline.runs import execute as run
+from pipeline.runs.recovery import RunStopped
+from pipeline.storage.redaction import public_uri
+from pipeline.storage.store import StoreError
 from pipeline.tables import open_snapshot
+from pipeline.tables.run_records import RunRecord
 
 REFUSALS = (ConfigError, ManifestError, ModelError, StoreError)
 _RAY_LOGS = "/tmp/ray/session_latest/logs"  # where Ray writes unless told otherwise

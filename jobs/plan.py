@@ -14,13 +14,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from jobs.reporting import show_plan, show_survey
-from pipeline import planning, preflight, run
 from pipeline.config import ConfigError, RunConfig, load_config, load_options
-from pipeline.manifest import ManifestError, read_manifest
-from pipeline.model_files import ModelError
+from pipeline.console.summary import show_plan, show_survey
+from pipeline.manifest.read import ManifestError, read_manifest
+from pipeline.models.files import ModelError
+from pipeline.planning import plan as planning
+from pipeline.planning import survey as preflight
+from pipeline.runs import execute as run
 from pipeline.schema import TABLES
-from pipeline.storage import StoreError
+from pipeline.storage.store import StoreError
 
 REFUSALS = (ConfigError, ManifestError, ModelError, StoreError, OSError)
 

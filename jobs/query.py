@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import ConfigError, load_options
-from pipeline.storage import StoreError
+from pipeline.storage.store import StoreError
 from pipeline.tables import connect
 
 _SHOWN = 1000  # rows on a terminal; more is for --csv

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 
 from pipeline.config import ConfigError, load_options
-from pipeline.releasing import PARTITIONS, release
-from pipeline.storage import StoreError, open_store
+from pipeline.maintenance.release import PARTITIONS, release
+from pipeline.storage.store import StoreError, open_store
 from pipeline.tables import open_snapshot
 
 

@@ -11,8 +11,8 @@ import typer
 from rich.console import Console
 
 from pipeline.config import ConfigError, load_options
-from pipeline.report import REPORT, make_report
-from pipeline.storage import StoreError, open_store
+from pipeline.report.card import REPORT, make_report
+from pipeline.storage.store import StoreError, open_store
 
 
 def main(

@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 
 from pipeline.config import ConfigError, load_options
-from pipeline.maintenance import RETAIN_S, vacuum
-from pipeline.probing import writable
-from pipeline.storage import StoreError
+from pipeline.maintenance.compact import RETAIN_S, vacuum
+from pipeline.storage.probe import writable
+from pipeline.storage.store import StoreError
 from pipeline.tables import open_snapshot
 
 _DAY_S = 86_400.0

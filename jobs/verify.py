@@ -10,9 +10,9 @@ import typer
 from rich.console import Console
 
 from pipeline.config import ConfigError, load_options
-from pipeline.storage import StoreError
+from pipeline.maintenance.verify import Verdict, verify
+from pipeline.storage.store import StoreError
 from pipeline.tables import open_snapshot
-from pipeline.verification import Verdict, verify
 
 _SHOWN = 100  # problems
 

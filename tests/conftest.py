@@ -6,8 +6,8 @@ import pytest
 
 from pipeline.config import load_config
 from pipeline.tables import Snapshot, open_snapshot
-from tests.demo import ROOT, demo_config, execute
-from tests.s3_server import S3, serve_s3
+from tests.support.demo import ROOT, demo_config, execute
+from tests.support.s3_server import S3, serve_s3
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def s3() -> Iterator[S3]:
 @pytest.fixture(scope="session")
 def ray_session(s3: S3) -> Iterator[None]:
     """One Ray for all tests that do not need to kill theirs; its workers know the keys of `s3`."""
-    from pipeline import flow
+    from pipeline.flow import chain as flow
 
     with flow.ray_session(load_config(ROOT / "configs" / "demo.yaml").ray):
         yield
@@ -31,7 +31,7 @@ def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """FlashAttention's for clips of any length: a GPU has it, this machine another in its place."""
     from torch.nn.attention import varlen
 
-    from tests.kernels import varlen_attn
+    from tests.support.kernels import varlen_attn
 
     monkeypatch.setattr(varlen, "varlen_attn", varlen_attn)
 

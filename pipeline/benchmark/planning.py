@@ -1,0 +1,174 @@
+"""What planning costs at scale: seconds and memory of a manifest against a ledger of its size.
+
+python -m jobs.benchmark planning [--rows 10000000] [--folder DIR] [--json PATH]
+
+Makes a parquet manifest with object versions and a committed ledger that holds all of it but one
+row in a hundred, then plans in a process of its own, as a run does: from files to the rows to do.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import typer
+from rich.console import Console
+
+from pipeline.manifest.keys import work_keys
+from pipeline.manifest.read import read_manifest
+from pipeline.planning.plan import make_plan
+from pipeline.schema import SCHEMA_VERSION
+from pipeline.storage.store import open_store
+from pipeline.tables.commit_log import DataFile, Record, write_record
+from pipeline.tables.snapshots import ledger_parts
+
+_FINGERPRINT = "f" * 32
+_PART = 1_000_000  # rows of a ledger file
+_TODO_EVERY = 100
+
+
+@dataclass(frozen=True, slots=True)
+class PlanningCost:
+    """Of one process that plans, interpreter and libraries included."""
+
+    n_manifest: int
+    n_ledger: int
+    n_todo: int
+    wall_s: float
+    cpu_s: float
+    peak_mib: float
+
+
+def planning(
+    rows: Annotated[int, typer.Option(help="recordings in the manifest")] = 10_000_000,
+    folder: Annotated[Path | None, typer.Option(help="keep manifest and ledger here")] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", help="write the numbers")] = None,
+) -> None:
+    """Plan a manifest of that many rows against a ledger of nearly all of them."""
+    with ExitStack() as stack:
+        work = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="planning-")))
+        if not (work / "manifest.parquet").exists():
+            make_corpus(work, rows)
+        cost = measure_apart(work)
+    if json_path:
+        json_path.write_text(json.dumps(asdict(cost), indent=1) + "\n")
+    Console().print(
+        f"{cost.n_manifest:,} manifest rows against {cost.n_ledger:,} in the ledger: "
+        f"{cost.wall_s:.1f} s, {cost.cpu_s:.1f} CPU-seconds, peak {cost.peak_mib:,.0f} MiB, "
+        f"{cost.n_todo:,} to do",
+        soft_wrap=True,
+    )
+
+
+def measure_apart(work: Path) -> PlanningCost:
+    """`measure` in a fresh process: memory that others have left behind would count, too."""
+    command = [sys.executable, "-m", "pipeline.benchmark.planning", str(work)]
+    done = subprocess.run(
+        command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return PlanningCost(**json.loads(done.stdout))
+
+
+def measure(work: Path) -> PlanningCost:
+    """Plan what `make_corpus` has made, and say what it took."""
+    started = time.monotonic()
+    manifest = read_manifest(str(work / "manifest.parquet"), {}, ["s3://corpus/"])
+    ledger = ledger_parts(str(work / "labels"), fingerprint=_FINGERPRINT)
+    plan = make_plan(manifest, ledger, _FINGERPRINT, {})
+    wall_s = time.monotonic() - started
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return PlanningCost(
+        n_manifest=plan.n_manifest,
+        n_ledger=plan.n_done,
+        n_todo=plan.todo.num_rows,
+        wall_s=wall_s,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        peak_mib=_peak_mib(),
+    )
+
+
+def make_corpus(work: Path, n_rows: int) -> None:
+    """A manifest and the committed ledger of all its rows but every hundredth."""
+    work.mkdir(parents=True, exist_ok=True)
+    store = open_store(str(work / "labels"))
+    files = []
+    with pq.ParquetWriter(work / "manifest.parquet", _rows(0, 0).schema) as writer:
+        for start, rows in _parts(n_rows):
+            writer.write_table(rows)
+            path = f"recordings/{start:012d}.parquet"
+            sink = pa.BufferOutputStream()
+            done = _done(rows)
+            pq.write_table(done, sink, compression="zstd", write_page_checksum=True)
+            store.put(path, sink.getvalue().to_pybytes())
+            files.append(DataFile(path, done.num_rows, 0, "", _FINGERPRINT, "", ""))
+    record = Record(1, "c", "r", "", SCHEMA_VERSION, added={"recordings": tuple(files)})
+    write_record(store, record)
+
+
+def _parts(n_rows: int) -> Iterator[tuple[int, pa.Table]]:
+    for start in range(0, n_rows, _PART):
+        yield start, _rows(start, min(start + _PART, n_rows))
+
+
+def _rows(first: int, last: int) -> pa.Table:
+    numbers = range(first, last)
+    versions = np.random.default_rng(first).integers(0, 1 << 62, last - first)
+    return pa.table(
+        {
+            "audio": pa.array(
+                [f"s3://corpus/speech/{n % 9973:04d}/recording-{n:010d}.flac" for n in numbers],
+                pa.string(),
+            ),
+            "audio_version": pa.array([f"{v:032x}-1" for v in versions.tolist()], pa.string()),
+            "audio_bytes": pa.array([160_000] * (last - first), pa.int64()),
+            "duration_s": pa.array([9.5] * (last - first), pa.float64()),
+        }
+    )
+
+
+def _done(rows: pa.Table) -> pa.Table:
+    """The ledger of these manifest rows, as the publisher would have left it."""
+    n_rows = rows.num_rows
+    ids = [f"{uri}#t=0,9.5" for uri in rows["audio"].to_pylist()]
+    named = pa.table(
+        {
+            "recording_id": ids,
+            "uri": rows["audio"],
+            "offset_s": np.zeros(n_rows),
+            "length_s": rows["duration_s"],
+            "language": [""] * n_rows,
+            "version": rows["audio_version"],
+        }
+    )
+    ledger = pa.table(
+        {
+            "recording_id": named["recording_id"],
+            "work_key": work_keys(named, _FINGERPRINT),
+            "attempts": pa.array(np.ones(n_rows), pa.int32()),
+            "status": ["ok"] * n_rows,
+            "error_type": [""] * n_rows,
+        }
+    )
+    return ledger.filter(pa.array(np.arange(n_rows) % _TODO_EVERY != 0))
+
+
+def _peak_mib() -> float:
+    """VmHWM: ru_maxrss would count what the parent held before this process began."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":  # the process of measure_apart
+    sys.stdout.write(json.dumps(asdict(measure(Path(sys.argv[1])))))

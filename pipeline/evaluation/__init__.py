@@ -1,0 +1,4 @@
+"""Score the labels of a snapshot.
+
+Knows nothing of runs.
+"""

@@ -1,0 +1,98 @@
+"""Segments to wav files: each recording is decoded once. Knows audio and files, not labels."""
+
+import wave
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.audio.read_ahead import map_ahead
+from pipeline.audio.windows import Waveform, decode
+from pipeline.config import AudioConfig
+from pipeline.export.rows import Row
+from pipeline.schema import SAMPLE_RATE, RecordingError
+
+# What was labelled is exported, whatever limits the run had; one window is decoded at a time.
+_DECODING = AudioConfig(
+    window_s=60.0,
+    max_duration_s=1e9,
+    max_bytes=1 << 50,
+    min_rate_hz=1,
+    max_rate_hz=1 << 30,
+    max_channels=1 << 15,
+    min_decoded_share=0.0,
+)
+_NEAR_S = 60.0  # decoding this much takes less time than opening a file
+_MISSING_S = 0.01  # a decoder's last packet may end this much before the segment does
+
+
+def cut_clips(
+    recordings: Iterable[Sequence[Row]],
+    folder: Path,
+    options: Mapping[str, Any],
+    n_threads: int,
+) -> dict[str, str]:
+    """Write `row.clip` under `folder` for every row; why, by recording_id, where that failed.
+
+    A clip is what the model heard: 16 kHz, mono, 16 bit. Rows of one recording come together and
+    in time order. A recording that fails leaves none of its clips. Decoders let other threads run.
+    """
+
+    def cut(rows: Sequence[Row]) -> tuple[str, str]:
+        try:
+            _cut_recording(rows, folder, options)
+        except RecordingError as error:
+            for row in rows:
+                (folder / row.clip).unlink(missing_ok=True)
+            return rows[0].recording_id, f"{error.kind}: {error}"
+        return rows[0].recording_id, ""
+
+    with ThreadPoolExecutor(n_threads) as pool:
+        done = map_ahead(pool, cut, recordings, 2 * n_threads)
+        return {recording_id: reason for recording_id, reason in done if reason}
+
+
+def _cut_recording(rows: Sequence[Row], folder: Path, options: Mapping[str, Any]) -> None:
+    for row, waveform in zip(rows, _waveforms(rows, options), strict=True):
+        path = folder / row.clip
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_wav(path, waveform)
+
+
+def _waveforms(rows: Sequence[Row], options: Mapping[str, Any]) -> Iterator[Waveform]:
+    """The samples of each row, (n_samples,). Raises RecordingError if the file is shorter now."""
+    # From the start where that is near: some decoders need a while to settle after a seek.
+    offset_s = rows[0].start_s if rows[0].start_s > _NEAR_S else 0.0
+    first = round(offset_s * SAMPLE_RATE)
+    windows = decode(rows[0].uri, _DECODING, options, offset_s)
+    held = np.zeros(0, np.int16)  # samples [first, first + held.size) of the file
+    for row in rows:
+        start = round(row.start_s * SAMPLE_RATE)
+        end = start + row.n_samples
+        while first + held.size < end and (window := next(windows, None)) is not None:
+            n_past = min(max(0, start - first), held.size)
+            held = np.concatenate([held[n_past:], window.waveform])
+            first += n_past
+        yield _exactly(held[start - first : end - first], row)
+
+
+def _exactly(samples: Waveform, row: Row) -> Waveform:
+    missing = row.n_samples - samples.size
+    if missing > _MISSING_S * SAMPLE_RATE:
+        raise RecordingError(
+            "Truncated",
+            f"{row.uri} ends {missing / SAMPLE_RATE:.2f} s before the segment {row.segment_id}; "
+            "the file has changed since it was labelled: label it again",
+        )
+    return np.pad(samples, (0, missing))
+
+
+def write_wav(path: Path, waveform: Waveform) -> None:
+    """16 kHz, mono, 16 bit."""
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(waveform.astype("<i2").tobytes())

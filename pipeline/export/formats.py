@@ -1,0 +1,281 @@
+"""Labelled segments in the formats that training reads. Knows the formats; opens no audio.
+
+Each writer takes rows once and leaves files under `place.folder`.
+"""
+
+import gzip
+import json
+import shlex
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TextIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.export.rows import Place, Row
+from pipeline.schema import SAMPLE_RATE
+
+_EVENT_TAGS = {
+    "speech": "Speech",
+    "bgm": "BGM",
+    "speech_noise": "Speech_Noise",
+    "gbg": "GBG",
+    "unknown": "Event_UNK",
+}
+_PARQUET_BYTES = 256 << 20  # of audio in one file
+_ROW_GROUP = 200  # clips; the Hub's viewer reads whole row groups
+
+
+def write_sensevoice(rows: Iterable[Row], place: Place) -> None:
+    """`train.jsonl` as in FunAudioLLM/SenseVoice data/train_example.jsonl; needs clips.
+
+    Lengths as FunASR's sensevoice2jsonl.py counts them: `source_len` in frames of 10 ms,
+    `target_len` in words if there is a space, else in characters. FunASR's loader silently leaves
+    out what is longer than its max_token_length (finetune.sh: 2000, so 20 s).
+    """
+    with (place.folder / "train.jsonl").open("w", encoding="utf-8") as file:
+        for row in rows:
+            line = {
+                "key": row.key,
+                "text_language": f"<|{row.language}|>",
+                "emo_target": emotion_tag(row.emotion),
+                "event_target": event_tag(row.event),
+                "with_or_wo_itn": "<|withitn|>" if row.itn else "<|woitn|>",
+                "target": row.text,
+                "source": str(place.home / row.clip),
+                "target_len": len(row.text.split()) if " " in row.text else len(row.text),
+                "source_len": row.n_samples * 100 // SAMPLE_RATE,
+            }
+            _write_line(file, line)
+
+
+def write_nemo(rows: Iterable[Row], place: Place) -> None:
+    """`manifest.jsonl` of NVIDIA NeMo; a relative path is relative to the manifest.
+
+    https://docs.nvidia.com/nemo-framework/user-guide/latest/nemotoolkit/asr/datasets.html
+    """
+    with (place.folder / "manifest.jsonl").open("w", encoding="utf-8") as file:
+        for row in rows:
+            stretch = {
+                "audio_filepath": row.clip if place.clips else row.uri,
+                "offset": 0.0 if place.clips else row.start_s,
+                "duration": row.duration_s,
+            }
+            _write_line(file, stretch | {"text": row.text, "lang": row.language} | _labels(row))
+
+
+def write_lhotse(rows: Iterable[Row], place: Place) -> None:
+    """`recordings.jsonl.gz`, `supervisions.jsonl.gz` and `cuts.jsonl.gz`, one cut per segment.
+
+    https://lhotse.readthedocs.io/en/latest/cuts.html; labels are in `custom`, words in `alignment`.
+    """
+    with ExitStack() as stack:
+        recordings, supervisions, cuts = (
+            stack.enter_context(_open_gzip(place.folder / f"{name}.jsonl.gz"))
+            for name in ("recordings", "supervisions", "cuts")
+        )
+        written = ""
+        for row in rows:
+            recording = _lhotse_recording(row, place)
+            if recording["id"] != written:
+                _write_line(recordings, recording)
+                written = recording["id"]
+            start_s = 0.0 if place.clips else row.start_s
+            supervision = _lhotse_supervision(row, recording, start_s)
+            _write_line(supervisions, supervision)
+            _write_line(cuts, _lhotse_cut(row, recording, supervision, start_s))
+
+
+def write_audiofolder(rows: Iterable[Row], place: Place) -> None:
+    """`metadata.jsonl` beside the clips, as Hugging Face `datasets` reads an audiofolder.
+
+    https://huggingface.co/docs/datasets/audio_dataset#audiofolder
+    """
+    with (place.folder / "metadata.jsonl").open("w", encoding="utf-8") as file:
+        for row in rows:
+            _write_line(file, {"file_name": row.clip} | _columns(row))
+
+
+def write_parquet(rows: Iterable[Row], place: Place) -> None:
+    """`data/train-*.parquet` with the clips inside, as Hugging Face `datasets` reads them.
+
+    The clips are taken from `place.folder`, file by file, and removed.
+    """
+    (place.folder / "data").mkdir()
+    for number, some in enumerate(_by_size(rows)):
+        clips = ((place.folder / row.clip).read_bytes() for row in some)
+        columns = [
+            {"audio": {"bytes": clip, "path": row.clip}} | _columns(row)
+            for clip, row in zip(clips, some, strict=True)
+        ]
+        table = pa.Table.from_pylist(columns, _HUB)
+        path = place.folder / "data" / f"train-{number:05d}.parquet"
+        pq.write_table(table, path, row_group_size=_ROW_GROUP, write_page_checksum=True)
+        for row in some:
+            (place.folder / row.clip).unlink()
+
+
+def write_kaldi(rows: Iterable[Row], place: Place) -> None:
+    """A Kaldi data directory; rows must come in the order of their keys (LC_ALL=C).
+
+    https://kaldi-asr.org/doc/data_prep.html. Speakers are not known: each utterance is its own.
+    A recording is read through ffmpeg, whatever its format; the shell that Kaldi starts for it
+    never sees an unquoted name.
+    """
+    names = ("text", "utt2spk", "spk2utt", "utt2dur", "utt2lang", "utt2emotion", "utt2event")
+    recordings: dict[str, str] = {}
+    with ExitStack() as stack:
+        files = {
+            name: stack.enter_context((place.folder / name).open("w", encoding="utf-8"))
+            for name in (*names, "wav.scp" if place.clips else "segments")
+        }
+        for row in rows:
+            values = (
+                *(" ".join(row.text.split()), row.key, row.key, f"{row.duration_s:.4f}"),
+                *(row.language, row.emotion, row.event),
+            )
+            for name, value in zip(names, values, strict=True):
+                files[name].write(f"{row.key} {value}".rstrip() + "\n")
+            if place.clips:
+                files["wav.scp"].write(f"{row.key} {place.home / row.clip}\n")
+            else:
+                files["segments"].write(f"{row.key} {row.name} {row.start_s:.4f} {row.end_s:.4f}\n")
+                recordings[row.name] = row.uri
+    if not place.clips:
+        lines = (f"{name} {_kaldi_pipe(recordings[name])}\n" for name in sorted(recordings))
+        (place.folder / "wav.scp").write_text("".join(lines), encoding="utf-8")
+
+
+def emotion_tag(emotion: str) -> str:
+    """SenseVoice's own tag of one of schema.EMOTIONS."""
+    return "<|EMO_UNKNOWN|>" if emotion == "unknown" else f"<|{emotion.upper()}|>"
+
+
+def event_tag(event: str) -> str:
+    """SenseVoice's own tag of one of schema.EVENTS."""
+    return f"<|{_EVENT_TAGS.get(event, event.capitalize())}|>"
+
+
+def _labels(row: Row) -> dict[str, Any]:
+    return {"emotion": row.emotion, "event": row.event, "confidence": round(row.confidence, 4)}
+
+
+def _columns(row: Row) -> dict[str, Any]:
+    return {
+        "segment_id": row.segment_id,
+        "recording_id": row.recording_id,
+        "start_s": row.start_s,
+        "end_s": row.end_s,
+        "duration_s": row.duration_s,
+        "text": row.text,
+        "language": row.language,
+        **_labels(row),
+    }
+
+
+_HUB_TYPES = {
+    **dict.fromkeys(("segment_id", "recording_id"), "string"),
+    **dict.fromkeys(("start_s", "end_s", "duration_s"), "float64"),
+    **dict.fromkeys(("text", "language", "emotion", "event"), "string"),
+    "confidence": "float64",
+}
+_HUB_FEATURES = {
+    "audio": {"sampling_rate": SAMPLE_RATE, "_type": "Audio"},
+    **{name: {"dtype": kind, "_type": "Value"} for name, kind in _HUB_TYPES.items()},
+}
+# `datasets` learns from the metadata that the struct is audio.
+_HUB = pa.schema(
+    [
+        pa.field("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
+        *(
+            pa.field(name, pa.string() if kind == "string" else pa.float64())
+            for name, kind in _HUB_TYPES.items()
+        ),
+    ],
+    metadata={"huggingface": json.dumps({"info": {"features": _HUB_FEATURES}})},
+)
+
+
+def _by_size(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    some: list[Row] = []
+    n_bytes = 0
+    for row in rows:
+        some.append(row)
+        n_bytes += 2 * row.n_samples
+        if n_bytes >= _PARQUET_BYTES:
+            yield some
+            some, n_bytes = [], 0
+    if some:
+        yield some
+
+
+def _open_gzip(path: Path) -> TextIO:
+    return gzip.open(path, "wt", encoding="utf-8")
+
+
+def _lhotse_recording(row: Row, place: Place) -> dict[str, Any]:
+    rate_hz, channels = (SAMPLE_RATE, 1) if place.clips else (row.sample_rate_hz, row.channels)
+    n_samples = row.n_samples if place.clips else round(row.recording_end_s * rate_hz)
+    uri = str(place.home / row.clip) if place.clips else row.uri
+    kind = "url" if "://" in uri else "file"
+    return {
+        "id": row.key if place.clips else row.name,
+        "sources": [{"type": kind, "channels": list(range(channels)), "source": uri}],
+        "sampling_rate": rate_hz,
+        "num_samples": n_samples,
+        "duration": n_samples / rate_hz,
+        "channel_ids": list(range(channels)),
+    }
+
+
+def _lhotse_supervision(row: Row, recording: Mapping[str, Any], start_s: float) -> dict[str, Any]:
+    channels = recording["channel_ids"]
+    words = [
+        [
+            word["word"],
+            round(word["start_s"] - row.start_s + start_s, 4),
+            round(word["end_s"] - word["start_s"], 4),
+            round(word["confidence"], 4),
+        ]
+        for word in row.words
+    ]
+    return {
+        "id": row.key,
+        "recording_id": recording["id"],
+        "start": start_s,
+        "duration": row.duration_s,
+        "channel": channels if len(channels) > 1 else channels[0],
+        "text": row.text,
+        "language": row.language,
+        "custom": {"segment_id": row.segment_id, **_labels(row)},
+        "alignment": {"word": words},
+    }
+
+
+def _lhotse_cut(
+    row: Row, recording: Mapping[str, Any], supervision: Mapping[str, Any], start_s: float
+) -> dict[str, Any]:
+    aligned = [[word, at - start_s, *rest] for word, at, *rest in supervision["alignment"]["word"]]
+    return {
+        "id": row.key,
+        "start": start_s,
+        "duration": row.duration_s,
+        "channel": supervision["channel"],
+        # Inside a cut, time begins at the cut.
+        "supervisions": [{**supervision, "start": 0.0, "alignment": {"word": aligned}}],
+        "recording": recording,
+        "type": "MultiCut" if len(recording["channel_ids"]) > 1 else "MonoCut",
+    }
+
+
+def _kaldi_pipe(uri: str) -> str:
+    if "\n" in uri or uri.startswith("s3"):
+        raise ValueError(f"{uri!r} cannot stand in wav.scp; cut clips instead")
+    source = shlex.quote(uri)
+    return f"ffmpeg -nostdin -loglevel error -i {source} -f wav -ac 1 -ar {SAMPLE_RATE} - |"
+
+
+def _write_line(file: TextIO, value: Mapping[str, Any]) -> None:
+    file.write(json.dumps(value, ensure_ascii=False) + "\n")

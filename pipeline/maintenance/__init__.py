@@ -1,0 +1,4 @@
+"""Keep an output small, complete and verifiable.
+
+Knows nothing of runs.
+"""

@@ -1,0 +1,181 @@
+"""What must be true of the rows of one part. Pure: tables in, sentences about what is wrong out.
+
+A part holds the same recordings in all tables, so everything but the uniqueness of recordings over
+all parts can be checked a part at a time.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+from numpy.typing import NDArray
+
+from pipeline.schema import TABLES
+from pipeline.tables.bundles import BALANCE_S
+from pipeline.tables.parts import Tables
+
+pc: Any = pyarrow.compute
+
+_EDGE_S = 0.001  # times are compared to the millisecond
+_OF_SEGMENTS = ("languages", "emotions")
+_KEYS = ["recording_id", "segment_id", "start_s", "end_s"]
+_PROBABILITIES = {
+    "transcripts": "confidence",
+    "languages": "probability",
+    "emotions": "probability",
+    "events": "probability",
+}
+
+# What the checks across tables look at; the other columns need not be kept in memory.
+CHECKED = {
+    "transcripts": [*_KEYS, "confidence"],
+    "languages": [*_KEYS, "probability"],
+    "emotions": [*_KEYS, "probability"],
+    "events": [*_KEYS, "probability"],
+    "recordings": [
+        "recording_id",
+        "offset_s",
+        "status",
+        "error_stage",
+        "duration_s",
+        "labelled_s",
+        "silence_s",
+        "failed_s",
+        "n_segments",
+        "fingerprint",
+    ],
+}
+
+
+def wrong_schema(table: str, schema: pa.Schema) -> Iterator[str]:
+    """Columns that are not exactly as schema.TABLES has them; a nullable one may be absent."""
+    expected = TABLES[table]
+    for field in expected:
+        if field.name not in schema.names:
+            if not field.nullable:
+                yield f"column {field.name} is missing"
+        elif not schema.field(field.name).equals(field):
+            yield f"column {field.name} is {schema.field(field.name)}, not {field}"
+    for name in schema.names:
+        if name not in expected.names:
+            yield f"column {name} is not one of ours"
+
+
+def wrong_rows(tables: Tables, fingerprint: str) -> Iterator[str]:
+    """What does not hold among the rows of a part, with the first recording or segment concerned.
+
+    `tables` need only have the columns CHECKED.
+    """
+    recordings, transcripts = tables["recordings"], tables["transcripts"]
+    for table, rows in tables.items():
+        ids = rows["recording_id"].to_numpy(zero_copy_only=False)
+        yield from _say(ids, ids[:-1] > ids[1:], f"{table} are not sorted by recording_id")
+    yield from _wrong_recordings(recordings, fingerprint)
+    known = np.asarray(pc.index_in(transcripts["recording_id"], _one(recordings["recording_id"])))
+    yield from _wrong_segments(recordings, transcripts, known)
+    for table in _OF_SEGMENTS:
+        if not tables[table].select(_KEYS).equals(transcripts.select(_KEYS)):
+            yield f"{table} and transcripts differ in {_first_difference(tables, table)}"
+    yield from _wrong_events(tables["events"], transcripts, recordings)
+    for table, column in _PROBABILITIES.items():
+        values = tables[table][column].to_numpy()
+        bad = ~((values >= 0) & (values <= 1 + 1e-4))
+        yield from _say(_ids(tables[table]), bad, f"{table}.{column} is not a probability")
+
+
+def _wrong_recordings(recordings: pa.Table, fingerprint: str) -> Iterator[str]:
+    ids = recordings["recording_id"].to_numpy(zero_copy_only=False)
+    yield from _say(ids, ids[:-1] == ids[1:], "a recording is there twice")
+    column = {
+        name: recordings[name].to_numpy(zero_copy_only=False) for name in CHECKED["recordings"]
+    }
+    spent_s = column["labelled_s"] + column["silence_s"] + column["failed_s"]
+    unbalanced = ~(np.abs(spent_s - column["duration_s"]) < BALANCE_S)
+    yield from _say(ids, unbalanced, "labelled_s + silence_s + failed_s is not duration_s")
+    negative = np.zeros(len(ids), bool)
+    for name in ("duration_s", "labelled_s", "silence_s", "failed_s"):
+        negative |= ~(column[name] >= -BALANCE_S)
+    yield from _say(ids, negative, "seconds are negative or no number")
+    is_error = column["error_stage"] != ""
+    told = np.where(is_error, "error", "ok") == column["status"]
+    yield from _say(ids, ~told, "status and error_stage do not agree")
+    foreign = column["fingerprint"] != fingerprint
+    yield from _say(ids, foreign, "rows are of another fingerprint than their file")
+
+
+def _wrong_segments(
+    recordings: pa.Table, transcripts: pa.Table, owner: NDArray[Any]
+) -> Iterator[str]:
+    """`owner` is the place of each segment's recording in `recordings`; NaN: it has none."""
+    segment_ids = _ids(transcripts)
+    is_known = ~np.isnan(owner.astype(float))
+    yield from _say(segment_ids, ~is_known, "a segment belongs to no recording")
+    counts = np.bincount(owner[is_known].astype(int), minlength=recordings.num_rows)
+    miscounted = counts != recordings["n_segments"].to_numpy()
+    yield from _say(
+        recordings["recording_id"].to_numpy(zero_copy_only=False),
+        miscounted,
+        "n_segments is not the number of segments",
+    )
+    ids = transcripts["recording_id"].to_numpy(zero_copy_only=False)
+    is_first = np.append(True, ids[1:] != ids[:-1])[: len(ids)]
+    run = np.cumsum(is_first) - 1
+    index = np.arange(len(ids)) - np.flatnonzero(is_first)[run] if len(ids) else np.arange(0)
+    digits = pc.utf8_lpad(pa.array(index).cast(pa.string()), 6, "0")
+    expected = pc.binary_join_element_wise(_one(transcripts["recording_id"]), digits, "-")
+    misnamed = ~np.asarray(pc.equal(_one(transcripts["segment_id"]), expected))
+    yield from _say(segment_ids, misnamed, "segment_ids are not numbered in order, each once")
+    start_s = transcripts["start_s"].to_numpy()
+    late = ~is_first[1:] & ~(start_s[1:] >= start_s[:-1])
+    yield from _say(segment_ids[1:], late, "segments are not in the order of time")
+    yield from _outside(transcripts, recordings, "a segment")
+
+
+def _wrong_events(events: pa.Table, transcripts: pa.Table, recordings: pa.Table) -> Iterator[str]:
+    place = pc.index_in(events["segment_id"], _one(transcripts["segment_id"]))
+    yield from _say(_ids(events), np.asarray(place.is_null()), "an event has no segment")
+    owner = _one(transcripts["recording_id"]).take(place)
+    moved = np.asarray(pc.fill_null(pc.not_equal(owner, events["recording_id"]), False))
+    yield from _say(_ids(events), moved, "an event's segment is of another recording")
+    yield from _outside(events, recordings, "an event")
+
+
+def _outside(rows: pa.Table, recordings: pa.Table, what: str) -> Iterator[str]:
+    """Rows whose times run backwards or leave their recording."""
+    place = pc.index_in(rows["recording_id"], _one(recordings["recording_id"]))
+    from_s = np.asarray(recordings["offset_s"].take(place), float)
+    to_s = from_s + np.asarray(recordings["duration_s"].take(place), float)
+    start_s, end_s = rows["start_s"].to_numpy(), rows["end_s"].to_numpy()
+    is_inside = (
+        (start_s >= from_s - _EDGE_S) & (end_s <= to_s + _EDGE_S) & (start_s <= end_s + _EDGE_S)
+    )
+    is_owned = np.asarray(place.is_valid())
+    yield from _say(_ids(rows), is_owned & ~is_inside, f"{what} lies outside its recording")
+
+
+def _first_difference(tables: Tables, table: str) -> str:
+    here, there = (
+        {tuple(row.values()) for row in tables[name].select(_KEYS).to_pylist()}
+        for name in (table, "transcripts")
+    )
+    different = sorted(here ^ there, key=str)
+    if not different:
+        return "the order or the number of rows"
+    return f"{len(different)} rows, first {different[0][1]!r}"
+
+
+def _ids(rows: pa.Table) -> NDArray[Any]:
+    ids: NDArray[Any] = rows["segment_id"].to_numpy(zero_copy_only=False)
+    return ids
+
+
+def _one(column: Any) -> Any:
+    return column.combine_chunks()
+
+
+def _say(ids: NDArray[Any], is_bad: Any, sentence: str) -> Iterator[str]:
+    places = np.flatnonzero(is_bad)
+    if len(places):
+        yield f"{sentence}: {len(places)} of {len(ids)}, first {ids[places[0]]!r}"

@@ -1,0 +1,146 @@
+"""A frozen copy of one snapshot for people who read with a glob. Knows files; commits nothing.
+
+TARGET/{table}/part-00000.parquet, with language=en/ or commit_date=2026-01-31/ before the name if
+asked for; `_release.json` says what it was made from, and `_SUCCESS` is written last: a copy
+without it is not finished.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.schema import SCHEMA_VERSION, TABLES
+from pipeline.storage.store import Store, StoreError
+from pipeline.tables import Snapshot
+from pipeline.tables.bundles import to_parquet
+from pipeline.tables.parts import PART_BYTES, Tables, ordered, read_part
+
+PartitionBy = Literal["none", "language", "commit_date"]
+PARTITIONS: tuple[PartitionBy, ...] = get_args(PartitionBy)
+_ABSENT = "__HIVE_DEFAULT_PARTITION__"
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """What a release holds."""
+
+    source: str
+    seq: int
+    fingerprint: str
+    schema_version: int
+    partition_by: PartitionBy
+    n_files: int
+    n_rows: dict[str, int]  # by table
+
+
+def release(
+    snapshot: Snapshot,
+    target: Store,
+    *,
+    partition_by: PartitionBy = "none",
+    part_bytes: int = PART_BYTES,
+) -> Released:
+    """Copy a snapshot to an empty directory, in files of good size, sorted by recording_id.
+
+    By `language` only the tables of segments are divided, by what was heard in each. The dividing
+    column is in the path and not in the files, as Hive has it. Raises StoreError if the target is
+    not empty or a file is not what was committed.
+    """
+    if target.list(""):
+        raise StoreError(
+            f"{target.root}: is not empty; release to a new directory (one without _SUCCESS was "
+            "left by a release that did not finish, and can be deleted)"
+        )
+    writer = _Writer(target, snapshot.fingerprint, partition_by, part_bytes)
+    for path in snapshot.parts():
+        writer.add(read_part(snapshot.store, snapshot.state, path))
+    n_rows = writer.finish()
+    released = Released(
+        source=snapshot.store.root,
+        seq=snapshot.seq,
+        fingerprint=snapshot.fingerprint,
+        schema_version=SCHEMA_VERSION,
+        partition_by=partition_by,
+        n_files=writer.n_files,
+        n_rows=n_rows,
+    )
+    target.put("_release.json", json.dumps(asdict(released), indent=1).encode())
+    target.put("_SUCCESS", b"")
+    return released
+
+
+class _Writer:
+    """Gathers rows by table and directory; writes all when they are enough."""
+
+    def __init__(
+        self, target: Store, fingerprint: str, partition_by: PartitionBy, part_bytes: int
+    ) -> None:
+        self.n_files = 0
+        self._target = target
+        self._metadata = {"schema_version": str(SCHEMA_VERSION), "fingerprint": fingerprint}
+        self._partition_by = partition_by
+        self._part_bytes = part_bytes
+        self._pending: dict[tuple[str, str], list[pa.Table]] = defaultdict(list)
+        self._n_bytes = 0
+        self._n_rows = dict.fromkeys(TABLES, 0)
+
+    def add(self, tables: Tables) -> None:
+        for table, directory, rows in _divide(tables, self._partition_by):
+            self._pending[table, directory].append(rows)
+            self._n_bytes += rows.nbytes
+            self._n_rows[table] += rows.num_rows
+        if self._n_bytes >= self._part_bytes:
+            self._flush()
+
+    def finish(self) -> dict[str, int]:
+        """Write the rest; rows by table."""
+        self._flush()
+        for table, n_rows in self._n_rows.items():
+            if not n_rows:  # a glob that finds nothing is an error in most engines
+                self._write(table, "", TABLES[table].empty_table())
+        return self._n_rows
+
+    def _flush(self) -> None:
+        for (table, directory), parts in sorted(self._pending.items(), key=lambda item: item[0]):
+            self._write(table, directory, ordered(pa.concat_tables(parts)))
+        self._pending.clear()
+        self._n_bytes = 0
+
+    def _write(self, table: str, directory: str, rows: pa.Table) -> None:
+        key = f"{table}/{directory}part-{self.n_files:05d}.parquet"
+        self._target.put(key, to_parquet(rows, self._metadata))
+        self.n_files += 1
+
+
+def _divide(tables: Tables, partition_by: PartitionBy) -> Iterator[tuple[str, str, pa.Table]]:
+    """(table, directory, rows) of a part."""
+    for table, rows in tables.items():
+        values = _values(tables, table, partition_by)
+        if values is None:
+            yield table, "", rows
+            continue
+        kept = rows.drop_columns([name for name in (partition_by,) if name in rows.column_names])
+        for value in sorted(pc.unique(values).to_pylist()):
+            some = kept.filter(pc.equal(values, value))
+            yield table, f"{partition_by}={value or _ABSENT}/", some
+
+
+def _values(tables: Tables, table: str, partition_by: PartitionBy) -> Any:
+    """The dividing value of each row of a table; None if it is not divided."""
+    if partition_by == "commit_date":
+        recordings = tables["recordings"]
+        dates = pc.strftime(recordings["committed_at"], "%Y-%m-%d")
+        return _look_up(tables[table]["recording_id"], recordings["recording_id"], dates)
+    if partition_by == "language" and table != "recordings":
+        heard = tables["languages"]
+        return _look_up(tables[table]["segment_id"], heard["segment_id"], heard["language"])
+    return None
+
+
+def _look_up(keys: Any, known: Any, values: Any) -> Any:
+    return values.take(pc.index_in(keys, value_set=known.combine_chunks()))

@@ -1,0 +1,282 @@
+"""Rows of any manifest to the columns of MANIFEST, or to what is wrong with them. Opens no file.
+
+Columns: `audio` (path or URI, needed), `recording_id`, `offset_s`, `duration_s`, `language`, and,
+where somebody has listed the store already, `audio_version` (its ETag, say) and `audio_bytes`. All
+others travel along as text in `extra`.
+"""
+
+import posixpath
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute
+
+from pipeline.config import PROMPT_LANGUAGES
+from pipeline.manifest.access import SCHEME, Fault, Reach, canonical_uri, find_refused, may_hold
+from pipeline.manifest.files import ROWS, Integers, Raw, as_text
+from pipeline.schema import PLANNED
+from pipeline.storage.redaction import public_uri, redact
+
+pc: Any = pyarrow.compute  # its stubs know no plain str or bool beside an array
+Column = Any  # pyarrow Array
+Numbers = npt.NDArray[np.float64]
+_Faults = dict[int, Fault]  # by position
+
+COLUMNS = (
+    "recording_id",
+    "uri",
+    "offset_s",
+    "length_s",
+    "language",
+    "version",  # as the manifest gives it; "": ask the store
+    "bytes",
+    "extra",
+    "error_stage",
+    "error_type",
+    "error_message",
+)
+MANIFEST = pa.schema([PLANNED.field(name) for name in COLUMNS])
+NUMBERED = MANIFEST.append(pa.field("row", pa.int64(), nullable=False))
+
+_KNOWN = (
+    *("audio", "recording_id", "offset_s", "duration_s", "language"),
+    *("audio_version", "audio_bytes"),
+)
+_NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+_ODD = r"//|(^|/)\.{1,2}(/|$)|/$"  # what normalising a path would change
+_CONTROL = r"[\x00-\x1f\x7f]"
+_PIPE = r"^\s*\||\|\s*$"  # Kaldi would run it
+_DATA = r"^\s*[Dd][Aa][Tt][Aa]:"
+
+
+def normalise(raw: Raw, address: str, reach: Reach) -> Iterator[pa.Table]:
+    """Tables of NUMBERED, broken rows among the others in the order of the file."""
+    broken = sorted(raw.broken)
+    first, last = 0, raw.table.num_rows
+    for start in range(0, max(1, last), ROWS):
+        table = _rows(
+            raw.table.slice(start, ROWS), raw.numbers[start : start + ROWS], address, reach
+        )
+        upto = raw.numbers[start + ROWS] if start + ROWS < last else np.inf
+        some = [pair for pair in broken[first:] if pair[0] < upto]
+        first += len(some)
+        yield pa.concat_tables([table, _broken(some, address)]).sort_by("row") if some else table
+
+
+def listing(addresses: list[str], reach: Reach) -> Iterator[pa.Table]:
+    """Rows for audio files that no manifest describes."""
+    raw = Raw(pa.table({"audio": pa.array(addresses, pa.string())}), np.arange(len(addresses)) + 1)
+    return normalise(raw, "", reach)
+
+
+def _broken(rows: list[tuple[int, str]], address: str) -> pa.Table:
+    numbers = [number for number, _ in rows]
+    columns = _empty(len(numbers)) | {
+        "recording_id": pa.array([f"{public_uri(address)}#row={number}" for number in numbers]),
+        "error_stage": pa.repeat("manifest", len(numbers)),
+        "error_type": pa.repeat("BadManifestRow", len(numbers)),
+        "error_message": pa.array([redact(text) for _, text in rows]),
+        "row": pa.array(numbers, pa.int64()),
+    }
+    return pa.table(columns, schema=NUMBERED)
+
+
+def _empty(n_rows: int) -> dict[str, Column]:
+    """Columns of MANIFEST with nothing in them."""
+    number, nothing = pa.array(np.zeros(n_rows)), pa.array([], pa.string())
+    return {
+        **dict.fromkeys(COLUMNS, pa.repeat("", n_rows)),
+        **dict.fromkeys(("offset_s", "length_s"), number),
+        "bytes": number.cast(pa.int64()),
+        "extra": pa.MapArray.from_arrays(np.zeros(n_rows + 1, np.int32), nothing, nothing),
+    }
+
+
+def _rows(raw: pa.Table, numbers: Integers, address: str, reach: Reach) -> pa.Table:
+    raw = raw.combine_chunks()
+    faults: _Faults = {}
+    audio = _text(raw, "audio")
+    offset_s = _seconds(raw, "offset_s", faults)
+    length_s = _seconds(raw, "duration_s", faults)
+    language = pc.utf8_lower(pc.utf8_trim_whitespace(_text(raw, "language")))
+    _find_faults(audio, language, faults)
+    uri = _canonical(audio, posixpath.dirname(address))
+    is_odd = _flags(faults, raw.num_rows)  # these have no place of their own, only a row
+    offset_s[is_odd] = length_s[is_odd] = 0.0
+    given = _text(raw, "recording_id")
+    ids = _ids(given, public(uri), offset_s, length_s, numbers, pa.array(is_odd), address)
+    faults = find_refused(uri, reach) | faults
+    bad = pa.array(_flags(faults, raw.num_rows))
+    columns = {
+        "recording_id": ids,
+        "uri": uri,
+        "offset_s": pa.array(offset_s),
+        "length_s": pa.array(length_s),
+        "language": pc.if_else(bad, "", language),
+        "version": _text(raw, "audio_version"),
+        "bytes": pa.array(_sizes(raw)),
+        "extra": _extra(raw),
+        "error_stage": pc.if_else(bad, "manifest", ""),
+        **_messages(faults, numbers, bad),
+        "row": pa.array(numbers),
+    }
+    return pa.table(columns, schema=NUMBERED)
+
+
+def _flags(faults: _Faults, n_rows: int) -> npt.NDArray[np.bool_]:
+    flags = np.zeros(n_rows, bool)
+    flags[list(faults)] = True
+    return flags
+
+
+def _messages(faults: _Faults, numbers: Integers, bad: Column) -> dict[str, Column]:
+    kinds = [faults[index][0] for index in sorted(faults)]
+    texts = [redact(f"row {numbers[index]}: {faults[index][1]}") for index in sorted(faults)]
+    none = pa.repeat("", len(numbers))
+    return {
+        "error_type": pc.replace_with_mask(none, bad, pa.array(kinds, pa.string())),
+        "error_message": pc.replace_with_mask(none, bad, pa.array(texts, pa.string())),
+    }
+
+
+def _find_faults(audio: Column, language: Column, faults: _Faults) -> None:
+    for index in _where(pc.match_substring_regex(audio, f"^$|{_CONTROL}|{_PIPE}|{_DATA}")):
+        faults[index] = _explain_audio(audio[index].as_py())
+    for index in _where(pc.invert(pc.is_in(language, pa.array(["", *PROMPT_LANGUAGES])))):
+        known = ", ".join(PROMPT_LANGUAGES)
+        message = f"language {language[index].as_py()!r} is not one of {known}"
+        faults.setdefault(index, ("BadLanguage", message))
+
+
+def _explain_audio(audio: str) -> Fault:
+    if not audio:
+        return "BadManifestRow", "audio is empty"
+    if re.search(_CONTROL, audio):
+        return "BadManifestRow", f"audio {audio!r} contains a control character"
+    if re.search(_PIPE, audio):
+        return "BadUri", f"audio {audio!r} is a pipe; no command is run"
+    return "BadUri", "audio is a data: URI; only files and objects are read"
+
+
+def _where(mask: Column) -> list[int]:
+    return np.flatnonzero(mask.to_numpy(zero_copy_only=False)).tolist()
+
+
+def _text(raw: pa.Table, name: str) -> Column:
+    """A column as strings without nulls; "" where there is no such column."""
+    column = _strings(_column(raw, name)) if name in raw.column_names else None
+    return pa.repeat("", raw.num_rows) if column is None else column.fill_null("")
+
+
+def _column(raw: pa.Table, name: str) -> Column:
+    chunks = raw[name].chunks  # one, or none in a table without rows
+    return chunks[0] if chunks else pa.array([], raw.schema.field(name).type)
+
+
+def _strings(column: Column) -> Column | None:
+    """Any column as strings, nested values as JSON; None where there is nothing to write."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _strings(column.dictionary_decode())
+    if pa.types.is_null(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return None
+    if pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind):
+        return pa.array([as_text(value) for value in column.to_pylist()], pa.string())
+    return column.cast(pa.string())
+
+
+def _seconds(raw: pa.Table, name: str, faults: _Faults) -> Numbers:
+    """A column of seconds, 0 where it is absent. An offset may be 0, a duration may not."""
+    if name not in raw.column_names:
+        return np.zeros(raw.num_rows)
+    column = _column(raw, name)
+    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
+        text = pc.utf8_trim_whitespace(_text(raw, name))
+        column = pc.if_else(pc.equal(text, ""), None, text)
+        is_number = pc.match_substring_regex(text, _NUMBER)
+        for index in _where(pc.and_(column.is_valid(), pc.invert(is_number))):
+            message = f"{name} {text[index].as_py()!r} is not a number"
+            faults[index] = "BadManifestRow", message
+        column = pc.if_else(is_number, column, None)
+    values = column.cast(pa.float64(), safe=False)
+    seconds: Numbers = values.fill_null(0.0).to_numpy(zero_copy_only=False).copy()
+    given = values.is_valid().to_numpy(zero_copy_only=False)
+    allowed = seconds >= 0 if name == "offset_s" else seconds > 0
+    for index in np.flatnonzero(given & ~(allowed & np.isfinite(seconds))).tolist():
+        wanted = "at least 0" if name == "offset_s" else "more than 0"
+        message = f"{name} is {seconds[index]}; it must be {wanted}"
+        faults.setdefault(index, ("BadRange", message))
+    return seconds
+
+
+def _sizes(raw: pa.Table) -> Integers:
+    """What the manifest says that objects weigh, for the plan's sum; what is no number is 0."""
+    if "audio_bytes" not in raw.column_names:
+        return np.zeros(raw.num_rows, np.int64)
+    sizes = _seconds(raw, "audio_bytes", faults={})
+    return np.nan_to_num(sizes, nan=0, posinf=0, neginf=0).clip(0).astype(np.int64)
+
+
+def public(uris: Column) -> Column:
+    """`public_uri` of a column; only those that may hold a secret cost Python."""
+    if isinstance(uris, pa.ChunkedArray):
+        uris = uris.combine_chunks()
+    if not may_hold(uris, b"@", b"?"):
+        return uris
+    doubtful = pc.match_substring_regex(uris, "[@?]")
+    texts = [public_uri(uri) for uri in uris.filter(doubtful).to_pylist()]
+    return pc.replace_with_mask(uris, doubtful, pa.array(texts, pa.string())) if texts else uris
+
+
+def _canonical(audio: Column, base: str) -> Column:
+    """`canonical_uri` of a column; only the odd ones cost Python."""
+    is_file = pc.starts_with(audio, "file://")
+    is_uri = pc.match_substring_regex(audio, SCHEME)
+    if pc.all(pc.and_(is_uri, pc.invert(is_file))).as_py():
+        return audio
+    is_odd = pc.or_(is_file, pc.and_(pc.invert(is_uri), pc.match_substring_regex(audio, _ODD)))
+    whole = pc.or_(is_uri, pc.starts_with(audio, "/"))
+    joined = pc.if_else(whole, audio, pc.binary_join_element_wise(base, audio, "/"))
+    uri = pc.if_else(pc.equal(audio, ""), "", joined)
+    odd = [canonical_uri(text, base) for text in audio.filter(is_odd).to_pylist()]
+    return pc.replace_with_mask(uri, is_odd, pa.array(odd, pa.string()))
+
+
+def _ids(
+    given: Column,
+    uri: Column,
+    offset_s: Numbers,
+    length_s: Numbers,
+    numbers: Integers,
+    is_bad: Column,
+    address: str,
+) -> Column:
+    """The id that a row gives, or its URI and range; the row's number where these are bad."""
+    start = pc.round(pa.array(offset_s), 6).cast(pa.string())
+    end = pc.round(pa.array(offset_s + length_s), 6).cast(pa.string())
+    end = pc.if_else(pa.array(length_s > 0), pc.binary_join_element_wise(",", end, ""), "")
+    fragment = pc.binary_join_element_wise("#t=", start, end, "")
+    fragment = pc.if_else(pa.array((offset_s > 0) | (length_s > 0)), fragment, "")
+    row = pc.binary_join_element_wise("#row=", pa.array(numbers).cast(pa.string()), "")
+    default = pc.binary_join_element_wise(
+        pc.if_else(pc.equal(uri, ""), address, uri), pc.if_else(is_bad, row, fragment), ""
+    )
+    return pc.if_else(pc.equal(given, ""), default, given)
+
+
+def _extra(raw: pa.Table) -> Column:
+    """The columns we do not know, as one map per row without its nulls."""
+    named = [(name, _strings(_column(raw, name))) for name in raw.column_names]
+    kept = [(name, text) for name, text in named if name not in _KNOWN and text is not None]
+    if not kept:
+        return _empty(raw.num_rows)["extra"]
+    valid = np.stack([text.is_valid().to_numpy(zero_copy_only=False) for _, text in kept], axis=1)
+    row, column = np.nonzero(valid)  # in the order of the rows, as the entries of a map must be
+    offsets: Column = pa.array(np.concatenate([[0], valid.sum(axis=1).cumsum()]), pa.int32())
+    keys: Column = pa.array([name for name, _ in kept]).take(column)
+    values = pa.concat_arrays([text for _, text in kept]).take(column * raw.num_rows + row)
+    return pa.MapArray.from_arrays(offsets, keys, values)

@@ -1,0 +1,172 @@
+"""Model names to local directories, and their hashes. Knows hubs and stores, no torch.
+
+A model is a directory in FunASR's layout: configuration.json names the files, config.yaml has the
+shape of the network.
+Hubs are asked directly, because FunASR's own download prints a failure and goes on
+(funasr/download/download_model_from_hub.py catches every exception).
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from pipeline.config import RunConfig
+from pipeline.storage.store import filesystem_for
+
+# The same model goes by different ids on the two hubs.
+_ALIASES = {
+    "ms": {"fsmn-vad": "iic/speech_fsmn_vad_zh-cn-16k-common-pytorch"},
+    "hf": {"fsmn-vad": "funasr/fsmn-vad", "iic/SenseVoiceSmall": "FunAudioLLM/SenseVoiceSmall"},
+}
+_HUB_NAMES = {"ms": "ModelScope", "hf": "Hugging Face"}
+
+
+class ModelError(Exception):
+    """The model cannot be had or read; the message names it and says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """The files of one model directory and the hash of everything in them that shapes a label."""
+
+    directory: Path
+    config: dict[str, Any]
+    weights: Path
+    cmvn: Path
+    tokenizer: Path | None  # SentencePiece; a VAD has none
+    sha256: str
+
+
+def resolve_model(
+    name: str,
+    *,
+    hub: Literal["ms", "hf"] = "ms",
+    revision: str = "",
+    options: Mapping[str, Any] | None = None,
+) -> ModelFiles:
+    """A local directory, an object-store URI or a hub id, as files on this machine.
+
+    Remote models are copied once per machine into the cache. Raises ModelError.
+    """
+    if Path(name).is_dir():
+        return _read_directory(Path(name).resolve(), name)
+    if "://" in name:
+        return _read_directory(_copy_from_store(name, options or {}), name)
+    if name.startswith(("/", ".", "~")):
+        raise ModelError(f"model {name!r}: no such directory")
+    return _read_directory(_download(name, hub, revision), name)
+
+
+def resolve_vad(config: RunConfig) -> tuple[str, str]:
+    """What `load_vad` takes here, and what a fingerprint says of it. Raises ModelError."""
+    if config.vad == "none":
+        return "none", "none"
+    if config.vad == "silero":
+        return "silero", f"silero-vad {version('silero-vad')}"  # weights come with the package
+    files = resolve_model(config.vad, hub=config.hub, options=config.storage_options)
+    return str(files.directory), f"fsmn {files.sha256}"
+
+
+def _read_directory(directory: Path, name: str) -> ModelFiles:
+    metas: dict[str, Any] = {}
+    if (directory / "configuration.json").is_file():
+        configuration = json.loads((directory / "configuration.json").read_text(encoding="utf-8"))
+        metas = configuration.get("file_path_metas", {})
+    tokenizer = metas.get("tokenizer_conf", {}).get("bpemodel")
+    if tokenizer is None:  # FunASR's other layout has no metas; the file name is then the rule
+        tokenizer = next((path.name for path in sorted(directory.glob("*.bpe.model"))), None)
+    paths = {
+        "config": directory / metas.get("config", "config.yaml"),
+        "weights": directory / metas.get("init_param", "model.pt"),
+        "cmvn": directory / metas.get("frontend_conf", {}).get("cmvn_file", "am.mvn"),
+    }
+    if tokenizer is not None:
+        paths["tokenizer"] = directory / tokenizer
+    missing = [path.name for path in paths.values() if not path.is_file()]
+    if missing:
+        raise ModelError(
+            f"model {name!r}: {directory} lacks {', '.join(missing)}; "
+            "a model directory has configuration.json, config.yaml, model.pt and am.mvn"
+        )
+    return ModelFiles(
+        directory=directory,
+        config=yaml.safe_load(paths["config"].read_text(encoding="utf-8")),
+        weights=paths["weights"],
+        cmvn=paths["cmvn"],
+        tokenizer=paths.get("tokenizer"),
+        sha256=_hash_files(sorted(paths.values())),
+    )
+
+
+def _hash_files(paths: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _cache_dir() -> Path:
+    root = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    return Path(root).expanduser() / "sensevoice-pipeline"
+
+
+def _copy_from_store(uri: str, options: Mapping[str, Any]) -> Path:
+    """The cached copy of a model directory in object storage, made now if it is not there yet.
+
+    The folder is named by the listing's names, sizes and etags, so a changed model is another
+    folder. It appears by a rename: two workers on one machine may both copy, and one copy stays.
+    """
+    try:
+        fs, path = filesystem_for(uri, options)
+        listing = [entry for entry in fs.ls(path, detail=True) if entry["type"] == "file"]
+    except (OSError, ImportError, ValueError) as error:
+        raise ModelError(f"model {uri!r}: cannot be listed: {error}") from error
+    facts = sorted(
+        (Path(entry["name"]).name, entry["size"], str(entry.get("ETag") or entry.get("mtime")))
+        for entry in listing
+    )
+    folder = _cache_dir() / hashlib.sha256(repr((uri, facts)).encode()).hexdigest()[:32]
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        for entry in listing:
+            fs.get_file(entry["name"], str(temporary / Path(entry["name"]).name))
+        temporary.rename(folder)
+    except OSError as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if not folder.is_dir():  # else another worker's copy was first
+            raise ModelError(f"model {uri!r}: cannot be copied: {error}") from error
+    return folder
+
+
+def _download(name: str, hub: Literal["ms", "hf"], revision: str) -> Path:
+    model_id = _ALIASES[hub].get(name, name)
+    logging.getLogger("modelscope_hub").setLevel(logging.ERROR)  # its retries; we tell the outcome
+    try:
+        if hub == "ms":
+            from modelscope.hub.snapshot_download import snapshot_download as from_modelscope
+
+            return Path(from_modelscope(model_id, revision=revision or None))
+        from huggingface_hub import snapshot_download as from_hugging_face
+
+        return Path(from_hugging_face(model_id, revision=revision or None))
+    except Exception as error:  # both hubs raise their own, requests', and plain ones
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason"
+        raise ModelError(
+            f"model {model_id!r} cannot be fetched from {_HUB_NAMES[hub]} "
+            f"({type(error).__name__}: {reason}). Check the id and the network, try "
+            f"`hub: {'hf' if hub == 'ms' else 'ms'}`, or give a local directory or a URI as `model`"
+        ) from None

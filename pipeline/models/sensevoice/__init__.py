@@ -1,0 +1,1 @@
+"""The SenseVoice model: features of clips in, labels and their probabilities out."""

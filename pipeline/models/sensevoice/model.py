@@ -1,0 +1,230 @@
+"""The SenseVoice model: log-mel features in, per-frame tokens and tag probabilities out.
+
+Reads FunASR's model directory, writes the prompt before each clip, packs the clips for the encoder
+and reads tokens and tags at their frames. Knows nothing of recordings, text or tables.
+"""
+
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import sentencepiece
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.config import Precision, RunConfig, label_precision
+from pipeline.models.features import pick_device, read_cmvn, stack_frames
+from pipeline.models.files import ModelError, ModelFiles, resolve_model
+from pipeline.models.sensevoice.attention import Way
+from pipeline.models.sensevoice.decoding import Frames, Vocabulary
+from pipeline.models.sensevoice.encoder import Encoder
+from pipeline.models.sensevoice.packing import PackTooLarge
+
+# Rows of the prompt embedding (SenseVoiceSmall.lid_dict and textnorm_dict in FunASR).
+_LANGUAGE_PROMPT = {"auto": 0, "zh": 3, "en": 4, "yue": 7, "ja": 11, "ko": 12}
+_EVENT_EMOTION_PROMPT = (1, 2)
+_TEXT_NORM_PROMPT = {True: 14, False: 15}  # with, without inverse text normalisation
+N_PROMPT_FRAMES = 4
+LFR_STEP = 6  # frames of 10 ms to one of the encoder's, see features.stack_frames
+
+Clip = np.ndarray | Tensor  # log-mel, float32 (n_frames, 80)
+
+# Frames per pass of the CTC head, of 25055 float32 logits each. On a CPU 26 MB: glibc gives back
+# blocks over 32 MB at once (see encoder.keep_freed_memory), and they would leave the cache.
+_HEAD_FRAMES = {"cpu": 256, "cuda": 8192}
+
+
+class Transcriber(Protocol):
+    """What the label stage needs of a model; one answer per clip, in the order of the clips."""
+
+    vocabulary: Vocabulary
+
+    def transcribe(
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
+    ) -> list[Frames]: ...
+
+
+class SenseVoice:
+    """One model on one device: `transcribe`, in its `vocabulary`, by the way of its `attention`."""
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        device: torch.device | str = "cpu",
+        precision: Precision = "fp32",
+        attention: Way | None = None,
+        compiled: bool = False,
+    ) -> None:
+        if files.config.get("model") != "SenseVoiceSmall" or files.tokenizer is None:
+            raise ModelError(
+                f"{files.directory} holds {files.config.get('model')!r}, no SenseVoice"
+            )
+        conf = files.config.get("encoder_conf", {})
+        self._device = torch.device(device)
+        self._size = int(conf["output_size"])
+        weights = _load_weights(files, self._device)
+        self._prompts = weights["embed.weight"]
+        try:
+            self._encoder = Encoder(weights, conf, self._device, precision, attention, compiled)
+        except KeyError as error:
+            raise ModelError(
+                f"{files.weights} has no {error}, which its config.yaml asks for"
+            ) from error
+        self.attention = self._encoder.attention
+        shift, scale = read_cmvn(files.cmvn)
+        self._shift, self._scale = shift.to(self._device), scale.to(self._device)
+        self.vocabulary = Vocabulary(
+            sentencepiece.SentencePieceProcessor(model_file=str(files.tokenizer))
+        )
+        ids = self.vocabulary
+        self._tag_layers = [  # the rows of the head that belong to a kind of tag
+            (weights["ctc.ctc_lo.weight"][kind], weights["ctc.ctc_lo.bias"][kind])
+            for kind in (ids.language_ids, ids.emotion_ids, ids.event_ids)
+        ]
+
+    @torch.inference_mode()
+    def transcribe(
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
+    ) -> list[Frames]:
+        """Hear clips together in one pass. Raises PackTooLarge when they do not fit the device."""
+        try:
+            return self._transcribe(clips, languages, use_itn)
+        except torch.OutOfMemoryError as error:
+            short = str(error)
+        # Outside the handler: the traceback would hold the tensors of the failed pass alive.
+        torch.cuda.empty_cache()
+        raise PackTooLarge(short)
+
+    def _transcribe(
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
+    ) -> list[Frames]:
+        x, lengths = self._embed(clips, languages, use_itn)
+        return self._decode(self._encoder.encode(x, lengths), lengths)
+
+    def _embed(
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
+    ) -> tuple[Tensor, list[int]]:
+        """Features (n, 80) of each clip -> encoder input of all, and how much of it is whose.
+
+        Of a clip (4 + ceil(n / 6), 560): prompts, stacked frames, positions added to both.
+        """
+        held = [clip if isinstance(clip, Tensor) else torch.from_numpy(clip) for clip in clips]
+        frames = torch.cat(held).to(self._device)
+        stacked = stack_frames(frames, [len(clip) for clip in clips])
+        rows = [
+            (_LANGUAGE_PROMPT[language], *_EVENT_EMOTION_PROMPT, _TEXT_NORM_PROMPT[use_itn])
+            for language in languages
+        ]
+        lengths = [N_PROMPT_FRAMES + math.ceil(len(clip) / LFR_STEP) for clip in clips]
+        place = np.concatenate([np.arange(n) for n in lengths])
+        x = stacked.new_empty(len(place), stacked.shape[1])
+        x[self._index(np.flatnonzero(place < N_PROMPT_FRAMES))] = self._prompts[
+            self._index(np.array(rows).ravel())
+        ]
+        x[self._index(np.flatnonzero(place >= N_PROMPT_FRAMES))] = (
+            stacked + self._shift
+        ) * self._scale
+        positions = _positions(max(lengths), x.shape[1], x)
+        return x * math.sqrt(self._size) + positions[self._index(place)], lengths
+
+    def _index(self, rows: np.ndarray) -> Tensor:
+        """Made on the host, where all lengths are known: a mask would make it wait for the GPU."""
+        return torch.from_numpy(rows).to(self._device)
+
+    def _decode(self, hidden: Tensor, lengths: list[int]) -> list[Frames]:
+        """Encoder output (n, d) -> greedy tokens of each frame, tag probabilities of each clip."""
+        tokens, top = [], []
+        for part in hidden.split(_HEAD_FRAMES[self._device.type]):
+            logits = self._encoder.logits(part)
+            best, ids = logits.max(dim=-1)  # then the softmax of the best, in place
+            tokens.append(ids)
+            top.append(logits.sub_(best[:, None]).exp_().sum(dim=-1).reciprocal())
+        starts = self._index(np.cumsum([0, *lengths[:-1]]))
+        kinds = [
+            F.linear(hidden[starts + frame], *layer).softmax(dim=-1)
+            for frame, layer in enumerate(self._tag_layers)  # language, emotion, event: 0, 1, 2
+        ]
+        token_ids, peaks, *shares = _to_host([torch.cat(tokens), torch.cat(top), *kinds])
+        ends = np.cumsum(lengths)[:-1]
+        of_frames = np.split(token_ids.astype(np.int64), ends), np.split(peaks, ends)
+        return [Frames(*parts) for parts in zip(*of_frames, *shares, strict=True)]
+
+
+def _to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """Float32 copies in one transfer: each would wait for all that the GPU has to do.
+
+    Token ids are exact in float32, being less than 2^24.
+    """
+    flat = torch.cat([tensor.flatten().float() for tensor in tensors]).cpu().numpy()
+    parts = np.split(flat, np.cumsum([tensor.numel() for tensor in tensors])[:-1])
+    return [part.reshape(tuple(tensor.shape)) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def _positions(n_frames: int, size: int, like: Tensor) -> Tensor:
+    """Sinusoids of positions 1..n: sines in the first half of the columns, cosines in the second.
+
+    As SinusoidalPositionEncoder of FunASR computes them: timescales 10000 ** (i / (size / 2 - 1)).
+    """
+    increment = math.log(10000.0) / (size / 2 - 1)
+    scales = torch.exp(torch.arange(size // 2, device=like.device) * -increment)
+    times = torch.arange(1, n_frames + 1, device=like.device)[:, None] * scales
+    return torch.cat([times.sin(), times.cos()], dim=1).to(like.dtype)
+
+
+def _load_weights(files: ModelFiles, device: torch.device) -> dict[str, Tensor]:
+    """The state dict of model.pt, fp32; nested and prefixed as FunASR's trainers leave them."""
+    try:
+        state: Any = torch.load(
+            files.weights, map_location="cpu", weights_only=True, mmap=_is_plain(files.weights)
+        )
+        for key in ("state_dict", "model_state_dict", "model"):
+            state = state.get(key, state)
+        weights = {
+            name.removeprefix("module."): value.float().to(device) for name, value in state.items()
+        }
+        weights["embed.weight"], weights["ctc.ctc_lo.weight"], weights["encoder.tp_norm.weight"]
+    except Exception as error:  # torch.load raises pickle, zip, runtime and key errors alike
+        raise ModelError(
+            f"{files.weights} cannot be read as SenseVoice weights: {error}"
+        ) from error
+    return weights
+
+
+def _is_plain(weights: Path) -> bool:
+    """Whether the file may be mapped: then all workers of a node share its pages, 0.9 GB of them.
+
+    torch.save packs without compression; files packed otherwise are read into memory.
+    """
+    if not zipfile.is_zipfile(weights):
+        return False
+    with zipfile.ZipFile(weights) as archive:
+        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+
+
+def load_sensevoice(config: RunConfig, sha256: str = "") -> SenseVoice:
+    """The model of a run on this worker's device. Raises ModelError.
+
+    `sha256` is the hash that the driver planned with: a worker that finds other files under the
+    same name must not label with them.
+    """
+    files = resolve_model(
+        config.model,
+        hub=config.hub,
+        revision=config.model_revision,
+        options=config.storage_options,
+    )
+    if sha256 and files.sha256 != sha256:
+        raise ModelError(
+            f"model {config.model!r} is not the same here as on the driver "
+            f"({files.sha256[:12]} instead of {sha256[:12]}); give every node the same files"
+        )
+    device = pick_device(config.label.device)
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, int(config.ray.label_cpus)))
+    # Not on a CPU: it gains 3 % in a grid and cannot translate attention clip by clip.
+    compiled = config.label.compile and device.type != "cpu"
+    return SenseVoice(files, device, label_precision(config), compiled=compiled)

@@ -1,0 +1,174 @@
+"""What is left to do: the manifest, minus what the tables hold already. Opens no audio.
+
+A recording is done when the ledger holds its work key: a hash of what it is called, where it lies,
+what the store says of the object now, and the fingerprint of models and configuration. So changed
+audio and new models are done again, and nothing else is.
+
+Ten million rows against ten million take 25 CPU-seconds and 1.5 GiB (jobs.benchmark planning): the
+manifest comes in slices, the ledger is 40 bytes a row, and only what is to do is kept whole.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute
+
+from pipeline.manifest.keys import Column, from_hex, work_keys
+from pipeline.manifest.read import Manifest
+from pipeline.manifest.rows import public
+from pipeline.planning.ledger_index import LedgerIndex, Mask, find_missing
+from pipeline.schema import PLANNED
+from pipeline.storage.versions import DENIED, MISSING, UNREACHABLE, look_up_versions
+
+__all__ = ["PERMANENT", "Plan", "find_missing", "guess_seconds", "make_plan"]
+
+pc: Any = pyarrow.compute  # its stubs know no plain str or bool beside an array
+
+# Errors that lie in the bytes or in the manifest: the same recording would fail the same way. All
+# others (StoreUnavailable, AccessDenied, NotAllowed, FileMissing, Archived, a crash, a bug) may
+# pass: `retry` takes them.
+PERMANENT = frozenset(
+    {
+        *("BadManifestRow", "BadLanguage", "BadUri", "DuplicateId", "BadRange", "BadRate"),
+        *("EmptyFile", "NotAFile", "NotAudio", "NoAudioStream", "NoSamples", "NonFinite"),
+        *("OutOfRange", "TooLarge", "TooLong", "TooManyChannels", "TooShort"),
+        *("Truncated", "Undecodable"),
+    }
+)
+
+# Twice 16 kHz WAV, four times MP3: a task with too much audio is cut after decoding, one with too
+# little stays small.
+_BYTES_PER_S = 64_000.0
+_SECONDS = 10.0  # of a recording of which nothing is known
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do. `todo` has the schema PLANNED."""
+
+    todo: pa.Table
+    n_manifest: int
+    n_done: int  # in the tables already, errors included
+    n_errors_kept: int  # of these, errors that stay as they are
+    n_changed: int  # to do because the audio has changed since
+    n_retried: int  # to do because they failed before
+    n_duplicates: int  # manifest rows that repeated another one
+    bytes: int  # to read
+    known_s: float  # seconds of audio to do, as far as the manifest gives a duration
+
+
+@dataclass(frozen=True, slots=True)
+class _Slice:
+    """A plan for some rows of the manifest."""
+
+    todo: pa.Table
+    is_done: Mask
+    is_error: Mask  # in the ledger
+    is_changed: Mask
+    is_retried: Mask
+
+
+def make_plan(
+    manifest: Manifest,
+    ledger: pa.Table | Iterable[pa.Table],
+    fingerprint: str,
+    options: Mapping[str, Any],
+    *,
+    retry: Literal["none", "errors"] = "none",
+    max_attempts: int = 3,
+) -> Plan:
+    """Compare the manifest with the ledger (recording_id, work_key, attempts, status, error_type).
+
+    `retry="errors"` takes up again what failed for a reason outside the audio, at most
+    `max_attempts` times in all. A recording whose labels are there but whose file is not any more,
+    or no longer allowed, keeps its labels. Raises StoreError when the store does not answer:
+    guessing versions then would label everything again.
+    """
+    index = LedgerIndex.build(ledger, PERMANENT)
+    limit = max_attempts if retry == "errors" else 0
+    slices = []
+    for rows in manifest.batches():
+        rows = _with_versions(rows, options)
+        keys = work_keys(_replaced(rows, uri=public(rows["uri"])), fingerprint)
+        slices.append(_compare(rows.append_column("work_key", keys), index, limit))
+    todo = pa.concat_tables([PLANNED.empty_table(), *(part.todo for part in slices)])
+    return Plan(
+        todo=todo,
+        n_manifest=manifest.n_rows,
+        n_done=sum(int(part.is_done.sum()) for part in slices),
+        n_errors_kept=sum(int((part.is_done & part.is_error).sum()) for part in slices),
+        n_changed=sum(int(part.is_changed.sum()) for part in slices),
+        n_retried=sum(int(part.is_retried.sum()) for part in slices),
+        n_duplicates=manifest.n_duplicates,
+        bytes=pc.sum(todo["bytes"]).as_py() or 0,
+        known_s=pc.sum(todo["length_s"]).as_py() or 0.0,
+    )
+
+
+def guess_seconds(todo: pa.Table) -> npt.NDArray[np.float64]:
+    """(n_rows,) How much audio each planned row may hold: as the manifest says, or by its bytes.
+
+    Wrong by its codec, but good enough to share work out by.
+    """
+    length_s = todo["length_s"].to_numpy()
+    by_bytes = todo["bytes"].to_numpy() / _BYTES_PER_S
+    seconds = np.where(length_s > 0, length_s, np.where(by_bytes > 0, by_bytes, _SECONDS))
+    return np.asarray(seconds, np.float64)
+
+
+def _compare(rows: pa.Table, index: LedgerIndex, max_attempts: int) -> _Slice:
+    """Rows with versions and work keys against the ledger."""
+    known = index.find(rows["recording_id"])
+    is_same = known.is_known & (known.keys == from_hex(rows["work_key"])).all(axis=1)
+    is_gone = _mask(pc.is_in(rows["version"], pa.array([MISSING, DENIED, UNREACHABLE])))
+    is_retried = is_same & known.is_error & ~known.is_permanent & (known.attempts < max_attempts)
+    is_done = (is_same & ~is_retried) | (is_gone & known.is_known & ~known.is_error)
+    attempts = np.where(is_same, known.attempts + 1, 1)
+    rows = rows.append_column("supersedes", known.states())
+    rows = rows.append_column("attempts", pa.array(attempts, pa.int32()))
+    return _Slice(
+        todo=rows.filter(pa.array(~is_done)).select(PLANNED.names).cast(PLANNED),
+        is_done=is_done,
+        is_error=known.is_error,
+        is_changed=known.is_known & ~is_same & ~is_done,
+        is_retried=is_retried,
+    )
+
+
+def _with_versions(rows: pa.Table, options: Mapping[str, Any]) -> pa.Table:
+    """Rows with what the store says of each object, where the manifest itself does not.
+
+    What may not be read is not asked for, and counts as denied: its labels, if there are any, stay.
+    """
+    stage, kind, uri, version, size = (
+        rows[name].combine_chunks()
+        for name in ("error_stage", "error_type", "uri", "version", "bytes")
+    )
+    is_good = pc.equal(stage, "")
+    version = pc.if_else(is_good, version, "")
+    version = pc.if_else(pc.equal(kind, "NotAllowed"), DENIED, version)
+    is_asked = pc.and_(is_good, pc.equal(version, ""))
+    size = pc.if_else(is_good, size, 0)
+    uris = uri.filter(is_asked)
+    if len(uris):
+        encoded = uris.dictionary_encode()
+        facts = look_up_versions(encoded.dictionary.to_pylist(), options)
+        found = pa.array([fact for fact, _ in facts], pa.string()).take(encoded.indices)
+        sizes = pa.array([size for _, size in facts], pa.int64()).take(encoded.indices)
+        version = pc.replace_with_mask(version, is_asked, found)
+        size = pc.replace_with_mask(size, is_asked, sizes)
+    return _replaced(rows, version=version, bytes=size)
+
+
+def _replaced(rows: pa.Table, **columns: Column) -> pa.Table:
+    for name, column in columns.items():
+        rows = rows.set_column(rows.column_names.index(name), rows.field(name), column)
+    return rows
+
+
+def _mask(values: Any) -> Mask:
+    return np.asarray(pc.fill_null(values, False)).astype(bool)

@@ -1,0 +1,242 @@
+"""What a corpus will cost, from a sample of it. Opens the heads of some files, labels nothing.
+
+How many seconds lie in the files is estimated from how many seconds a byte holds in the sample (a
+ratio estimate: Cochran, Sampling Techniques, 3rd ed., 6.2), since the plan knows all bytes. What is
+broken late in a file shows only when it is decoded.
+"""
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from pipeline.audio.decoders import Refused, Stream, decoders_for
+from pipeline.audio.sources import Source, open_source, sniff
+from pipeline.config import AudioConfig, ConfigError
+from pipeline.schema import RecordingError
+
+pc: Any = pyarrow.compute  # its stubs know no plain str or bool beside an array
+
+N_SAMPLED = 200  # an unreadable share of 5 % is then known to +-3 %
+_N_THREADS = 16
+# A file that does not say how long it is, is heard for so many bytes: FFmpeg reads about 32 KiB
+# ahead of what it has decoded, and a block is joined from some seconds, 5 % together.
+_HEARD_BYTES = 2 << 20
+_Z = 1.96  # of a 95 % interval
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What the head of one file says. `error` is "" or the kind of what is wrong with it."""
+
+    bytes: int
+    duration_s: float
+    codec: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What a sample says of all that is to do."""
+
+    n_sampled: int
+    seconds: Estimate  # of all recordings to do
+    unreadable: Estimate  # share of the recordings
+    longest_s: float  # in the sample
+    median_s: float
+    codecs: Mapping[str, int]  # in the sample, most frequent first
+    errors: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Speeds:
+    """Audio seconds per second of one core or one GPU.
+
+    The defaults: one core of an AMD EPYC (AVX-512), 61 s of mostly mp3, two thirds of it speech,
+    FSMN-VAD, SenseVoiceSmall in fp32 (README, "How fast it is"); the GPU's is arithmetic, and
+    careful: for packs of 60 s. `jobs.benchmark` measures your machine.
+    """
+
+    decode: float = 1800.0
+    segment: float = 900.0
+    label_core: float = 40.0
+    label_gpu: float = 5000.0
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Hours of machines for some hours of audio."""
+
+    decode_core_h: float
+    segment_core_h: float
+    label_core_h: float  # 0 with GPUs
+    label_gpu_h: float  # 0 without
+
+
+def load_speeds(path: Path) -> Speeds:
+    """What `jobs.benchmark speed --json` measured, at fp32 if it did; the rest keeps our figures.
+
+    On a GPU (`--device cuda`) all but decoding was its work. Raises ConfigError for a file that is
+    no such report.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        results = report["results"]
+        measured = [name for name in results if name.startswith("ours ")]
+        ours = min(measured, key=lambda name: name != "ours fp32")
+        audio_s, cost_s = results[ours]["audio_s"], results[ours]["stages_s"]
+        decode = audio_s / cost_s["decode"]
+        segment_s = cost_s["features"] + cost_s["vad"]
+        label_s = cost_s["model"] + cost_s["labels"]
+        if report["device"] != "cpu":
+            return Speeds(decode=decode, label_gpu=audio_s / (segment_s + label_s))
+        return Speeds(decode=decode, segment=audio_s / segment_s, label_core=audio_s / label_s)
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+        message = f"{path}: no speeds in it ({error!r}); write it with jobs.benchmark speed --json"
+        raise ConfigError(message) from error
+
+
+def cost(audio_s: float, speeds: Speeds, *, on_gpu: bool) -> Cost:
+    """What `audio_s` seconds of audio take at these speeds."""
+    hours = audio_s / 3600
+    return Cost(
+        decode_core_h=hours / speeds.decode,
+        segment_core_h=hours / speeds.segment,
+        label_core_h=0.0 if on_gpu else hours / speeds.label_core,
+        label_gpu_h=hours / speeds.label_gpu if on_gpu else 0.0,
+    )
+
+
+def survey(
+    todo: pa.Table,
+    config: AudioConfig,
+    options: Mapping[str, Any],
+    *,
+    n_sampled: int = N_SAMPLED,
+    seed: int = 0,
+) -> Survey:
+    """Look at `n_sampled` random recordings of a plan (schema.PLANNED) and judge all of it."""
+    n_rows = todo.num_rows
+    chosen = np.random.default_rng(seed).permutation(n_rows)[:n_sampled]
+    rows = todo.select(["uri", "offset_s", "length_s", "bytes", "error_type"])
+    with ThreadPoolExecutor(_N_THREADS) as pool:
+        sample = list(
+            pool.map(
+                lambda row: probe_row(row, config, options),
+                rows.take(chosen).to_pylist(),
+            )
+        )
+    durations = [probe.duration_s for probe in sample if not probe.error] or [0.0]
+    n_broken = sum(1 for probe in sample if probe.error)
+    return Survey(
+        n_sampled=len(sample),
+        seconds=_total_seconds(rows, sample, chosen),
+        unreadable=wilson(n_broken, len(sample)),
+        longest_s=max(durations),
+        median_s=float(np.median(durations)),
+        codecs=dict(Counter(p.codec for p in sample if p.codec).most_common()),
+        errors=dict(Counter(p.error for p in sample if p.error).most_common()),
+    )
+
+
+def probe_row(row: Mapping[str, Any], config: AudioConfig, options: Mapping[str, Any]) -> Probe:
+    """The head of one planned recording; every fault is a kind of error, as in the tables."""
+    if row["error_type"]:
+        return Probe(row["bytes"], 0.0, "", row["error_type"])
+    try:
+        with open_source(row["uri"], config, options) as source:
+            duration_s, codec = _head(source)
+    except RecordingError as error:
+        return Probe(row["bytes"], 0.0, "", error.kind)
+    except Exception as error:
+        return Probe(row["bytes"], 0.0, "", type(error).__name__)
+    wanted_s = duration_s - row["offset_s"]
+    if wanted_s <= 0:
+        return Probe(row["bytes"], 0.0, codec, "BadRange" if row["offset_s"] else "NoSamples")
+    return Probe(row["bytes"], min(row["length_s"] or math.inf, wanted_s), codec, "")
+
+
+def wilson(n_hits: int, n: int) -> Estimate:
+    """A share with its 95 % score interval (Wilson 1927), which is good for 0 of n, too."""
+    if not n:
+        return Estimate(0.0, 0.0, 1.0)
+    share, spread = n_hits / n, _Z**2 / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = _Z / (1 + spread) * math.sqrt(share * (1 - share) / n + spread / (4 * n))
+    return Estimate(share, max(0.0, middle - half), min(1.0, middle + half))
+
+
+def ratio_estimate(
+    sizes: Sequence[float], seconds: Sequence[float], total_size: float, n_all: int
+) -> Estimate:
+    """Seconds in all `n_all` files of `total_size`, by the seconds per size of a sample."""
+    x, y = np.asarray(sizes, float), np.asarray(seconds, float)
+    if not x.sum():
+        return Estimate(0.0, 0.0, 0.0)
+    ratio = y.sum() / x.sum()
+    total, n = ratio * total_size, len(x)
+    if n < 2 or n >= n_all:
+        return Estimate(total, total, total)
+    spread = math.sqrt(np.square(y - ratio * x).sum() / (n - 1) * (1 - n / n_all) / n)
+    half = _Z * total_size * spread / x.mean()
+    return Estimate(total, max(0.0, total - half), total + half)
+
+
+def _total_seconds(rows: pa.Table, sample: Sequence[Probe], chosen: np.ndarray) -> Estimate:
+    """Stretches whose length the manifest gives are counted, whole files estimated by bytes."""
+    known = np.asarray(rows["length_s"]) > 0
+    sizes = np.asarray(rows["bytes"])
+    stretches = [p for p, i in zip(sample, chosen, strict=True) if known[i]]
+    readable = 1 - sum(1 for p in stretches if p.error) / max(1, len(stretches))
+    counted_s = float(np.asarray(rows["length_s"])[known].sum()) * readable
+    whole = [p for p, i in zip(sample, chosen, strict=True) if not known[i]]
+    rest = ratio_estimate(
+        [p.bytes for p in whole],
+        [p.duration_s for p in whole],
+        float(sizes[~known].sum()),
+        int((~known).sum()),
+    )
+    return Estimate(rest.value + counted_s, rest.low + counted_s, rest.high + counted_s)
+
+
+def _head(source: Source) -> tuple[float, str]:
+    """(seconds, codec) of a file whose first samples decode. Raises RecordingError."""
+    name, is_audio = sniff(source.head(512))
+    if is_audio is False:
+        raise RecordingError("NotAudio", f"looks like {name}")
+    for open_stream in decoders_for(name, source):
+        try:
+            with open_stream(source, 0.0) as stream:
+                return _duration_s(source, stream), stream.codec
+        except Refused:
+            source.check()
+    raise RecordingError("Undecodable" if is_audio else "NotAudio", f"looks like {name}")
+
+
+def _duration_s(source: Source, stream: Stream) -> float:
+    """What the container declares, else by the bytes that the first seconds took."""
+    heard_s = 0.0
+    for rate_hz, block in stream.blocks:
+        heard_s += len(block) / rate_hz
+        if stream.total_s:
+            return stream.total_s
+        if _HEARD_BYTES <= source.tell() < source.size:
+            return heard_s * source.size / source.tell()
+    return heard_s

@@ -1,0 +1,4 @@
+"""One run, from the configuration to committed tables.
+
+Knows nothing of screens.
+"""

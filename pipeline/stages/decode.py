@@ -1,0 +1,175 @@
+"""The first and the last stage, decode_recordings and write_rows; model_stages has those between.
+
+Stages are what Ray calls: rows in, rows out. Here and there, and nowhere else, an exception becomes
+a column. A bad recording becomes a row with an error, which the later stages hand on untouched;
+what is wrong with a worker (a model that does not load) is raised and stops the run. SystemExit is
+caught beside Exception because a library that calls sys.exit inside an actor hangs Ray (ray#62746).
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.audio.read_ahead import map_ahead
+from pipeline.audio.sources import Source, open_source
+from pipeline.audio.windows import Window, decode_source
+from pipeline.config import AudioConfig
+from pipeline.schema import PLANNED_FIELDS, SAMPLE_RATE, WINDOW, RecordingError
+from pipeline.storage.redaction import public_uri, redact
+from pipeline.storage.store import StoreError, open_store
+from pipeline.storage.versions import look_up_versions
+from pipeline.tables.bundles import RunInfo, write_bundle
+
+Row = dict[str, Any]
+
+_NAMES = pa.list_(pa.string())
+_AHEAD = 8  # files of a decode task that are opened before their turn; of up to 32 MB each
+
+
+def decode_recordings(
+    batch: pa.Table, *, config: AudioConfig, options: Mapping[str, Any], run_id: str
+) -> Iterator[pa.Table]:
+    """Planned rows to window rows, one at a time, so that memory holds one window and no more.
+
+    The next few files are opened meanwhile: an object store makes each of them wait, not work.
+    """
+    rows = batch.to_pylist(maps_as_pydicts="strict")
+    with ThreadPoolExecutor(_AHEAD) as pool:
+        opened = map_ahead(pool, lambda row: _open(row, config, options), rows, _AHEAD)
+        for row, recording in zip(rows, opened, strict=True):
+            for window in _decode_one(row, recording, config, options, run_id):
+                yield pa.Table.from_pylist([window], schema=WINDOW)
+
+
+@dataclass(slots=True)
+class _Opened:
+    """The bytes of a recording, or why they are not to be had."""
+
+    version: str  # what the store says of the object that they are read from
+    n_bytes: int
+    closing: ExitStack = field(default_factory=ExitStack)
+    source: Source | None = None
+    error: BaseException | None = None
+
+
+def _open(row: Row, config: AudioConfig, options: Mapping[str, Any]) -> _Opened:
+    opened = _Opened(row["version"], row["bytes"])
+    if row["error_stage"]:
+        return opened
+    try:
+        opened.version, opened.n_bytes = _version_of(row["uri"], options)
+        opened.source = opened.closing.enter_context(open_source(row["uri"], config, options))
+        if opened.source.is_held:
+            _check_unchanged(row, opened, options)
+    except (Exception, SystemExit) as error:
+        opened.error = error
+    return opened
+
+
+def _check_unchanged(row: Row, opened: _Opened, options: Mapping[str, Any]) -> None:
+    """Bytes of two versions would be labels of neither."""
+    if _version_of(row["uri"], options)[0] != opened.version:
+        raise RecordingError("ChangedWhileRead", "rewritten while it was read; run again")
+
+
+def _decode_one(
+    row: Row, opened: _Opened, config: AudioConfig, options: Mapping[str, Any], run_id: str
+) -> Iterator[Row]:
+    base = {
+        **{name: row[name] for name, _ in PLANNED_FIELDS},
+        "uri": public_uri(row["uri"]),  # what is written down opens nothing
+        "version": opened.version,
+        "bytes": opened.n_bytes,
+        "attempt_id": _attempt_id(run_id, row["work_key"], opened.version),
+        "window_index": 0,
+        "n_windows": 1,
+        "window_start_s": row["offset_s"],
+        "duration_s": 0.0,
+        "sample_rate_hz": 0,
+        "channels": 0,
+        "codec": "",
+        "warning": "",
+        "waveform": b"",
+    }
+    if row["error_stage"]:
+        yield base
+        return
+    try:
+        for window in _windows(row, opened, config, options):
+            base |= {
+                "window_index": window.index,
+                "n_windows": window.index + 1 if window.is_last else 0,
+                "window_start_s": window.start_s,
+                "duration_s": len(window.waveform) / SAMPLE_RATE,
+                "sample_rate_hz": window.sample_rate_hz,
+                "channels": window.channels,
+                "codec": window.codec,
+                "warning": window.warning,
+                "waveform": window.waveform.tobytes(),
+            }
+            yield dict(base)
+            base |= {"window_index": window.index + 1, "n_windows": window.index + 2}
+    except (Exception, SystemExit) as error:
+        # The windows before the fault stand; this one closes the recording and carries the reason.
+        yield {**base, "duration_s": 0.0, "waveform": b"", **describe_error("decode", error)}
+
+
+def _windows(
+    row: Row, opened: _Opened, config: AudioConfig, options: Mapping[str, Any]
+) -> Iterator[Window]:
+    with opened.closing:
+        if opened.source is None or opened.error:
+            raise opened.error or RuntimeError("not opened")
+        for window in decode_source(opened.source, config, row["offset_s"], row["length_s"]):
+            if window.is_last and not opened.source.is_held:
+                _check_unchanged(row, opened, options)
+            yield window
+
+
+def _attempt_id(run_id: str, work_key: str, version: str) -> str:
+    """One name for all decodings that give the same windows.
+
+    Ray replays a generator whose worker died and drops the windows that it already has, so the
+    windows of both must fit together: named by what was read, not when.
+    """
+    text = f"{run_id}\x1f{work_key}\x1f{version}"
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _version_of(uri: str, options: Mapping[str, Any]) -> tuple[str, int]:
+    """What the store says of the object now: the plan may be hours old."""
+    try:
+        return look_up_versions([uri], options)[0]
+    except StoreError as error:
+        raise RecordingError("StoreUnavailable", str(error)) from error
+
+
+def describe_error(stage: str, error: BaseException) -> Row:
+    """The three error columns of a row."""
+    kind = error.kind if isinstance(error, RecordingError) else type(error).__name__
+    message = redact(str(error) or repr(error))
+    return {"error_stage": stage, "error_type": kind, "error_message": message[:2000]}
+
+
+def write_rows(batch: pa.Table, *, root: str, options: Mapping[str, Any], run: RunInfo) -> pa.Table:
+    """Bundle rows to one bundle in the store; gives back a receipt of one row."""
+    key = write_bundle(open_store(root, options), run, batch)
+    errors = np.array(batch["error_stage"].to_pylist()) != ""
+    last = np.array(batch["n_windows"]) > 0
+    return pa.table(
+        {
+            "bundle": [key],
+            "n_recordings": [int(last.sum())],
+            "n_errors": [int(errors.sum())],
+            "errors": pa.array([batch.filter(errors)["error_type"].to_pylist()], _NAMES),
+            "example": batch.filter(errors)["error_message"].to_pylist()[:1] or [""],
+            "audio_s": [float(np.sum(batch["duration_s"]))],
+            "n_segments": [sum(len(segments) for segments in batch["segments"].to_pylist())],
+        }
+    )

@@ -1,0 +1,131 @@
+"""Parts: the files of one name in all tables. Knows how they are written and read back whole.
+
+`{table}/{fingerprint[:8]}/c{seq:08d}-{uuid}-{n}.parquet` holds the same recordings in every table,
+all good or all failed (a table without rows for them has no file). So the `recordings` file alone
+tells which part a recording is in, and a retry of errors rewrites only the small failed parts.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.schema import SCHEMA_VERSION, TABLES
+from pipeline.storage.store import Store, StoreError
+from pipeline.tables.bundles import from_parquet, to_parquet
+from pipeline.tables.commit_log import DataFile, State
+
+PART_BYTES = 256 << 20  # Arrow bytes of a part, all tables: bounds memory, gives 50-100 MB on disk
+
+Tables = Mapping[str, pa.Table]
+
+
+class PartWriter:
+    """Gathers rows of one fingerprint for one commit and writes them as parts of good size."""
+
+    def __init__(self, store: Store, fingerprint: str, stem: str, part_bytes: int) -> None:
+        self.files: dict[str, list[DataFile]] = defaultdict(list)
+        self._store = store
+        self._fingerprint = fingerprint
+        self._stem = stem  # unique to this try of this commit
+        self._part_bytes = part_bytes  # Arrow bytes
+        self._pending: dict[str, list[Tables]] = defaultdict(list)  # by status
+        self._n_parts = 0
+
+    def add(self, tables: Tables) -> None:
+        """Rows of whole recordings in all tables, each table ordered by recording and time."""
+        for status, some in _by_status(tables).items():
+            pending = self._pending[status]
+            pending.append(some)
+            if sum(_n_bytes(tables) for tables in pending) >= self._part_bytes:
+                self._flush(status)
+
+    def finish(self) -> dict[str, tuple[DataFile, ...]]:
+        """Write the rest; all files by table."""
+        for status in sorted(self._pending):
+            self._flush(status)
+        return {table: tuple(files) for table, files in self.files.items()}
+
+    def _flush(self, status: str) -> None:
+        pending = self._pending.pop(status)
+        for table in TABLES:
+            rows = pa.concat_tables([tables[table] for tables in pending])
+            if rows.num_rows:
+                self._write(table, ordered(rows) if len(pending) > 1 else rows)
+        self._n_parts += 1
+
+    def _write(self, table: str, rows: pa.Table) -> None:
+        name = f"{self._stem}-{self._n_parts}.parquet"
+        path = f"{table}/{self._fingerprint[:8]}/{name}"
+        metadata = {"schema_version": str(SCHEMA_VERSION), "fingerprint": self._fingerprint}
+        data = to_parquet(rows, metadata)
+        self._store.put(path, data)
+        self.files[table].append(
+            DataFile(
+                path=path,
+                rows=rows.num_rows,
+                bytes=len(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+                fingerprint=self._fingerprint,
+                first_id=rows["recording_id"][0].as_py(),
+                last_id=rows["recording_id"][-1].as_py(),
+            )
+        )
+
+
+def part_files(state: State, recordings_path: str) -> Iterator[tuple[str, DataFile]]:
+    """(table, file) of the part that a file of the `recordings` table belongs to."""
+    tail = recordings_path.removeprefix("recordings/")
+    for table in TABLES:
+        if file := state.files[table].get(f"{table}/{tail}"):
+            yield table, file
+
+
+def read_part(store: Store, state: State, recordings_path: str) -> Tables:
+    """All rows of a part. Raises StoreError if a file is not what was committed."""
+    tables = {table: schema.empty_table() for table, schema in TABLES.items()}
+    for table, file in part_files(state, recordings_path):
+        tables[table] = from_parquet(_get(store, file)).replace_schema_metadata(None)
+    return tables
+
+
+def _get(store: Store, file: DataFile) -> bytes:
+    for _ in range(2):  # a bit may flip on the way as well as in the store
+        data = store.get(file.path)
+        if hashlib.sha256(data).hexdigest() == file.sha256:
+            return data
+    raise StoreError(
+        f"{store.uri(file.path)}: differs from what was committed; restore it from a backup or an "
+        "older version"
+    )
+
+
+def without(tables: Tables, recording_ids: "pa.Array[Any]") -> Tables:
+    """`tables` without the rows of some recordings."""
+    return {
+        name: table.filter(pc.invert(pc.is_in(table["recording_id"], value_set=recording_ids)))
+        for name, table in tables.items()
+    }
+
+
+def _by_status(tables: Tables) -> dict[str, Tables]:
+    recordings = tables["recordings"]
+    is_failed = pc.equal(recordings["status"], pa.scalar("error"))
+    failed = recordings.filter(is_failed)["recording_id"].combine_chunks()
+    good = recordings.filter(pc.invert(is_failed))["recording_id"].combine_chunks()
+    if len(failed) and len(good):
+        return {"ok": without(tables, failed), "error": without(tables, good)}
+    return {"ok": tables} if len(good) else {"error": tables} if len(failed) else {}
+
+
+def ordered(rows: pa.Table) -> pa.Table:
+    """Sorted by recording_id, the segments of a recording in the order they had."""
+    # sort_indices is stable.
+    return rows.take(pc.sort_indices(rows["recording_id"]))
+
+
+def _n_bytes(tables: Tables) -> int:
+    return sum(table.nbytes for table in tables.values())

@@ -1,0 +1,280 @@
+"""Bundles to tables, exactly once. Knows bundles, ledger, parts and commits; nothing of audio.
+
+A publisher reads all bundles that no commit has consumed, of whatever run, takes the recordings
+that are complete and still wanted (see attempts), writes their rows as new parts, and commits them
+with one conditional write. Retried tasks, zombies, duplicated tasks and concurrent runs lose
+either there or in the ledger, and leave only files that nobody refers to. Such files are never
+deleted here: after a lost answer they may be the ones that were committed.
+"""
+
+import logging
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.schema import SCHEMA_VERSION
+from pipeline.storage.store import Store, StoreError
+from pipeline.tables import commit_log as commits
+from pipeline.tables.attempts import WINDOW_KEYS, Choice, choose
+from pipeline.tables.bundles import BUNDLES, RunInfo, read_bundle, write_bundle
+from pipeline.tables.commit_log import DataFile, Record, State
+from pipeline.tables.parts import PART_BYTES, PartWriter, Tables, part_files, read_part, without
+from pipeline.tables.snapshots import N_READERS, read_files
+from pipeline.tables.spread import spread
+
+__all__ = ["Published", "Publisher", "RunInfo", "publish", "write_bundle"]
+
+_TRIES = 20  # commits lost in a row before giving up
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What one call of publish() committed; zeros if there was nothing to do."""
+
+    seq: int  # the newest commit now
+    n_recordings: int = 0
+    n_errors: int = 0  # of these recordings
+    n_segments: int = 0
+    audio_s: float = 0.0
+    n_dropped: int = 0  # attempts that the ledger had moved past: retries, zombies, duplicates
+    n_waiting: int = 0  # attempts whose other windows are still to come
+    n_unreadable: int = 0  # damaged bundles; their recordings are planned again
+
+
+@dataclass(frozen=True, slots=True)
+class _Bundle:
+    """What choosing needs of a bundle."""
+
+    run: RunInfo
+    windows: pd.DataFrame  # WINDOW_KEYS, bundle, row
+    row_bytes: float  # Arrow bytes per row
+
+
+@dataclass(slots=True)
+class _Draft:
+    """The next commit while its files are being written."""
+
+    seq: int
+    current_fingerprint: str = ""
+    committed_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    added: dict[str, list[DataFile]] = field(default_factory=lambda: defaultdict(list))
+    removed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    runs: set[RunInfo] = field(default_factory=set)
+    waiting: set[str] = field(default_factory=set)
+    settled: set[str] = field(default_factory=set)
+
+
+def publish(
+    store: Store, run: RunInfo, *, make_current: bool = False, part_bytes: int = PART_BYTES
+) -> Published:
+    """Commit every complete recording of every bundle that is not consumed yet, of any run.
+
+    With `make_current` default readers see this run's fingerprint from this commit on; without,
+    they stay with the one they have. Safe at any time, from any number of processes. Raises
+    StoreError if the log is damaged or if other publishers win too often.
+    """
+    return Publisher(store, run, part_bytes).publish(make_current=make_current)
+
+
+class Publisher:
+    """publish() for a driver that calls it every minute: remembers the log and the ledger's ids.
+
+    Memory: the recording_ids of the ledger as Arrow columns, and about three parts.
+    """
+
+    def __init__(self, store: Store, run: RunInfo, part_bytes: int = PART_BYTES) -> None:
+        self._store = store
+        self._run = run
+        self._part_bytes = part_bytes
+        self._state = State()
+        self._bundles: dict[str, _Bundle | None] = {}  # not consumed yet; None: damaged
+        self._ids: dict[str, pa.Array[Any]] = {}  # recording_id by path of a recordings file
+
+    def publish(self, *, make_current: bool = False) -> Published:
+        """See the function of this name."""
+        reason = ""
+        for _ in range(_TRIES):
+            self._state = commits.read_state(self._store, since=self._state)
+            try:
+                record, published = self._prepare(make_current)
+            except FileNotFoundError as error:
+                # Files go only after a commit that no longer needs them: look at the log again.
+                reason = f"{error} is missing"
+                continue
+            if record is None:
+                if commits.derived_seq(self._store) != self._state.seq:
+                    commits.write_derived(self._store, self._state)
+                return published
+            if commits.write_record(self._store, record):
+                self._state = commits.replay(self._store, self._state, [record])
+                commits.write_derived(self._store, self._state)
+                return published
+            reason = "other publishers were faster; let fewer runs share one output"
+        raise StoreError(f"{self._store.root}: no commit in {_TRIES} tries, because {reason}")
+
+    def _prepare(self, make_current: bool) -> tuple[Record | None, Published]:
+        """Write the files of the next commit; its record, or None if nothing would change."""
+        self._look_for_bundles()
+        draft = _Draft(self._state.seq + 1)
+        counts = Published(draft.seq)
+        for fingerprint, windows in self._by_fingerprint():
+            choice = self._choose(windows, fingerprint)
+            draft.waiting |= choice.waiting
+            draft.settled |= choice.settled
+            counts = replace(
+                counts,
+                n_dropped=counts.n_dropped + choice.n_dropped,
+                n_waiting=counts.n_waiting + choice.n_waiting,
+            )
+            if len(choice.taken):
+                counts = self._write(draft, counts, choice, fingerprint)
+                draft.current_fingerprint = draft.current_fingerprint or fingerprint
+        if self._state.current_fingerprint:  # only the first rows of all are shown unasked
+            draft.current_fingerprint = ""
+        if make_current and self._run.fingerprint != self._state.current_fingerprint:
+            draft.current_fingerprint = self._run.fingerprint
+        record = self._record(draft)
+        if record.consumed or record.opened or record.current_fingerprint:
+            return record, replace(counts, n_unreadable=len(record.unreadable))
+        return None, Published(self._state.seq, n_waiting=counts.n_waiting)
+
+    def _record(self, draft: _Draft) -> Record:
+        return Record(
+            seq=draft.seq,
+            commit_id=uuid.uuid4().hex,
+            run_id=self._run.run_id,
+            committed_at=draft.committed_at.isoformat(),
+            schema_version=SCHEMA_VERSION,
+            added={table: tuple(files) for table, files in draft.added.items()},
+            removed={table: tuple(paths) for table, paths in draft.removed.items()},
+            consumed=tuple(key for key in self._bundles if key not in draft.waiting),
+            opened=tuple(sorted((draft.waiting & draft.settled) - self._state.opened)),
+            unreadable=tuple(key for key, bundle in self._bundles.items() if bundle is None),
+            current_fingerprint=draft.current_fingerprint,
+            runs=tuple(asdict(run) for run in sorted(draft.runs, key=lambda run: run.run_id)),
+        )
+
+    def _look_for_bundles(self) -> None:
+        """Read the bundles that are new since the last look; forget those that are consumed."""
+        listed = [key for key in self._store.list(BUNDLES) if key.endswith(".parquet")]
+        keys = [key for key in listed if key not in self._state.consumed]
+        new = [key for key in keys if key not in self._bundles]
+        with ThreadPoolExecutor(N_READERS) as pool:
+            self._bundles.update(zip(new, pool.map(self._read_windows, new), strict=True))
+        self._bundles = {key: self._bundles[key] for key in keys}
+
+    def _read_windows(self, key: str) -> _Bundle | None:
+        found = read_bundle(self._store, key)
+        if found is None:
+            log.warning("%s is damaged; its recordings will be done again", self._store.uri(key))
+            return None
+        run, rows = found
+        windows = rows.select(WINDOW_KEYS).to_pandas()
+        windows = windows.assign(bundle=key, row=range(len(windows)))
+        return _Bundle(run, windows, rows.nbytes / max(1, rows.num_rows))
+
+    def _by_fingerprint(self) -> Iterator[tuple[str, pd.DataFrame]]:
+        frames: dict[str, list[pd.DataFrame]] = defaultdict(list)
+        for bundle in self._bundles.values():
+            if bundle is not None:
+                frames[bundle.run.fingerprint].append(bundle.windows)
+        for fingerprint in sorted(frames):
+            yield fingerprint, pd.concat(frames[fingerprint], ignore_index=True)
+
+    def _choose(self, windows: pd.DataFrame, fingerprint: str) -> Choice:
+        ids = pa.array(windows["recording_id"].unique(), pa.string())
+        frames = [pd.DataFrame(columns=["recording_id", "state", "path"], dtype="str")]
+        # The cached ids tell which few files hold any of these recordings at all.
+        present = self._state.files["recordings"] if self._state.files else {}
+        self._ids = {path: column for path, column in self._ids.items() if path in present}
+        paths = [file.path for file in self._state.table("recordings", fingerprint)]
+        new = [path for path in paths if path not in self._ids]
+        with ThreadPoolExecutor(N_READERS) as pool:
+            self._ids.update(zip(new, pool.map(self._read_ids, new), strict=True))
+        holding = [
+            path for path in paths if pc.any(pc.is_in(self._ids[path], value_set=ids)).as_py()
+        ]
+        frames += [self._read_states(path, ids) for path in holding]
+        return choose(windows, pd.concat(frames), self._state.opened)
+
+    def _read_ids(self, path: str) -> "pa.Array[Any]":
+        read = read_files(self._store, "recordings", [path], ["recording_id"])
+        ids: pa.Array[Any] = read["recording_id"].combine_chunks()
+        return ids
+
+    def _read_states(self, path: str, ids: "pa.Array[Any]") -> pd.DataFrame:
+        rows = read_files(
+            self._store, "recordings", [path], ["recording_id", "work_key", "attempts"]
+        )
+        found = rows.filter(pc.is_in(rows["recording_id"], value_set=ids)).to_pandas()
+        state = found["work_key"] + ":" + found["attempts"].astype("str")
+        return pd.DataFrame({"recording_id": found["recording_id"], "state": state, "path": path})
+
+    def _write(
+        self, draft: _Draft, counts: Published, choice: Choice, fingerprint: str
+    ) -> Published:
+        """The chosen rows, and what stays of the parts whose recordings they supersede."""
+        stem = f"c{draft.seq:08d}-{uuid.uuid4().hex}"
+        writer = PartWriter(self._store, fingerprint, stem, self._part_bytes)
+        for rows in self._load(choice.taken):
+            tables = spread(rows, draft.committed_at)
+            writer.add(tables)
+            counts = _counted(counts, tables)
+        for path, old in choice.taken[choice.taken["path"] != ""].groupby("path"):
+            ids = pa.array(old["recording_id"].unique(), pa.string())
+            writer.add(without(read_part(self._store, self._state, str(path)), ids))
+            for table, file in part_files(self._state, str(path)):
+                draft.removed[table].append(file.path)
+        for table, files in writer.finish().items():
+            draft.added[table].extend(files)
+        used = [self._bundles[key] for key in choice.taken["bundle"].unique()]
+        draft.runs.update(bundle.run for bundle in used if bundle is not None)
+        return counts
+
+    def _load(self, taken: pd.DataFrame) -> Iterator[pa.Table]:
+        """Whole recordings with their run's columns, about a part's worth at a time."""
+        row_bytes = taken["bundle"].map(
+            {key: bundle.row_bytes for key, bundle in self._bundles.items() if bundle is not None}
+        )
+        taken = taken.assign(share=row_bytes.cumsum() // self._part_bytes)
+        # Windows of one recording may lie in bundles far apart; they go where its first one goes.
+        share = taken.groupby("attempt")["share"].transform("first")
+        for _, some in taken.groupby(share):
+            with ThreadPoolExecutor(N_READERS) as pool:
+                parts = pool.map(self._load_rows, *zip(*some.groupby("bundle")["row"], strict=True))
+                yield pa.concat_tables(parts)
+
+    def _load_rows(self, key: str, rows: "pd.Series[int]") -> pa.Table:
+        found = read_bundle(self._store, key)
+        if found is None:
+            raise StoreError(
+                f"{self._store.uri(key)}: was readable a moment ago and is damaged now; run again"
+            )
+        run, table = found
+        table = table.take(pa.array(rows))
+        for name in ("model", "model_hash", "fingerprint", "run_id"):
+            column = pa.repeat(pa.scalar(getattr(run, name)), table.num_rows)
+            table = table.append_column(name, column)
+        return table
+
+
+def _counted(counts: Published, tables: Tables) -> Published:
+    recordings = tables["recordings"]
+    n_errors = recordings.filter(pc.equal(recordings["status"], pa.scalar("error"))).num_rows
+    return replace(
+        counts,
+        n_recordings=counts.n_recordings + recordings.num_rows,
+        n_errors=counts.n_errors + n_errors,
+        n_segments=counts.n_segments + tables["transcripts"].num_rows,
+        audio_s=counts.audio_s + (pc.sum(recordings["duration_s"]).as_py() or 0.0),
+    )

@@ -1,0 +1,239 @@
+"""Snapshots of the tables for readers. Knows files and columns; knows nothing of how rows are made.
+
+Every read follows the commit log, so all tables show the same commit and no superseded or
+abandoned file is ever seen. A glob over the directories would see them.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+
+from pipeline.schema import TABLES
+from pipeline.storage.store import Store, StoreError, open_store
+from pipeline.storage.store_errors import naming
+from pipeline.tables.commit_log import State, read_state
+
+if TYPE_CHECKING:
+    import duckdb
+
+_LEDGER_ROWS = 1 << 20  # of the ledger at a time: 120 MB
+_DAMAGED = (pa.ArrowException, OSError, ValueError)  # what pyarrow says of wrong bytes
+N_READERS = 8  # requests in flight; a small GET is latency, not work
+_SEGMENTS = """
+    CREATE VIEW segments AS
+    SELECT
+        t.recording_id, t.segment_id, r.uri, t.start_s, t.end_s,
+        t.text, t.confidence,
+        l.language, l.probability AS language_probability,
+        e.emotion, e.probability AS emotion_probability, e.emotion_forced,
+        coalesce(v.events, []) AS events,
+        t.rich_text, t.words, t.n_tokens, t.itn
+    FROM transcripts t
+    JOIN languages l USING (segment_id)
+    JOIN emotions e USING (segment_id)
+    JOIN recordings r ON r.recording_id = t.recording_id
+    LEFT JOIN (
+        SELECT segment_id, list(event ORDER BY start_s, source DESC) AS events
+        FROM events GROUP BY segment_id
+    ) v USING (segment_id)
+"""
+_LEDGER = ("recording_id", "work_key", "attempts", "status", "error_type")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The tables of one model at one commit."""
+
+    seq: int
+    fingerprint: str
+    store: Store
+    state: State
+
+    @property
+    def filesystem(self) -> AbstractFileSystem:
+        """Reads the files, for DuckDB, pandas and polars, too."""
+        return self.store.filesystem
+
+    def files(self, table: str) -> list[str]:
+        """Full paths or URIs of the parquet files of a table."""
+        _check_table(table)
+        listed = self.state.table(table, self.fingerprint)
+        return [self.store.uri(file.path) for file in listed]
+
+    def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows of a table, with exactly the columns and types of schema.TABLES."""
+        paths = [file.path for file in self.state.table(table, self.fingerprint)]
+        _check_table(table)
+        try:
+            return read_files(self.store, table, paths, columns)
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"{self.store.root}: commit {self.seq} can no longer be read ({error}): a vacuum "
+                "has removed what newer commits do not need; open a newer snapshot"
+            ) from error
+
+    def parts(self) -> list[str]:
+        """Keys of the `recordings` files, by first recording_id; each names a part (see parts)."""
+        listed = self.state.table("recordings", self.fingerprint)
+        return [file.path for file in sorted(listed, key=lambda file: (file.first_id, file.path))]
+
+
+def open_snapshot(
+    root: str,
+    storage_options: Mapping[str, Any] | None = None,
+    seq: int | None = None,
+    fingerprint: str | None = None,
+) -> Snapshot:
+    """The tables under `root` after commit `seq` (default: the newest).
+
+    `fingerprint` picks the model and configuration, in full or as its first letters; by default
+    the current one. Raises StoreError if there is nothing to read, saying what to do.
+    """
+    store = open_store(root, storage_options)
+    state = read_state(store, seq)
+    if state.seq == 0:
+        raise StoreError(f"{root}: no tables here yet; run the label job with this output first")
+    if fingerprint is None:
+        chosen = state.current_fingerprint
+    else:
+        known = {file.fingerprint for file in state.files["recordings"].values()}
+        chosen = _resolve(fingerprint, known | {state.current_fingerprint}, root)
+    return Snapshot(state.seq, chosen, store, state)
+
+
+def connect(
+    root: str,
+    storage_options: Mapping[str, Any] | None = None,
+    seq: int | None = None,
+    fingerprint: str | None = None,
+) -> "duckdb.DuckDBPyConnection":
+    """DuckDB with a view per table on one snapshot, and `segments`, the join of all of them.
+
+    Needs nothing but DuckDB to read: local files directly, S3 through this project's filesystem.
+    """
+    import duckdb
+
+    connection = duckdb.connect()
+    create_views(connection, open_snapshot(root, storage_options, seq, fingerprint))
+    connection.execute(_SEGMENTS)
+    return connection
+
+
+def create_views(
+    connection: "duckdb.DuckDBPyConnection", snapshot: Snapshot, prefix: str = ""
+) -> None:
+    """A view per table, named `prefix` and the table. The same store may come more than once."""
+    remote = "://" in snapshot.store.root
+    if remote and not connection.filesystem_is_registered(snapshot.filesystem.protocol[0]):
+        connection.register_filesystem(snapshot.filesystem)
+    for table, schema in TABLES.items():
+        files = snapshot.files(table)
+        if files:
+            quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+            source = f"read_parquet([{quoted}], union_by_name = true)"
+        else:
+            source = f"{prefix}empty_{table}"
+            connection.register(source, schema.empty_table())
+        connection.execute(f"CREATE VIEW {prefix}{table} AS SELECT * FROM {source}")
+
+
+def ledger(
+    root: str, storage_options: Mapping[str, Any] | None = None, *, fingerprint: str
+) -> pa.Table:
+    """What is done under a fingerprint: recording_id, work_key, attempts, status, error_type.
+
+    One row per recording; empty when nothing was committed yet. The state of a recording, which
+    new work must name in `supersedes`, is f"{work_key}:{attempts}".
+    """
+    parts = ledger_parts(root, storage_options, fingerprint=fingerprint)
+    schema = pa.schema([TABLES["recordings"].field(name) for name in _LEDGER])
+    return pa.concat_tables([schema.empty_table(), *parts])
+
+
+def ledger_parts(
+    root: str, storage_options: Mapping[str, Any] | None = None, *, fingerprint: str
+) -> Iterator[pa.Table]:
+    """`ledger`, a few files at a time: of ten million recordings, the whole is 1.2 GB."""
+    store = open_store(root, storage_options)
+    paths: list[str] = []
+    n_rows = 0
+    for file in read_state(store).table("recordings", fingerprint):
+        if paths and (len(paths) == N_READERS or n_rows + file.rows > _LEDGER_ROWS):
+            yield read_files(store, "recordings", paths, _LEDGER)
+            paths, n_rows = [], 0
+        paths.append(file.path)
+        n_rows += file.rows
+    if paths:
+        yield read_files(store, "recordings", paths, _LEDGER)
+
+
+def read_files(
+    store: Store, table: str, paths: Iterable[str], columns: Sequence[str] | None = None
+) -> pa.Table:
+    """Rows of parquet files of one table, in the order of `paths`, page checksums verified.
+
+    A nullable column that a file of an older program lacks is null. Raises StoreError for a file
+    that is damaged, also when read a second time.
+    """
+    schema = TABLES[table]
+    if columns is not None:
+        if unknown := [name for name in columns if name not in schema.names]:
+            raise ValueError(f"{table} has no columns {unknown}; it has {schema.names}")
+        schema = pa.schema([schema.field(name) for name in columns])
+    with ThreadPoolExecutor(N_READERS) as pool:
+        parts = list(pool.map(lambda path: _read_file(store, path, schema), paths))
+    return pa.concat_tables(parts) if parts else schema.empty_table()
+
+
+def _read_file(store: Store, path: str, schema: pa.Schema) -> pa.Table:
+    with suppress(*_DAMAGED):  # a bit may flip on the way as well as in the store
+        return _read_columns(store, path, schema)
+    try:
+        return _read_columns(store, path, schema)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except _DAMAGED as error:
+        reason = str(error).removeprefix(f"{store.uri(path)}: ")
+        raise StoreError(
+            f"{store.uri(path)}: cannot be read or is damaged ({reason}); if that stays so, "
+            "restore it from a backup or an older version"
+        ) from error
+
+
+def _read_columns(store: Store, path: str, schema: pa.Schema) -> pa.Table:
+    # Arrow's own threads must never read through a Python file: one that still wants the GIL when
+    # the interpreter exits aborts the finished process (arrow#50482, seen here with 26.0.1). So
+    # no pre_buffer and no threads here; without a cache, each column chunk is one range request.
+    uri = store.uri(path)
+    with naming(uri), store.filesystem.open(uri, "rb", cache_type="none") as file:
+        parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
+        names = [name for name in schema.names if name in parquet.schema_arrow.names]
+        # Page checksums do not cover the names of the columns.
+        if lost := [f.name for f in schema if f.name not in names and not f.nullable]:
+            raise pa.ArrowInvalid(f"it has no column {lost[0]}")
+        table = parquet.read(names, use_threads=False)
+    columns = [
+        table[field.name] if field.name in names else pa.nulls(table.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
+def _check_table(table: str) -> None:
+    if table not in TABLES:
+        raise ValueError(f"there is no table {table!r}; there are {list(TABLES)}")
+
+
+def _resolve(prefix: str, known: set[str], root: str) -> str:
+    fitting = sorted(name for name in known if prefix and name.startswith(prefix))
+    if len(fitting) != 1:
+        raise StoreError(
+            f"{root}: fingerprint {prefix!r} fits {fitting or 'none'} of {sorted(known)}"
+        )
+    return fitting[0]

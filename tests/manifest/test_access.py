@@ -1,0 +1,153 @@
+"""What a manifest may name. Refusals are rows (test_hostile_inputs) made of what is shown here."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline.manifest.access import Reach, explain_refusal, find_refused, make_reach
+
+S3 = Reach(("s3://corpus/speech/",))
+WEB = Reach(("https://host/audio/",), allow_http=True)
+
+
+def is_allowed(uri: str, reach: Reach) -> bool:
+    """Both ways to ask must agree."""
+    one = explain_refusal(uri, reach) is None
+    assert one == (not find_refused(pa.array([uri]), reach))
+    return one
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://corpus/speech/a.wav",
+        "s3a://corpus/speech/a.wav",
+        "S3://corpus/speech/a.wav",
+        "s3://corpus/speech/a//b.wav",
+        "s3://corpus/speech/x/../a.wav",
+        "s3://corpus/speech/100%25/a.wav",
+        "s3://corpus/speech/a..b/..c.wav",
+    ],
+)
+def test_what_lies_under_a_root_is_allowed(uri: str) -> None:
+    assert is_allowed(uri, S3)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://corpus/speech-secret/a.wav",
+        "s3://corpus/speech/../secret/a.wav",
+        "s3://corpus/speech/%2e%2e/secret/a.wav",
+        "s3://corpus/speech/%2E%2E%2fsecret/a.wav",
+        "s3://corpus/speech/%252e%252e/secret/a.wav",
+        "s3://corpus/speech/..%2f..%2fother/a.wav",
+        "s3://other/speech/a.wav",
+        "s3://other/s3://corpus/speech/a.wav",
+        "gs://corpus/speech/a.wav",
+        "/corpus/speech/a.wav",
+        "zip://a.wav::s3://corpus/speech/a.zip",
+        "simplecache::s3://corpus/speech/a.wav",
+        "http://host/a.wav",
+    ],
+)
+def test_what_lies_elsewhere_is_not(uri: str) -> None:
+    assert not is_allowed(uri, S3)
+
+
+@pytest.mark.parametrize(
+    ("uri", "allowed"),
+    [
+        ("https://host/audio/a.wav", True),
+        ("https://HOST/audio/a.wav?id=1", True),
+        ("https://user:pw@host/audio/a.wav", True),
+        ("https://host@evil/audio/a.wav", False),
+        ("https://host:8080/audio/a.wav", False),
+        ("https://host/audio/../private", False),
+        ("https://host/audio/%2e%2e/private", False),
+        ("https://evil/?x=https://host/audio/a.wav", False),
+        ("http://host/audio/a.wav", False),
+    ],
+)
+def test_web_addresses_count_by_their_true_host(uri: str, allowed: bool) -> None:
+    assert is_allowed(uri, WEB) == allowed
+
+
+def test_a_link_out_of_the_root_is_refused_and_one_inside_is_not(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    (root / "sub").mkdir(parents=True)
+    outside.mkdir()
+    for place in (root / "sub", outside):
+        (place / "a.wav").write_bytes(b"x")
+    (root / "inner.wav").symlink_to(root / "sub" / "a.wav")
+    (root / "outer.wav").symlink_to(outside / "a.wav")
+    (root / "tunnel").symlink_to(outside)
+    reach = make_reach(str(root))
+    assert is_allowed(f"{root}/inner.wav", reach)
+    assert not is_allowed(f"{root}/outer.wav", reach)
+    assert not is_allowed(f"{root}/tunnel/a.wav", reach)
+    assert f"links to {outside}/a.wav" in explain(f"{root}/outer.wav", reach)
+
+
+def explain(uri: str, reach: Reach) -> str:
+    fault = explain_refusal(uri, reach)
+    assert fault
+    return fault[1]
+
+
+def test_a_root_may_itself_be_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    reach = make_reach(str(tmp_path / "link"))
+    assert is_allowed(f"{tmp_path}/link/a.wav", reach)
+    assert is_allowed(f"{tmp_path}/real/a.wav", reach)
+
+
+def test_the_message_says_what_to_set() -> None:
+    assert explain("s3://other/x/a.wav", S3) == (
+        "s3://other/x/a.wav lies outside of s3://corpus/speech/; "
+        "to allow it, set allowed_roots=[s3://corpus/speech/, s3://other/]"
+    )
+    assert "allow_http=true" in explain("http://host/a.wav", S3)
+    assert "secret" not in explain("https://me:secret@host/a.wav?sig=secret", WEB)
+
+
+@pytest.mark.parametrize(
+    ("source", "roots"),
+    [
+        ("s3://bucket/lists/*.parquet", ("s3://bucket/",)),
+        ("/data/no/list.csv", ("/data/no/",)),
+        ("/data/*/list.csv", ("/data/",)),
+        ("/data/part-[0-9].csv", ("/data/",)),
+        ("memory://list.csv", ("memory://",)),
+    ],
+)
+def test_the_default_root_is_the_manifests_own(source: str, roots: tuple[str, ...]) -> None:
+    assert make_reach(source).roots == roots
+
+
+def test_a_directory_is_its_own_root_and_relative_ones_start_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert make_reach(str(tmp_path)).roots == make_reach(".").roots == (f"{tmp_path}/",)
+    assert make_reach("list.csv", ["audio", "/", "s3://b"]).roots == (
+        f"{tmp_path}/audio/",
+        "/",
+        "s3://b/",
+    )
+
+
+def test_http_without_a_root_of_its_own_means_every_public_host() -> None:
+    anywhere = make_reach("/data/list.csv", allow_http=True)
+    assert is_allowed("https://any.host/a.wav", anywhere)
+    named = make_reach("/data/list.csv", ["https://one.host/"], allow_http=True)
+    assert not is_allowed("https://any.host/a.wav", named)
+    assert not is_allowed("https://one.host/a.wav", make_reach("/x", ["https://one.host/"]))
+
+
+def test_a_chain_is_read_if_it_is_named() -> None:
+    chain: Any = "zip://a.wav::s3://corpus/b.zip"
+    assert is_allowed(chain, Reach(("zip://a.wav::s3://corpus/",)))

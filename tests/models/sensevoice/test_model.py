@@ -1,0 +1,311 @@
+"""Our packed pass against FunASR's own `AutoModel.generate`, on the same weights."""
+
+import logging
+import random
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import Precision, RunConfig, label_precision
+from pipeline.models.features import log_mel
+from pipeline.models.files import ModelError, resolve_model
+from pipeline.models.sensevoice.attention import Way
+from pipeline.models.sensevoice.decoding import Frames, label_clip, rich_text
+from pipeline.models.sensevoice.model import SenseVoice, load_sensevoice
+from pipeline.models.sensevoice.packing import PackTooLarge
+from tests.support.demo import AUDIO, MODEL, SHARED, SHORT, label_of, needs_shared, waveform_of
+
+
+def load_funasr(model: Path) -> Any:
+    from funasr import AutoModel
+
+    # The published configuration leaves dither at 1.0: labels change from run to run. It must be
+    # set here: generate() goes back to a copy of the arguments (AutoModel._reset_runtime_configs).
+    return AutoModel(
+        model=str(model),
+        device="cpu",
+        disable_update=True,
+        disable_pbar=True,
+        ncpu=2,
+        frontend_conf={"dither": 0.0},
+    )
+
+
+@cache
+def demo_funasr() -> Any:
+    return load_funasr(MODEL)
+
+
+@cache
+def demo_model(attention: Way = "clips") -> SenseVoice:
+    return SenseVoice(resolve_model(str(MODEL)), attention=attention)
+
+
+@cache
+def short_waveforms() -> list[np.ndarray]:
+    return [waveform_of(AUDIO / row["audio"]) for row in SHORT]
+
+
+def hear(
+    model: SenseVoice, waveforms: list[np.ndarray], use_itn: bool, language: str = "auto"
+) -> list[Frames]:
+    clips = [log_mel(waveform) for waveform in waveforms]
+    return model.transcribe(clips, [language] * len(clips), use_itn)
+
+
+def generated(reference: Any, waveform: np.ndarray, use_itn: bool, language: str = "auto") -> str:
+    samples = waveform.astype(np.float32) / 32768
+    return str(reference.generate(input=samples, language=language, use_itn=use_itn)[0]["text"])
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("use_itn", [True, False])
+@pytest.mark.parametrize("attention", ["clips", "grid", "varlen"])
+def test_rich_text_equals_funasr_on_every_demo_clip(use_itn: bool, attention: Way) -> None:
+    model = demo_model(attention)
+    ours = [rich_text(f, model.vocabulary) for f in hear(model, short_waveforms(), use_itn)]
+    theirs = [generated(demo_funasr(), waveform, use_itn) for waveform in short_waveforms()]
+    assert ours == theirs
+
+
+@pytest.mark.parametrize("language", ["zh", "en", "yue", "ja", "ko"])
+def test_a_language_prompt_means_the_same_as_in_funasr(language: str) -> None:
+    waveforms = short_waveforms()[:4]
+    model = demo_model()
+    ours = [rich_text(f, model.vocabulary) for f in hear(model, waveforms, True, language)]
+    assert ours == [generated(demo_funasr(), one, True, language) for one in waveforms]
+
+
+@pytest.mark.usefixtures("kernel")
+@pytest.mark.parametrize("attention", ["clips", "grid", "varlen"])
+def test_a_clip_is_heard_alike_in_whatever_batch_it_is_packed(attention: Way) -> None:
+    model = demo_model(attention)
+    clips = [log_mel(waveform) for waveform in short_waveforms()]
+    alone = [model.transcribe([clip], ["auto"], True)[0] for clip in clips]
+    for seed in range(3):
+        order = random.Random(seed).sample(range(len(clips)), len(clips))
+        packed = model.transcribe([clips[i] for i in order], ["auto"] * len(clips), True)
+        for index, frames in zip(order, packed, strict=True):
+            assert np.array_equal(frames.tokens, alone[index].tokens)
+            for name in ("probabilities", "language", "emotion", "event"):
+                np.testing.assert_allclose(
+                    getattr(frames, name), getattr(alone[index], name), atol=2e-5
+                )
+
+
+@pytest.mark.parametrize("use_itn", [True, False])
+def test_every_short_demo_clip_gets_its_reference_labels(use_itn: bool) -> None:
+    model = demo_model()
+    for row, frames in zip(SHORT, hear(model, short_waveforms(), use_itn), strict=True):
+        got = label_clip(frames, model.vocabulary, 0.0, 5.0, use_itn)
+        events = [event["event"] for event in got["events"] if event["source"] == "tag"]
+        assert got["text"] == row["ref_text_itn" if use_itn else "ref_text"], row["audio"]
+        assert got["language"] == label_of(row["ref_language"]), row["audio"]
+        assert got["emotion"] == label_of(row["ref_emotion"]), row["audio"]
+        assert (events or ["unknown"]) == [label_of(row["ref_event"])], row["audio"]
+
+
+@cache
+def heard_at(precision: Precision, attention: Way = "clips") -> list[Frames]:
+    files = resolve_model(str(MODEL))
+    model = SenseVoice(files, precision=precision, attention=attention)
+    return hear(model, short_waveforms(), True)
+
+
+LOWER = pytest.mark.parametrize(
+    ("precision", "attention"),
+    [("bf16", "clips"), ("bf16", "grid"), ("bf16", "varlen"), ("int8", "clips")],
+)
+
+
+@LOWER
+@pytest.mark.usefixtures("kernel")
+def test_every_demo_label_is_right_at_lower_precision(precision: Precision, attention: Way) -> None:
+    model = demo_model()
+    for row, frames in zip(SHORT, heard_at(precision, attention), strict=True):
+        got = label_clip(frames, model.vocabulary, 0.0, 5.0, True)
+        events = [event["event"] for event in got["events"] if event["source"] == "tag"]
+        assert got["text"] == row["ref_text_itn"], row["audio"]
+        assert got["language"] == label_of(row["ref_language"]), row["audio"]
+        assert got["emotion"] == label_of(row["ref_emotion"]), row["audio"]
+        assert (events or ["unknown"]) == [label_of(row["ref_event"])], row["audio"]
+
+
+@LOWER
+@pytest.mark.usefixtures("kernel")
+def test_tokens_at_lower_precision_agree_with_float32(precision: Precision, attention: Way) -> None:
+    exact = hear(demo_model(), short_waveforms(), True)
+    heard = heard_at(precision, attention)
+    same = np.concatenate([a.tokens == b.tokens for a, b in zip(heard, exact, strict=True)])
+    assert same.mean() >= 0.999
+
+
+def grid_model(compiled: bool) -> SenseVoice:
+    files = resolve_model(str(MODEL))
+    return SenseVoice(files, precision="bf16", attention="grid", compiled=compiled)
+
+
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU")
+def test_compiled_layers_hear_the_same_in_packs_of_any_size() -> None:
+    """As on a GPU, but that there it is Triton."""
+    model, clips = grid_model(compiled=True), [log_mel(one) for one in short_waveforms()]
+    torch._dynamo.utils.counters.clear()
+    for n_clips in (2, 17, len(clips), 5):
+        heard = model.transcribe(clips[:n_clips], ["auto"] * n_clips, True)
+        for frames, eager in zip(heard, heard_at("bf16", "grid"), strict=False):
+            assert np.array_equal(frames.tokens, eager.tokens)
+    assert model._encoder._compiled is not None
+    # The first layer's, and one for all others: not one per layer, nor one per size.
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
+
+
+def test_layers_that_do_not_compile_run_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(function: Any, **options: Any) -> Any:
+        def fail(*_: Any) -> None:
+            raise RuntimeError("no working C compiler found")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", refuse)
+    model = grid_model(compiled=True)
+    with caplog.at_level(logging.WARNING):
+        heard = hear(model, short_waveforms(), True)
+    assert "no working C compiler found" in caplog.text
+    assert len(caplog.records) == 1
+    for frames, eager in zip(heard, heard_at("bf16", "grid"), strict=True):
+        assert np.array_equal(frames.tokens, eager.tokens)
+
+
+def test_compiled_layers_that_run_out_of_memory_ask_for_a_smaller_pack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = grid_model(compiled=False)
+
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(model._encoder, "_compiled", fail)
+    with pytest.raises(PackTooLarge, match="out of memory"):
+        hear(model, short_waveforms()[:1], True)
+    assert model._encoder._compiled is not None  # it is not what failed
+
+
+def test_a_cpu_is_not_asked_to_compile() -> None:
+    label = {"compile": True, "device": "cpu"}
+    config = RunConfig.model_validate(
+        {"manifest": "m", "output": "o", "model": str(MODEL), "label": label}
+    )
+    assert load_sensevoice(config)._encoder._compiled is None
+
+
+def test_no_layer_copies_what_its_memory_convolves() -> None:
+    """torch must see that the channels come last, or it transposes both ways: 5 % of a pass."""
+    model, clips = demo_model(), [log_mel(one) for one in short_waveforms()[:5]]
+    with torch.profiler.profile(record_shapes=True) as profile:
+        model.transcribe(clips, ["auto"] * len(clips), True)
+    shapes = [event.input_shapes for event in profile.events() if event.name == "aten::copy_"]
+    assert shapes
+    assert not any(shape and len(shape[0]) == 4 for shape in shapes)
+
+
+def test_int8_hears_a_clip_alike_in_whatever_batch_it_is_packed() -> None:
+    model = SenseVoice(resolve_model(str(MODEL)), precision="int8")
+    clips = [log_mel(waveform) for waveform in short_waveforms()]
+    for clip, packed in zip(clips, heard_at("int8"), strict=True):
+        alone = model.transcribe([clip], ["auto"], True)[0]
+        assert np.array_equal(alone.tokens, packed.tokens)
+
+
+def test_running_out_of_memory_asks_for_a_smaller_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    model = SenseVoice(resolve_model(str(MODEL)))
+    monkeypatch.setattr(model._encoder, "encode", fail)
+    with pytest.raises(PackTooLarge, match="out of memory"):
+        hear(model, short_waveforms()[:1], True)
+
+
+@pytest.mark.parametrize(
+    ("label", "ray", "precision"),
+    [
+        ({}, {}, "fp32"),
+        ({}, {"num_gpus": 1}, "bf16"),
+        ({"device": "cuda"}, {}, "bf16"),
+        ({"device": "cpu"}, {"num_gpus": 1}, "fp32"),
+        ({"precision": "int8"}, {}, "int8"),
+    ],
+)
+def test_the_precision_follows_from_the_configuration(
+    label: dict[str, Any], ray: dict[str, Any], precision: str
+) -> None:
+    values = {"manifest": "m", "output": "o", "label": label, "ray": ray}
+    assert label_precision(RunConfig.model_validate(values)) == precision
+
+
+@needs_shared
+@pytest.mark.slow
+def test_the_full_size_model_equals_funasr(tmp_path: Path) -> None:
+    script = SHARED / "make_full_size_model.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, capture_output=True)
+    torch.set_num_threads(2)
+    speech = [waveform_of(SHARED / "audio" / "speech" / f"{name}.mp3") for name in ("en", "ko")]
+    waveforms = [*speech, speech[0][16_000:56_000], speech[1][:8_000]]
+    model = SenseVoice(resolve_model(str(tmp_path)))
+    ours = [rich_text(frames, model.vocabulary) for frames in hear(model, waveforms, True)]
+    reference = load_funasr(tmp_path)
+    assert ours == [generated(reference, waveform, True) for waveform in waveforms]
+
+
+def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    for file in MODEL.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.pt").write_bytes((MODEL / "model.pt").read_bytes()[:10_000])
+    with pytest.raises(ModelError, match=r"model\.pt cannot be read"):
+        SenseVoice(resolve_model(str(tmp_path)))
+
+
+def test_a_layer_that_the_configuration_asks_for_in_vain_is_named(tmp_path: Path) -> None:
+    for file in MODEL.iterdir():
+        data = file.read_bytes().replace(b"num_blocks: 6", b"num_blocks: 7")
+        (tmp_path / file.name).write_bytes(data)
+    with pytest.raises(ModelError, match=r"model\.pt has no 'encoder\.encoders\.5\..*config\.yaml"):
+        SenseVoice(resolve_model(str(tmp_path)))
+
+
+def test_workers_of_one_node_share_the_pages_of_the_weights(tmp_path: Path) -> None:
+    """As torch.save leaves them; the demo's are compressed, and read into memory."""
+    for file in MODEL.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = torch.load(MODEL / "model.pt", weights_only=True)
+    torch.save({name: value.float() for name, value in weights.items()}, tmp_path / "model.pt")
+    model = SenseVoice(resolve_model(str(tmp_path)))
+    assert f"{tmp_path}/model.pt" in Path("/proc/self/maps").read_text()
+    heard = hear(model, short_waveforms(), True)
+    for mapped, read in zip(heard, hear(demo_model(), short_waveforms(), True), strict=True):
+        assert np.array_equal(mapped.tokens, read.tokens)
+
+
+def test_a_worker_with_other_weights_than_the_driver_refuses() -> None:
+    config = RunConfig(manifest="m", output="o", model=str(MODEL))
+    with pytest.raises(ModelError, match="not the same here as on the driver"):
+        load_sensevoice(config, sha256="0" * 64)
+
+
+def test_a_vad_directory_is_no_sensevoice(tmp_path: Path) -> None:
+    for file in MODEL.iterdir():
+        text = file.read_bytes()
+        if file.name == "config.yaml":
+            text = text.replace(b"model: SenseVoiceSmall", b"model: FsmnVADStreaming")
+        (tmp_path / file.name).write_bytes(text)
+    with pytest.raises(ModelError, match="no SenseVoice"):
+        SenseVoice(resolve_model(str(tmp_path)))

@@ -1,0 +1,313 @@
+"""The dataset card: its figures, its safety, and how it looks in a real browser."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, Literal
+
+import duckdb
+import numpy as np
+import pytest
+
+from pipeline.report.card import REPORT, make_report, render, write_report
+from pipeline.report.figures import measure
+from pipeline.report.page import STYLE, duration, share
+from pipeline.report.scripts import define_scripts
+from pipeline.report.sections import Source
+from pipeline.storage.store import open_store
+from pipeline.tables import Snapshot, connect
+from pipeline.tables.bundles import write_bundle
+from pipeline.tables.publisher import publish
+from pipeline.tables.run_records import RunRecord, load_run, save_run
+from tests.support.bundle_rows import RUN, bundle, window
+from tests.support.chromium import needs_chromium, rendered, screenshot
+from tests.support.demo import ROOT
+from tests.support.figures import HOSTILE, LARGE, TURNED
+from tests.support.s3_server import S3
+
+RECORD = RunRecord(
+    run_id=LARGE.runs[0].run_id,
+    fingerprint="f1" * 16,
+    vad="silero-vad 6.2.3",
+    n_recordings=84_503,
+    n_errors=127,
+    audio_s=2_300_000.0,
+    wall_s=6_070.0,
+    stage_s={"decode_recordings": 21_000.0, "FindSegments": 18_000.0, "LabelSegments": 5_900.0},
+    settings={"manifest": f"s3://corpus/{HOSTILE}", "label": {"language": "auto"}},
+)
+SOURCE = Source(f"s3://corpus/{HOSTILE}/labels", 41, "f1" * 16, [RECORD])
+VOID = {"meta", "line", "rect"}
+
+
+class Outline(HTMLParser):
+    """Tags, and whether each was closed where it should be."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.open: list[str] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+# ---------------------------------------------------------------------------- scripts
+
+
+@pytest.mark.parametrize(
+    ("text", "script"),
+    [
+        ("案件受理费减半收取", "han"),
+        ("我用 iPhone 手机", "han"),
+        ("我们去吃の一家店", "han"),
+        ("これは本です", "kana"),
+        ("ゼロ三三六", "kana"),
+        ("저녁 다 해결합니다", "hangul"),
+        ("안녕 hello", "hangul"),
+        ("Including legal due diligence", "latin"),
+        ("naïve café", "latin"),
+        ("дом", "other"),
+        ("2072。", "none"),
+        ("", "none"),
+    ],
+)
+def test_a_text_is_of_the_script_of_most_of_its_words(text: str, script: str) -> None:
+    with duckdb.connect() as connection:
+        define_scripts(connection)
+        assert connection.execute("SELECT script_of(?)", [text]).fetchone() == (script,)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "fits"),
+    [
+        ("zh", "안녕하세요", False),
+        ("zh", "你好", True),
+        ("yue", "你好", True),
+        ("ja", "日本語", True),
+        ("ja", "これは", True),
+        ("ja", "안녕", False),
+        ("ko", "안녕", True),
+        ("ko", "你好", False),
+        ("en", "hello", True),
+        ("en", "你好", False),
+        ("nospeech", "", True),
+        ("nospeech", "hello", False),
+        ("en", "2072.", True),
+    ],
+)
+def test_a_script_fits_its_languages(language: str, text: str, fits: bool) -> None:
+    with duckdb.connect() as connection:
+        define_scripts(connection)
+        answer = connection.execute("SELECT script_fits(?, ?)", [language, text]).fetchone()
+        assert answer == (fits,)
+
+
+# ---------------------------------------------------------------------------- figures
+
+
+def test_the_figures_are_those_of_the_tables(labelled_root: str, labelled: Snapshot) -> None:
+    figures = measure(connect(labelled_root))
+    recordings = labelled.read("recordings").to_pandas()
+    assert (figures.n_recordings, figures.n_errors) == (20, 2)
+    assert figures.audio_s == pytest.approx(recordings["duration_s"].sum())
+    assert figures.labelled_s + figures.silence_s + figures.failed_s == pytest.approx(
+        figures.audio_s
+    )
+    n_segments = labelled.read("transcripts").num_rows
+    for shares in (figures.languages, figures.emotions):
+        assert sum(each.n for each in shares) == n_segments == figures.n_segments
+    for bins in (figures.segment_lengths, figures.recording_lengths):
+        assert bins[-1].n > 0
+    assert sum(each.n for each in figures.segment_lengths) == n_segments
+    assert sum(each.n for each in figures.confidences) == figures.n_with_text
+    assert sum(each.n for each in figures.recording_lengths) == 18
+    assert [group.type for group in figures.errors] == ["EmptyFile", "Truncated"]
+    assert figures.errors[0].examples[0][1] == "the file has no bytes"
+
+
+def test_a_text_in_a_foreign_script_is_counted_and_shown(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    rows = window("a", n_segments=2)
+    for segment, text in zip(rows["segments"], ("안녕하세요", "你好"), strict=True):
+        segment.update(language="zh", text=text)
+    write_bundle(store, RUN, bundle(rows))
+    publish(store, RUN)
+    figures = measure(connect(str(tmp_path)))
+    assert [(each.script, each.n, each.fits) for each in figures.scripts] == [
+        ("han", 1, True),
+        ("hangul", 1, False),
+    ]
+    assert [(each.segment_id, each.text) for each in figures.mismatches] == [
+        ("a-000000", "안녕하세요")
+    ]
+
+
+def test_an_empty_snapshot_has_a_report_too(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    write_bundle(store, RUN, bundle(window("bad", error="NotAudio", n_segments=0)))
+    publish(store, RUN)
+    page = make_report(str(tmp_path))
+    assert "nothing labelled yet" in page
+    assert "NotAudio" in page
+
+
+def test_shares_never_round_something_to_nothing() -> None:
+    assert [share(part, 10_000) for part in (0, 1, 50, 1234, 9999, 10_000)] == [
+        *("0 %", "< 0.1 %", "0.5 %", "12 %", "> 99.9 %", "100 %"),
+    ]
+    assert share(0, 0) == "0 %"
+
+
+def test_durations_are_said_as_people_say_them() -> None:
+    values = (0.04, 75, 3_600, 37_540_000)
+    assert [duration(seconds) for seconds in values] == ["0.0 s", "1.2 min", "1.0 h", "10,428 h"]
+
+
+# ----------------------------------------------------------------------------- safety
+
+
+def test_nothing_of_the_corpus_becomes_markup() -> None:
+    page = render(LARGE, SOURCE)
+    outline = Outline(page)
+    assert outline.open == []
+    assert not outline.tags & {"script", "img", "link", "iframe", "object", "form", "a"}
+    assert not {name for name in outline.attributes if name.startswith("on")}
+    assert "src" not in outline.attributes and "href" not in outline.attributes
+    assert "&lt;script&gt;" in page
+
+
+def test_a_hostile_file_name_cannot_turn_the_page_around() -> None:
+    page = render(LARGE, SOURCE)
+    assert TURNED not in page
+    assert "\u202e" not in page
+
+
+def test_the_page_needs_nothing_from_elsewhere() -> None:
+    page = render(LARGE, replace(SOURCE, root="labels"))
+    assert "default-src 'none'" in page
+    assert "url(" not in page and "@import" not in page
+    assert len(page) < 100_000
+
+
+def colours_of(block: str) -> dict[str, str]:
+    return dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block))
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    ]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def contrast(one: str, other: str) -> float:
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_bars_stand_out_from_their_ground(scheme: str) -> None:
+    """WCAG 2.2: 4.5 to 1 for text, 3 to 1 for graphics."""
+    light, dark = STYLE.split("prefers-color-scheme: dark")
+    colours = colours_of(light if scheme == "light" else dark)
+    for ground in ("ground", "card"):
+        assert contrast(colours["ink"], colours[ground]) > 7
+        assert contrast(colours["soft"], colours[ground]) > 4.5
+    for tone in ("bar", "warn", "bad"):
+        assert contrast(colours[tone], colours["card"]) > 3
+    assert contrast(colours["warn"], colours["warn-ground"]) > 4.5
+
+
+# ---------------------------------------------------------------------------- in place
+
+
+def test_the_report_lies_beside_the_tables_on_s3_too(s3: S3) -> None:
+    root, options = f"{s3.new_bucket()}/labels", s3.storage_options
+    store = open_store(root, options)
+    write_bundle(store, RUN, bundle(window("a")))
+    publish(store, RUN)
+    record = replace(RECORD, run_id=RUN.run_id)
+    assert write_report(root, options, record) == f"{root}/{REPORT}"
+    page = store.get(REPORT).decode()
+    assert "378.9x" in page and "decode" in page and "silero-vad" in page
+
+
+def test_a_run_record_comes_back_as_it_was(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    save_run(store, RECORD)
+    assert load_run(store, RECORD.run_id) == RECORD
+    assert load_run(store, "other") is None
+    store.put("_runs/broken.json", b'{"colour": 1}')
+    assert load_run(store, "broken") is None
+
+
+def test_the_report_job_writes_a_file_or_says_why_not(labelled_root: str, tmp_path: Path) -> None:
+    def run_job(*arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "jobs.report", *arguments]
+        env = os.environ | {"NO_COLOR": "1"}
+        return subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+
+    done = run_job(labelled_root, "-o", str(tmp_path / "x" / "card.html"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "x" / "card.html").read_text().startswith("<!DOCTYPE html>")
+    refused = run_job(str(tmp_path / "nothing"))
+    assert refused.returncode == 2
+    assert "run the label job" in refused.stderr
+
+
+# -------------------------------------------------------------------- in a real browser
+
+
+def pixels_of(png: Path) -> np.ndarray:
+    """(height, width, 3)"""
+    import av
+
+    with av.open(str(png)) as file:
+        return next(file.decode(video=0)).to_ndarray(format="rgb24")
+
+
+@needs_chromium
+def test_a_browser_shows_it_light_and_dark(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(render(LARGE, SOURCE), encoding="utf-8")
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    light, dark = (pixels_of(screenshot(page, scheme, 1240, 2000)) for scheme in schemes)
+    assert light[2, 2].tolist() == [0xF6, 0xF6, 0xF3]
+    assert dark[2, 2].tolist() == [0x13, 0x16, 0x1A]
+    for pixels, bar in ((light, (0x2D, 0x6C, 0xB0)), (dark, (0x6F, 0xA9, 0xE6))):
+        assert (np.abs(pixels.astype(int) - bar).max(axis=2) < 4).sum() > 20_000
+
+
+@needs_chromium
+def test_a_phone_needs_no_sideways_scrolling(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(render(LARGE, SOURCE), encoding="utf-8")
+    # Chromium's narrowest window is 500 wide; what sticks out would widen the ground's right edge.
+    pixels = pixels_of(screenshot(page, "light", 500, 6000))
+    assert (pixels[:, -8:] == [0xF6, 0xF6, 0xF3]).all()
+
+
+@needs_chromium
+def test_a_browser_runs_nothing_that_the_corpus_says(tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    page.write_text(render(LARGE, SOURCE), encoding="utf-8")
+    document = rendered(page)
+    assert "<script" not in document and "<img" not in document
+    assert "<title>labels: dataset card</title>" in document

@@ -1,0 +1,133 @@
+"""HTTP through the guard: a server on loopback stands for the inside of a network."""
+
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+
+import pytest
+
+from pipeline.audio.windows import decode
+from pipeline.config import AudioConfig
+from pipeline.schema import RecordingError
+from pipeline.storage import http_guard as web
+from pipeline.storage.versions import DENIED, MISSING, look_up_versions
+from tests.support.sounds import encode, tone
+
+INSIDE = {"allow_private_hosts": True}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    asked: ClassVar[list[str]] = []
+    audio: ClassVar[bytes] = encode(tone(1))
+
+    def do_HEAD(self) -> None:
+        self.asked.append(self.path)
+        if self.path.startswith("/redirect="):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/redirect="))
+        elif self.path.startswith("/status="):
+            self.send_response(int(self.path.removeprefix("/status=")))
+            self.send_header("Content-Length", "0")
+        else:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(self.audio)))
+            self.send_header("ETag", '"e"')
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.do_HEAD()
+        if not self.path.startswith(("/redirect=", "/status=")):
+            self.wfile.write(self.audio)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[ThreadingHTTPServer]:
+    """Listens on every loopback address: 127.0.0.1 and 127.0.0.2 are different hosts."""
+    _Handler.asked.clear()
+    with ThreadingHTTPServer(("0.0.0.0", 0), _Handler) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield running
+        running.shutdown()
+
+
+def fetch(uri: str, options: dict[str, Any]) -> int:
+    return sum(len(window.waveform) for window in decode(uri, AudioConfig(), options))
+
+
+def kind_of(uri: str, options: dict[str, Any]) -> tuple[str, str]:
+    with pytest.raises(RecordingError) as caught:
+        fetch(uri, options)
+    return caught.value.kind, str(caught.value)
+
+
+def test_an_intranet_is_read_when_that_is_allowed(server: ThreadingHTTPServer) -> None:
+    assert fetch(f"http://127.0.0.1:{server.server_port}/a.wav", INSIDE) == 16_000
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "[::1]"])
+def test_a_private_host_is_refused_before_anything_is_sent(
+    host: str, server: ThreadingHTTPServer
+) -> None:
+    kind, message = kind_of(f"http://{host}:{server.server_port}/a.wav", {})
+    assert (kind, "allow_private_hosts" in message) == ("NotAllowed", True)
+    assert not _Handler.asked
+
+
+def test_a_redirect_into_the_network_is_refused(
+    server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = web.check_public
+    # As if 127.0.0.1 were a public host that sends us on to one inside.
+    monkeypatch.setattr(web, "check_public", lambda host: host == "127.0.0.1" or really(host))
+    inside = f"http://127.0.0.2:{server.server_port}/secret"
+    kind, _ = kind_of(f"http://127.0.0.1:{server.server_port}/redirect={inside}", {})
+    assert kind == "NotAllowed"
+    assert "/secret" not in _Handler.asked
+
+
+def test_redirects_end(server: ThreadingHTTPServer) -> None:
+    path = "/redirect=" * 20 + "/a.wav"
+    assert kind_of(f"http://127.0.0.1:{server.server_port}{path}", INSIDE)[0] == "StoreUnavailable"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(404, "FileMissing"), (403, "AccessDenied"), (401, "AccessDenied"), (503, "StoreUnavailable")],
+)
+def test_what_a_server_answers_is_told_apart(
+    status: int, kind: str, server: ThreadingHTTPServer
+) -> None:
+    assert kind_of(f"http://127.0.0.1:{server.server_port}/status={status}", INSIDE)[0] == kind
+
+
+def test_looking_up_a_version_is_guarded_too(server: ThreadingHTTPServer) -> None:
+    base = f"http://127.0.0.1:{server.server_port}"
+    assert look_up_versions([f"{base}/a.wav"], {}) == [(DENIED, 0)]
+    assert not _Handler.asked
+    size = len(_Handler.audio)
+    assert look_up_versions([f"{base}/a.wav", f"{base}/status=404"], INSIDE) == [
+        (f"e-{size}", size),
+        (MISSING, 0),
+    ]
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),
+        *("0.0.0.0", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1%eth0", "fd00::1"),
+        *("::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::a00:1", "64:ff9b:1::1"),
+    ],
+)
+def test_addresses_inside_a_network_are_known(address: str) -> None:
+    with pytest.raises(RecordingError):
+        web.check_public(address)
+
+
+@pytest.mark.parametrize("address", ["93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8"])
+def test_public_addresses_pass(address: str) -> None:
+    web.check_public(address)

@@ -1,0 +1,170 @@
+import errno
+import resource
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pipeline.storage.probe import probe
+from pipeline.storage.store import LocalStore, Store, StoreError, filesystem_for, open_store
+from tests.support.s3_server import S3
+
+
+@pytest.fixture(params=["local", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "local":
+        return open_store(str(tmp_path / "root"))
+    s3: S3 = request.getfixturevalue("s3")
+    return open_store(f"{s3.new_bucket()}/a root", s3.storage_options)
+
+
+def test_what_was_put_can_be_got(store: Store) -> None:
+    store.put("a/b.bin", b"first")
+    store.put("a/b.bin", b"second")
+    assert store.get("a/b.bin") == b"second"
+
+
+def test_a_missing_key_is_a_file_not_found(store: Store) -> None:
+    with pytest.raises(FileNotFoundError):
+        store.get("a/b.bin")
+
+
+def test_put_if_absent_keeps_the_first_bytes(store: Store) -> None:
+    assert store.put_if_absent("log/1", b"mine")
+    assert not store.put_if_absent("log/1", b"theirs")
+    assert store.get("log/1") == b"mine"
+
+
+def test_put_if_absent_recognises_its_own_bytes(store: Store) -> None:
+    store.put_if_absent("log/1", b"mine")
+    assert store.put_if_absent("log/1", b"mine")
+
+
+def test_one_of_many_writers_of_a_key_wins(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        for turn in range(5):
+            data = [f"{turn} {writer}".encode() for writer in range(8)]
+            won = list(pool.map(store.put_if_absent, [f"log/{turn}"] * 8, data))
+            assert won.count(True) == 1
+            assert store.get(f"log/{turn}") == data[won.index(True)]
+
+
+def test_a_list_is_sorted_recursive_and_relative_to_the_root(store: Store) -> None:
+    for key in ("log/2", "log/1", "log/deep/3", "logs/4", "other"):
+        store.put(key, b"x")
+    assert list(store.list("log/")) == ["log/1", "log/2", "log/deep/3"]
+
+
+def test_a_list_of_nothing_is_empty(store: Store) -> None:
+    assert list(store.list("log/")) == []
+
+
+def test_a_list_skips_directory_markers(s3: S3) -> None:
+    store = open_store(s3.new_bucket(), s3.storage_options)
+    store.put("log/", b"")  # Arrow and consoles leave such objects
+    store.put("log/1", b"x")
+    assert list(store.list("log/")) == ["log/1"]
+
+
+def test_a_list_skips_what_a_crashed_writer_left(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    store.put("log/1", b"x")
+    (tmp_path / "log" / ".2.0123.tmp").write_bytes(b"torn")
+    assert list(store.list("log/")) == ["log/1"]
+
+
+def test_deleting_what_is_not_there_is_no_error(store: Store) -> None:
+    store.put("a", b"x")
+    store.delete(["a", "b"])
+    assert list(store.list("")) == []
+
+
+def test_names_survive_the_trip(store: Store) -> None:
+    for name in ("a b", "50%", "x+y", "caf\u00e9", "c=d", "q'r", "[1]", "a*"):
+        store.put(f"odd/{name}", name.encode())
+        assert store.get(f"odd/{name}") == name.encode()
+        assert store.put_if_absent(f"odd/{name}", b"other") is False
+
+
+def test_a_uri_can_be_read_with_the_filesystem_of_the_store(store: Store) -> None:
+    store.put("a/b.bin", b"0123456789")
+    assert store.filesystem.cat_file(store.uri("a/b.bin"), start=2, end=5) == b"234"
+
+
+def test_filesystem_for_reads_what_a_store_wrote(store: Store, s3: S3) -> None:
+    store.put("a.wav", b"audio")
+    filesystem, path = filesystem_for(store.uri("a.wav"), s3.storage_options)
+    assert filesystem.cat_file(path) == b"audio"
+
+
+def test_filesystem_for_leaves_local_paths_plain(tmp_path: Path) -> None:
+    plain = str(tmp_path / "a b%20.wav")
+    assert filesystem_for(f"file://{plain}")[1] == filesystem_for(plain)[1] == plain
+
+
+def test_filesystem_for_sees_what_others_wrote_after_a_listing(s3: S3) -> None:
+    root = s3.new_bucket()
+    store = open_store(root, s3.storage_options)
+    store.put("audio/1.wav", b"x")
+    filesystem, path = filesystem_for(f"{root}/audio", s3.storage_options)
+    assert len(filesystem.ls(path)) == 1
+    store.put("audio/2.wav", b"x")
+    assert len(filesystem.ls(path)) == 2
+
+
+def test_other_schemes_cannot_hold_tables() -> None:
+    with pytest.raises(StoreError, match="ftp://host/x: cannot commit here"):
+        open_store("ftp://host/x")
+
+
+def test_an_honest_store_passes_the_probe_and_stays_clean(store: Store) -> None:
+    probe(store)
+    assert list(store.list("")) == []
+
+
+def test_the_probe_refuses_a_store_that_ignores_conditions(s3: S3) -> None:
+    store = open_store(s3.new_bucket("lying"), s3.storage_options)
+    with pytest.raises(StoreError, match=r"lying-.* overwrote an existing object"):
+        probe(store)
+
+
+def test_the_probe_names_a_missing_bucket(s3: S3) -> None:
+    with pytest.raises(StoreError, match="s3://nowhere: cannot be read and written"):
+        probe(open_store("s3://nowhere", s3.storage_options))
+
+
+def test_the_probe_names_a_directory_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StoreError, match="check that the bucket or directory exists"):
+        probe(open_store(str(tmp_path / "file" / "root")))
+
+
+def test_a_win_whose_answer_was_lost_is_a_win(s3: S3) -> None:
+    store = open_store(s3.new_bucket("lost"), s3.storage_options)
+    assert store.put_if_absent("log/1", b"mine")
+    assert not store.put_if_absent("log/1", b"theirs")
+
+
+@pytest.mark.parametrize("fault", ["busy", "bare", "flaky"])
+def test_put_if_absent_copes_with_the_answers_of_real_stores(s3: S3, fault: str) -> None:
+    store = open_store(s3.new_bucket(fault), s3.storage_options)
+    assert store.put_if_absent("log/1", b"mine")
+    assert not store.put_if_absent("log/1", b"theirs")
+    assert store.get("log/1") == b"mine"
+
+
+@pytest.mark.parametrize("write", [LocalStore.put, LocalStore.put_if_absent])
+def test_a_full_disk_leaves_nothing_under_the_name(
+    tmp_path: Path, write: Callable[[LocalStore, str, bytes], object]
+) -> None:
+    store = LocalStore(str(tmp_path))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        with pytest.raises(OSError) as caught:
+            write(store, "a/b.bin", bytes(200_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

@@ -1,0 +1,119 @@
+"""Bundle rows for the tests: real columns, made-up labels that say where they come from."""
+
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.schema import BUNDLE, EMOTIONS, LANGUAGES
+from pipeline.tables.bundles import RunInfo
+
+RUN = RunInfo("run-a", "f1" * 16, "demo", "m0" * 32, "silero")
+OTHER_RUN = RunInfo("run-b", "f1" * 16, "demo", "m0" * 32, "silero")
+OTHER_MODEL = RunInfo("run-c", "e2" * 16, "demo-2", "m1" * 32, "silero")
+
+WINDOW_S = 10.0
+
+
+def window(
+    recording_id: str,
+    *,
+    version: str = "v1",
+    attempt_id: str = "a1",
+    index: int = 0,
+    n_windows: int = 1,
+    n_segments: int = 2,
+    supersedes: str = "",
+    attempts: int = 1,
+    error: str = "",
+    warning: str = "",
+) -> dict[str, Any]:
+    """One row of a bundle: 10 s of audio, labelled unless there is an error.
+
+    The text of a segment is "recording version attempt window.segment".
+    """
+    start_s = index * WINDOW_S
+    labelled_s = 0.0 if error else WINDOW_S / 2
+    return {
+        "recording_id": recording_id,
+        "uri": f"/audio/{recording_id}.wav",
+        "offset_s": 0.0,
+        "length_s": 0.0,
+        "language": "",
+        "version": version,
+        "bytes": 1000,
+        "work_key": f"{recording_id}-{version}",
+        "supersedes": supersedes,
+        "attempts": attempts,
+        "extra": [("corpus", "made up")],
+        "error_stage": "decode" if error else "",
+        "error_type": error,
+        "error_message": f"{error} in window {index}" if error else "",
+        "attempt_id": attempt_id,
+        "window_index": index,
+        "n_windows": n_windows if index == n_windows - 1 else 0,
+        "window_start_s": start_s,
+        "duration_s": WINDOW_S,
+        "sample_rate_hz": 16_000,
+        "channels": 1,
+        "codec": "pcm_s16le",
+        "warning": warning,
+        "labelled_s": labelled_s,
+        "silence_s": 0.0 if error else WINDOW_S - labelled_s,
+        "failed_s": WINDOW_S if error else 0.0,
+        "segments": [
+            _segment(start_s + 4.0 * i, f"{recording_id} {version} {attempt_id} {index}.{i}")
+            for i in range(n_segments)
+        ],
+    }
+
+
+def bundle(*windows: dict[str, Any]) -> pa.Table:
+    return pa.Table.from_pylist(list(windows), schema=BUNDLE)
+
+
+def whole(recording_id: str, n_windows: int, **fields: Any) -> list[dict[str, Any]]:
+    """All windows of a long recording."""
+    return [window(recording_id, index=i, n_windows=n_windows, **fields) for i in range(n_windows)]
+
+
+def _segment(start_s: float, text: str) -> dict[str, Any]:
+    end_s = start_s + 2.5
+    return {
+        "start_s": start_s,
+        "end_s": end_s,
+        "text": text,
+        "rich_text": f"<|en|><|HAPPY|><|Speech|>{text}",
+        "confidence": 0.9,
+        "n_tokens": 4,
+        "words": [{"word": text, "start_s": start_s, "end_s": end_s, "confidence": 0.9}],
+        "itn": True,
+        "language": "en",
+        "language_probability": 0.8,
+        "language_runner_up": "zh",
+        "language_runner_up_probability": 0.1,
+        "language_probabilities": dict.fromkeys(LANGUAGES, 0.1),
+        "language_entropy": 0.5,
+        "emotion": "unknown",
+        "emotion_probability": 0.7,
+        "emotion_runner_up": "happy",
+        "emotion_runner_up_probability": 0.2,
+        "emotion_probabilities": dict.fromkeys(EMOTIONS, 0.1),
+        "emotion_entropy": 0.6,
+        "emotion_forced": "happy",
+        "events": [
+            {
+                "event": "speech",
+                "probability": 0.9,
+                "start_s": start_s,
+                "end_s": end_s,
+                "source": "tag",
+            },
+            {
+                "event": "laughter",
+                "probability": 0.4,
+                "start_s": start_s + 1.0,
+                "end_s": start_s + 1.5,
+                "source": "inline",
+            },
+        ],
+    }

@@ -1,0 +1,76 @@
+"""The corpus and the model that the project ships, and where the workplace's larger ones lie."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.audio.windows import decode
+from pipeline.config import AudioConfig, RunConfig, load_config
+from pipeline.runs import execute as run
+
+ROOT = Path(__file__).parents[2]
+DEMO = ROOT / "configs" / "demo"
+MODEL = DEMO / "model"
+AUDIO = DEMO / "audio"
+SHARED = ROOT.parent / "shared"
+
+ANYWHERE = "allowed_roots=[/, 's3://']"  # manifests of tests lie far from the audio they name
+
+needs_shared = pytest.mark.skipif(
+    not SHARED.is_dir(), reason="../shared (full-size model, real speech) is not on this machine"
+)
+
+REFERENCES: list[dict[str, Any]] = [
+    json.loads(line) for line in (AUDIO / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+]
+SHORT = [row for row in REFERENCES if "ref_text" in row]
+LONG = next(row for row in REFERENCES if "ref_segments" in row)
+
+# How the references spell the labels of our tables.
+_ABSTAIN = {"emo_unknown": "unknown", "event_unk": "unknown"}
+
+
+def label_of(reference: str) -> str:
+    name = reference.lower()
+    return _ABSTAIN.get(name, name)
+
+
+def demo_config(output: Path | str, *overrides: str) -> RunConfig:
+    return load_config(
+        ROOT / "configs" / "demo.yaml",
+        [
+            *(f"manifest={AUDIO / 'manifest.jsonl'}", f"model={MODEL}", f"output={output}"),
+            *(ANYWHERE, *overrides),
+        ],
+    )
+
+
+def execute(config: RunConfig) -> run.Outcome:
+    return run.execute(config, lambda progress: None)
+
+
+def label_command(output: Path, *overrides: str) -> list[str]:
+    settings = [f"output={output}", *overrides]
+    if any(setting.startswith("manifest=") for setting in overrides):
+        settings.insert(0, ANYWHERE)
+    return [
+        *(sys.executable, "-m", "jobs.label", str(ROOT / "configs" / "demo.yaml")),
+        *(part for setting in settings for part in ("--set", setting)),
+    ]
+
+
+def run_command(command: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def waveform_of(path: Path) -> np.ndarray:
+    """A whole file as int16 at 16 kHz, decoded as the pipeline does it."""
+    windows = decode(str(path), AudioConfig(), {})
+    return np.concatenate([window.waveform for window in windows])

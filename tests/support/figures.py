@@ -1,0 +1,114 @@
+"""Made-up figures of a large corpus, for the report's tests: what the demo is too small to show."""
+
+import math
+
+from pipeline.report.figures import (
+    Bin,
+    ErrorGroup,
+    Figures,
+    Mismatch,
+    RunShare,
+    ScriptCount,
+    Share,
+)
+
+HOSTILE = '"><script>document.title="pwned"</script><img src=x onerror="document.title=1">'
+TURNED = "invoice\u202egnp.wav"  # a right-to-left override hides the real ending
+
+LARGE = Figures(
+    n_recordings=1_284_503,
+    n_errors=3_127,
+    n_silent=18_442,
+    n_warnings=911,
+    audio_s=37_540_000.0,
+    labelled_s=29_800_000.0,
+    silence_s=7_688_000.0,
+    failed_s=52_000.0,
+    n_segments=4_310_222,
+    n_with_text=4_102_118,
+    n_emotion_unknown=1_310_882,
+    nospeech_s=1_440_000.0,
+    median_confidence=0.934,
+    languages=[
+        Share("zh", 2_204_010, 15_200_000.0, 702_113),
+        Share("en", 1_322_870, 9_100_000.0, 398_002),
+        Share("yue", 301_233, 2_240_000.0, 90_180),
+        Share("nospeech", 208_104, 1_440_000.0, 82_020),
+        Share("ja", 201_105, 1_310_000.0, 30_110),
+        Share("ko", 72_900, 510_000.0, 8_457),
+    ],
+    emotions=[
+        Share("neutral", 2_207_000, 15_700_000.0),
+        Share("unknown", 1_310_882, 8_800_000.0),
+        Share("happy", 402_000, 2_710_000.0),
+        Share("angry", 181_500, 1_220_000.0),
+        Share("sad", 170_240, 1_120_000.0),
+        Share("surprised", 24_100, 160_000.0),
+        Share("fearful", 10_200, 62_000.0),
+        Share("disgusted", 4_300, 28_000.0),
+    ],
+    events=[
+        Share("speech", 3_902_000, 27_400_000.0),
+        Share("bgm", 380_000, 3_900_000.0),
+        Share("laughter", 81_000, 240_000.0),
+        Share("applause", 30_500, 121_000.0),
+        Share("unknown", 9_000, 60_000.0),
+        Share("cough", 5_000, 9_800.0),
+        Share("cry", 1_300, 5_100.0),
+        Share("sneeze", 420, 600.0),
+    ],
+    recording_lengths=[
+        Bin(low, high, int(n))
+        for low, high, n in zip(
+            (0, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600),
+            (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600, math.inf),
+            (8e3, 31e3, 240e3, 410e3, 330e3, 120e3, 80e3, 30e3, 20e3, 7e3, 4e3, 1200, 176),
+            strict=True,
+        )
+    ],
+    segment_lengths=[
+        Bin(i, i + 1, round(700_000 * math.exp(-(((i - 4) / 5) ** 2)) + 9_000)) for i in range(31)
+    ],
+    confidences=[
+        Bin(i / 20, (i + 1) / 20, round(1_500_000 * math.exp((i - 19) / 2.6))) for i in range(20)
+    ],
+    scripts=[
+        ScriptCount("zh", "han", 2_190_000, True),
+        ScriptCount("zh", "kana", 61, False),
+        ScriptCount("zh", "hangul", 204, False),
+        ScriptCount("zh", "latin", 9_304, False),
+        ScriptCount("zh", "none", 4_441, True),
+        ScriptCount("en", "latin", 1_320_020, True),
+        ScriptCount("en", "han", 870, False),
+        ScriptCount("en", "none", 1_980, True),
+        ScriptCount("yue", "han", 301_000, True),
+        ScriptCount("yue", "latin", 233, False),
+        ScriptCount("ja", "kana", 188_000, True),
+        ScriptCount("ja", "han", 13_100, True),
+        ScriptCount("ja", "hangul", 5, False),
+        ScriptCount("ko", "hangul", 72_900, True),
+        ScriptCount("nospeech", "none", 207_000, True),
+        ScriptCount("nospeech", "other", 1_104, False),
+    ],
+    mismatches=[
+        Mismatch("podcasts/2024/ep_0192-000031", 312.4, "zh", "hangul", "안녕하세요 오늘은 날씨가"),
+        Mismatch("calls/8831-000002", 9.1, "en", "han", "我们明天再说吧"),
+        Mismatch(HOSTILE, 4000.0, "nospeech", "other", HOSTILE),
+    ],
+    errors=[
+        ErrorGroup(
+            "decode",
+            "Truncated",
+            1_990,
+            [("s3://corpus/raw/a.flac", "0.86 s decoded of 3.25 s that the file declares")],
+        ),
+        ErrorGroup("decode", "NotAudio", 803, [("s3://corpus/raw/index.html", HOSTILE)]),
+        ErrorGroup("decode", "EmptyFile", 310, [(f"/corpus/{TURNED}", "the file has no bytes")]),
+        ErrorGroup("manifest", "BadRange", 24, [(HOSTILE, "offset_s is negative: -1.0")]),
+    ],
+    runs=[
+        RunShare("20261122T020000-9f3c21aa", 84_503, 127, 2_300_000.0, "2026-11-22T03:41:12Z"),
+        RunShare("20261115T020000-51be0d7e", 1_200_000, 3_000, 35_240_000, "2026-11-15T19:02:40Z"),
+    ],
+    models=[("iic/SenseVoiceSmall", "833ca2dcfdf8ec91" * 4)],
+)
