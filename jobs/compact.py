@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline.config import ConfigError, load_options
+from pipeline.config import load_options
+from pipeline.errors import ConfigError, StoreError
 from pipeline.maintenance.compact import GOOD_BYTES, compact
 from pipeline.storage.probe import writable
-from pipeline.storage.store import StoreError
 from pipeline.tables import open_snapshot
 
 

@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import ConfigError, load_options
+from pipeline.config import load_options
+from pipeline.errors import ConfigError, StoreError
 from pipeline.evaluation.compare import Agreement, Comparison, compare
-from pipeline.storage.store import StoreError
 from pipeline.tables import open_snapshot
 
 _SHOWN = 12  # kinds of flips

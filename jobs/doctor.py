@@ -11,9 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import ConfigError, load_config, load_options
+from pipeline.config import load_config, load_options
+from pipeline.errors import ConfigError, StoreError
 from pipeline.storage.probe import Check, examine
-from pipeline.storage.store import Store, StoreError, open_store
+from pipeline.storage.store import Store, open_store
 
 _STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}
 

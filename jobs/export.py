@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline.config import ConfigError, load_options
-from pipeline.export.write import Audio, ExportError, Format, export
-from pipeline.storage.store import StoreError
+from pipeline.config import load_options
+from pipeline.errors import ConfigError, ExportError, StoreError
+from pipeline.export.write import Audio, Format, export
 
 
 def main(

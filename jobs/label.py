@@ -15,16 +15,14 @@ import duckdb
 import typer
 from rich.console import Console
 
-from pipeline.config import ConfigError, RunConfig, describe_fields, load_config
+from pipeline.config import RunConfig, describe_fields, load_config
 from pipeline.console.progress import ProgressLines
 from pipeline.console.summary import show_outcome, show_plan
-from pipeline.manifest.read import ManifestError
-from pipeline.models.files import ModelError
+from pipeline.errors import ConfigError, ManifestError, ModelError, RunStopped, StoreError
 from pipeline.report.card import write_report
 from pipeline.runs import execute as run
-from pipeline.runs.recovery import RunStopped
+from pipeline.runs.progress import Outcome
 from pipeline.storage.redaction import public_uri
-from pipeline.storage.store import StoreError
 from pipeline.tables import open_snapshot
 from pipeline.tables.run_records import RunRecord
 
@@ -55,7 +53,7 @@ def main(
     try:
         config = load_config(config_path, overrides or [])
         if dry_run:
-            show_plan(console, run.make_plan(config, run.prepare(config)[1]))
+            show_plan(console, run.plan_run(config, run.prepare(config)[1]))
             return
         with lines:
             outcome = run.execute(config, lines.update)
@@ -85,7 +83,7 @@ def main(
     sys.exit(exit_code)
 
 
-def _leave_report(config: RunConfig, outcome: run.Outcome, console: Console | None) -> None:
+def _leave_report(config: RunConfig, outcome: Outcome, console: Console | None) -> None:
     """The dataset card beside the tables. Labels are safe by now: without it the run is no less."""
     try:
         uri = write_report(config.output, config.storage_options, _record_of(config, outcome))
@@ -96,7 +94,7 @@ def _leave_report(config: RunConfig, outcome: run.Outcome, console: Console | No
         console.print(f"Report: {uri}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _record_of(config: RunConfig, outcome: run.Outcome) -> RunRecord | None:
+def _record_of(config: RunConfig, outcome: Outcome) -> RunRecord | None:
     """What the report says of this run; None if there was nothing to do."""
     progress = outcome.progress
     if not progress.n_recordings:
@@ -125,7 +123,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
     raise Terminated
 
 
-def _exit_code(config: RunConfig, outcome: run.Outcome) -> int:
+def _exit_code(config: RunConfig, outcome: Outcome) -> int:
     if outcome.n_unfinished:
         return 1
     return config.error_exit_code if outcome.progress.n_errors else 0

@@ -14,15 +14,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from pipeline.config import ConfigError, RunConfig, load_config, load_options
+from pipeline.config import RunConfig, load_config, load_options
 from pipeline.console.summary import show_plan, show_survey
-from pipeline.manifest.read import ManifestError, read_manifest
-from pipeline.models.files import ModelError
-from pipeline.planning import plan as planning
-from pipeline.planning import survey as preflight
+from pipeline.errors import ConfigError, ManifestError, ModelError, StoreError
+from pipeline.manifest.read import read_manifest
+from pipeline.planning.costs import MachineHours, Speeds, estimate_cost, load_speeds
+from pipeline.planning.plan import Plan, make_plan
+from pipeline.planning.survey import N_SAMPLED, Survey, survey_todo
 from pipeline.runs import execute as run
 from pipeline.schema import TABLES
-from pipeline.storage.store import StoreError
 
 REFUSALS = (ConfigError, ManifestError, ModelError, StoreError, OSError)
 
@@ -40,7 +40,7 @@ def main(
     ] = None,
     n_sampled: Annotated[
         int, typer.Option("--sample", min=1, help="how many recordings to look into")
-    ] = preflight.N_SAMPLED,
+    ] = N_SAMPLED,
     seed: Annotated[int, typer.Option(help="another seed, another sample")] = 0,
     benchmark: Annotated[
         Path | None, typer.Option(help="JSON of `jobs.benchmark speed`; else our figures")
@@ -54,15 +54,15 @@ def main(
     console = Console()
     try:
         config, plan = _plan(source, overrides or [])
-        speeds = preflight.load_speeds(benchmark) if benchmark else preflight.Speeds()
+        speeds = load_speeds(benchmark) if benchmark else Speeds()
     except REFUSALS as error:
         Console(stderr=True).print(f"refused: {error}", style="red", soft_wrap=True, markup=False)
         sys.exit(2)
-    survey = preflight.survey(
+    survey = survey_todo(
         plan.todo, config.audio, config.storage_options, n_sampled=n_sampled, seed=seed
     )
     on_gpu = config.ray.num_gpus > 0 if gpu is None else gpu
-    cost = preflight.cost(survey.seconds.value, speeds, on_gpu=on_gpu)
+    cost = estimate_cost(survey.seconds.value, speeds, on_gpu=on_gpu)
     if as_json:
         console.print_json(json.dumps(_facts(plan, survey, cost)), indent=None, highlight=False)
         return
@@ -77,17 +77,17 @@ def main(
     )
 
 
-def _plan(source: str, overrides: list[str]) -> tuple[RunConfig, planning.Plan]:
+def _plan(source: str, overrides: list[str]) -> tuple[RunConfig, Plan]:
     if Path(source).suffix in {".yaml", ".yml"}:
         config = load_config(source, overrides)
-        return config, run.make_plan(config, run.prepare(config)[1])
+        return config, run.plan_run(config, run.prepare(config)[1])
     options = load_options(overrides)
     config = RunConfig(manifest=source, output="", storage_options=options)
     nothing = TABLES["recordings"].empty_table()
-    return config, planning.make_plan(read_manifest(source, options), nothing, "", options)
+    return config, make_plan(read_manifest(source, options), nothing, "", options)
 
 
-def _facts(plan: planning.Plan, survey: preflight.Survey, cost: preflight.Cost) -> dict[str, Any]:
+def _facts(plan: Plan, survey: Survey, cost: MachineHours) -> dict[str, Any]:
     counts = {field.name: getattr(plan, field.name) for field in fields(plan)}
     counts["n_todo"] = counts.pop("todo").num_rows
     return counts | asdict(survey) | asdict(cost)

@@ -14,8 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import ConfigError, load_options
-from pipeline.storage.store import StoreError
+from pipeline.config import load_options
+from pipeline.errors import ConfigError, StoreError
 from pipeline.tables import connect
 
 _SHOWN = 1000  # rows on a terminal; more is for --csv

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline.config import ConfigError, load_options
+from pipeline.config import load_options
+from pipeline.errors import ConfigError, StoreError
 from pipeline.report.card import REPORT, make_report
-from pipeline.storage.store import StoreError, open_store
+from pipeline.storage.store import open_store
 
 
 def main(

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline.config import ConfigError, load_options
-from pipeline.maintenance.compact import RETAIN_S, vacuum
+from pipeline.config import load_options
+from pipeline.errors import ConfigError, StoreError
+from pipeline.maintenance.vacuum import RETAIN_S, vacuum
 from pipeline.storage.probe import writable
-from pipeline.storage.store import StoreError
 from pipeline.tables import open_snapshot
 
 _DAY_S = 86_400.0

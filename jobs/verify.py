@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pipeline.config import ConfigError, load_options
+from pipeline.config import load_options
+from pipeline.errors import ConfigError, StoreError
 from pipeline.maintenance.verify import Verdict, verify
-from pipeline.storage.store import StoreError
 from pipeline.tables import open_snapshot
 
 _SHOWN = 100  # problems

@@ -14,14 +14,12 @@ from typing import Any, Literal, Self, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.errors import ConfigError
+
 Language = Literal["auto", "zh", "en", "yue", "ja", "ko"]
 SpokenLanguage = Literal["zh", "en", "yue", "ja", "ko"]
 Precision = Literal["fp32", "bf16", "int8"]
 Device = Literal["auto", "cpu", "cuda"]
-
-
-class ConfigError(ValueError):
-    """The configuration cannot be used; the message names the key and says what to do."""
 
 
 class _Section(BaseModel):

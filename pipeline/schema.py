@@ -16,7 +16,14 @@ SAMPLE_RATE = 16_000  # Hz, the rate at which every model here listens
 FRAME = SAMPLE_RATE // 100  # 160 samples, 10 ms: the step of the log-mel features
 FRAME_LENGTH = SAMPLE_RATE // 40  # 400 samples, 25 ms: what one feature frame sees
 N_MELS = 80
-LFR_FRAME_S = 0.06  # SenseVoice stacks 7 frames and keeps every 6th: one CTC frame is 60 ms
+FRAMES_PER_S = SAMPLE_RATE // FRAME  # 100
+LFR_STACK = 7  # SenseVoice's low frame rate (LFR): 7 frames side by side, ...
+LFR_STEP = 6  # ... every 6th kept: one LFR frame is 60 ms, and so is a step of CTC
+LFR_FRAME_S = LFR_STEP / FRAMES_PER_S
+N_PROMPT_FRAMES = 4  # before the LFR frames of a clip: language, 1, 2, text normalisation
+
+# The stages that a row passes, in their order: keys of progress, metrics and run records.
+STAGES = ("decode", "segment", "label", "write")
 
 # The labels that SenseVoice's tags can carry, lower case, in the order of their token ids.
 # https://github.com/FunAudioLLM/SenseVoice; "unknown" stands for EMO_UNKNOWN and Event_UNK.
@@ -76,7 +83,7 @@ WORD = _struct(
 )
 LANGUAGE_PROBABILITIES = _struct(*((name, pa.float32()) for name in LANGUAGES))
 EMOTION_PROBABILITIES = _struct(*((name, pa.float32()) for name in EMOTIONS))
-HEARD_EVENT = _struct(
+EVENT = _struct(
     ("event", pa.string()),
     ("probability", pa.float32()),
     ("start_s", pa.float64()),
@@ -107,7 +114,7 @@ LABELLED_SEGMENT = _struct(
     ("emotion_probabilities", EMOTION_PROBABILITIES),
     ("emotion_entropy", pa.float32()),
     ("emotion_forced", pa.string()),  # the most probable emotion other than "unknown"
-    ("events", pa.list_(HEARD_EVENT)),
+    ("events", pa.list_(EVENT)),
 )
 
 ERROR_FIELDS = (
@@ -240,14 +247,3 @@ TABLES: dict[str, pa.Schema] = {
         ("committed_at", pa.timestamp("us", tz="UTC")),
     ),
 }
-
-
-class RecordingError(Exception):
-    """This recording cannot be labelled; its row says why and the run goes on.
-
-    `kind` is the `error_type` of the row: a short stable name that people group by.
-    """
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind

@@ -20,9 +20,9 @@ def s3() -> Iterator[S3]:
 @pytest.fixture(scope="session")
 def ray_session(s3: S3) -> Iterator[None]:
     """One Ray for all tests that do not need to kill theirs; its workers know the keys of `s3`."""
-    from pipeline.flow import chain as flow
+    from pipeline.flow import session
 
-    with flow.ray_session(load_config(ROOT / "configs" / "demo.yaml").ray):
+    with session.ray_session(load_config(ROOT / "configs" / "demo.yaml").ray):
         yield
 
 

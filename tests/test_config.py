@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ConfigError, RunConfig, describe_fields, load_config
+from pipeline.config import RunConfig, describe_fields, load_config
+from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import soundfile
 
 from pipeline.audio.sources import Source
-from pipeline.schema import RecordingError
+from pipeline.errors import DecoderError, ErrorType, RecordingError
 
 Floats = npt.NDArray[np.float32]  # (n_frames, channels) or (n_samples,), full scale 1
 Block = tuple[int, Floats]  # the rate in Hz, and (n_frames, channels)
@@ -42,10 +42,6 @@ _MP3_SLACK = 256  # bytes: an ID3v1 tag of 128 may follow the audio that the hea
 _PREROLL_S = 1.0  # decode this much before an offset: AAC and Opus need some packets to settle
 
 _SAMPLE_TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
-
-
-class Refused(Exception):
-    """A decoder cannot read this file, or cannot read on."""
 
 
 @dataclass(slots=True)
@@ -84,7 +80,7 @@ def _open_soundfile(source: Source, offset_s: float) -> Iterator[Stream]:
             stream.blocks = _soundfile_blocks(file, min(round(offset_s * rate_hz), n_frames))
             yield stream
     except soundfile.SoundFileError as error:
-        raise Refused(f"soundfile: {getattr(error, 'error_string', error)}") from error
+        raise DecoderError(f"soundfile: {getattr(error, 'error_string', error)}") from error
 
 
 def _soundfile_blocks(file: Any, first_frame: int) -> Iterator[Block]:
@@ -109,10 +105,12 @@ def _open_av(source: Source, offset_s: float) -> Iterator[Stream]:
             container_options={"format_whitelist": _FORMATS, "protocol_whitelist": "none"},
         ) as container:
             if not container.streams.audio:
-                raise RecordingError("NoAudioStream", f"{container.format.name} without audio")
+                raise RecordingError(
+                    ErrorType.NO_AUDIO_STREAM, f"{container.format.name} without audio"
+                )
             audio = container.streams.audio[0]
             if audio.codec_context is None:
-                raise Refused("FFmpeg: no decoder for the audio stream")
+                raise DecoderError("FFmpeg: no decoder for the audio stream")
             audio.codec_context.thread_count = 1  # a decode task has one CPU
             audio.codec_context.open()
             stream = Stream(
@@ -126,7 +124,7 @@ def _open_av(source: Source, offset_s: float) -> Iterator[Stream]:
             stream.blocks = _batched(_av_frames(container, audio, stream, offset_s))
             yield stream
     except av.FFmpegError as error:
-        raise Refused(f"FFmpeg: {error.strerror}") from error
+        raise DecoderError(f"FFmpeg: {error.strerror}") from error
 
 
 def _declared_s(source: Source, container: Any, audio: Any) -> float:

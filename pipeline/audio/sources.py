@@ -6,7 +6,7 @@ from io import BytesIO
 from typing import Any, BinaryIO
 
 from pipeline.config import AudioConfig
-from pipeline.schema import RecordingError
+from pipeline.errors import ErrorType, RecordingError
 from pipeline.storage.store import filesystem_for
 from pipeline.storage.store_errors import explain_store_error
 
@@ -87,12 +87,14 @@ def open_source(uri: str, config: AudioConfig, options: Mapping[str, Any]) -> It
         info = fs.info(path)
         size = info["size"] or 0
         if info["type"] != "file":  # a FIFO or /dev/zero would never end
-            raise RecordingError("NotAFile", f"{path} is a {info['type']}, not a regular file")
+            raise RecordingError(
+                ErrorType.NOT_A_FILE, f"{path} is a {info['type']}, not a regular file"
+            )
         if not size:
-            raise RecordingError("EmptyFile", "the file has no bytes")
+            raise RecordingError(ErrorType.EMPTY_FILE, "the file has no bytes")
         if size > config.max_bytes:
             raise RecordingError(
-                "TooLarge", f"{size} bytes; audio.max_bytes allows {config.max_bytes}"
+                ErrorType.TOO_LARGE, f"{size} bytes; audio.max_bytes allows {config.max_bytes}"
             )
         # A web server may send more than it has announced: there, only ranges are asked for.
         if size <= _FETCH_WHOLE and "http" not in fs.protocol:

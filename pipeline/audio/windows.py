@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from pipeline.audio.decoders import Block, Floats, Refused, Stream, decoders_for
+from pipeline.audio.decoders import Block, Floats, Stream, decoders_for
 from pipeline.audio.sources import Source, open_source, sniff
 from pipeline.config import AudioConfig
-from pipeline.schema import FRAME, FRAME_LENGTH, SAMPLE_RATE, RecordingError
+from pipeline.errors import DecoderError, ErrorType, RecordingError
+from pipeline.schema import FRAME, FRAME_LENGTH, SAMPLE_RATE
 
 Waveform = npt.NDArray[np.int16]  # (n_samples,), mono, SAMPLE_RATE
 
@@ -99,7 +100,7 @@ def _samples(
     """The asked stretch in pieces. Raises RecordingError when it is not to be had in full."""
     name, is_audio = sniff(source.head(512))
     if is_audio is False:
-        raise RecordingError("NotAudio", f"looks like {name}")
+        raise RecordingError(ErrorType.NOT_AUDIO, f"looks like {name}")
     n_wanted = round(length_s * SAMPLE_RATE) or sys.maxsize
     n_done = 0
     refusals: list[str] = []
@@ -114,13 +115,13 @@ def _samples(
                         raise _too_long(n_done / SAMPLE_RATE, config)
                     yield piece
             break
-        except Refused as error:
+        except DecoderError as error:
             source.check()
             refusals.append(str(error))
             if report.stream.codec:  # it was open: the break lies somewhere in the audio
                 report.warnings.append(str(error))
     else:
-        kind = "Undecodable" if is_audio else "NotAudio"
+        kind = ErrorType.UNDECODABLE if is_audio else ErrorType.NOT_AUDIO
         raise RecordingError(kind, f"looks like {name}; " + "; ".join(refusals))
     source.check()
     _check_end(n_done, config, offset_s, length_s, report)
@@ -145,8 +146,10 @@ def _downmix(block: Floats, at_s: float, rate_hz: int) -> Floats:
         bad = ~(np.abs(block) <= _LOUDEST).all(axis=1)
         where = f"at {at_s + int(bad.argmax()) / rate_hz:.3f} s"
         if np.isfinite(block).all():
-            raise RecordingError("OutOfRange", f"sample of {peak:.3g} {where}; full scale is 1")
-        raise RecordingError("NonFinite", f"NaN or infinite sample {where}")
+            raise RecordingError(
+                ErrorType.OUT_OF_RANGE, f"sample of {peak:.3g} {where}; full scale is 1"
+            )
+        raise RecordingError(ErrorType.NON_FINITE, f"NaN or infinite sample {where}")
     channels = block.shape[1]
     return block[:, 0] if channels == 1 else block @ np.full(channels, 1 / channels, np.float32)
 
@@ -204,19 +207,22 @@ def _quietest(window: Waveform) -> int:
 
 def _check_range(offset_s: float, length_s: float) -> None:
     if not (math.isfinite(offset_s) and offset_s >= 0 and math.isfinite(length_s)):
-        raise RecordingError("BadRange", f"offset {offset_s} s, length {length_s} s")
+        raise RecordingError(ErrorType.BAD_RANGE, f"offset {offset_s} s, length {length_s} s")
     if length_s < 0 or 0 < length_s < 0.5 / SAMPLE_RATE:
-        raise RecordingError("BadRange", f"length {length_s} s is not positive")
+        raise RecordingError(ErrorType.BAD_RANGE, f"length {length_s} s is not positive")
 
 
 def _check_stream(stream: Stream, config: AudioConfig, offset_s: float, length_s: float) -> None:
     rate_hz, channels, total_s = stream.rate_hz, stream.channels, stream.total_s
     if not config.min_rate_hz <= rate_hz <= config.max_rate_hz:
         allowed = f"{config.min_rate_hz} to {config.max_rate_hz}"
-        raise RecordingError("BadRate", f"{rate_hz} Hz; audio.min/max_rate_hz allow {allowed}")
+        raise RecordingError(
+            ErrorType.BAD_RATE, f"{rate_hz} Hz; audio.min/max_rate_hz allow {allowed}"
+        )
     if channels > config.max_channels:
         raise RecordingError(
-            "TooManyChannels", f"{channels}; audio.max_channels allows {config.max_channels}"
+            ErrorType.TOO_MANY_CHANNELS,
+            f"{channels}; audio.max_channels allows {config.max_channels}",
         )
     wanted_s = min(length_s or math.inf, total_s - offset_s) if total_s else length_s
     if wanted_s > config.max_duration_s:
@@ -234,24 +240,26 @@ def _check_end(
     if expected_s - heard_s > _SLACK_S:
         text = f"{heard_s:.2f} s decoded of {expected_s:.2f} s that the file declares"
         if heard_s < config.min_decoded_share * expected_s:
-            raise RecordingError("Truncated", text)
+            raise RecordingError(ErrorType.TRUNCATED, text)
         report.warnings.append(text)
     if stream.n_bad_packets:
         text = f"{stream.n_bad_packets} of {stream.n_packets} packets could not be decoded"
         if stream.n_bad_packets > (1 - config.min_decoded_share) * stream.n_packets:
-            raise RecordingError("Undecodable", text)
+            raise RecordingError(ErrorType.UNDECODABLE, text)
         report.warnings.append(text)
     if not n_done and offset_s:
         end = f" at {stream.total_s:.3f} s" if stream.total_s else ""
-        raise RecordingError("BadRange", f"offset {offset_s} s lies beyond the end{end}")
+        raise RecordingError(ErrorType.BAD_RANGE, f"offset {offset_s} s lies beyond the end{end}")
     if not n_done:
-        raise RecordingError("NoSamples", f"{stream.codec} without a sample")
+        raise RecordingError(ErrorType.NO_SAMPLES, f"{stream.codec} without a sample")
     if n_done < FRAME_LENGTH:
-        raise RecordingError("TooShort", f"{heard_s * 1000:.1f} ms; one analysis frame is 25 ms")
+        raise RecordingError(
+            ErrorType.TOO_SHORT, f"{heard_s * 1000:.1f} ms; one analysis frame is 25 ms"
+        )
     if length_s - heard_s > FRAME / SAMPLE_RATE and (not left_s or length_s > left_s):
         report.warnings.append(f"the range ends {length_s - heard_s:.2f} s after the file")
 
 
 def _too_long(duration_s: float, config: AudioConfig) -> RecordingError:
     limit = f"audio.max_duration_s allows {config.max_duration_s:.0f}"
-    return RecordingError("TooLong", f"{duration_s:.0f} s; {limit}")
+    return RecordingError(ErrorType.TOO_LONG, f"{duration_s:.0f} s; {limit}")

@@ -25,11 +25,13 @@ from pipeline.benchmark.process_tree import watch_tree
 from pipeline.config import AudioConfig, RunConfig
 from pipeline.runs import execute as run
 from pipeline.schema import SAMPLE_RATE
-from pipeline.stages.decode import decode_recordings, write_rows
-from pipeline.stages.label import FindSegments, LabelSegments
+from pipeline.stages.decode import decode_recordings
+from pipeline.stages.label import LabelSegments
+from pipeline.stages.segment import FindSegments
+from pipeline.stages.write import write_rows
 
 if TYPE_CHECKING:
-    from pipeline.models.sensevoice.decoding import Frames
+    from pipeline.models.sensevoice.decoding import ClipOutput
     from pipeline.models.sensevoice.model import Clip, Transcriber
     from pipeline.models.vad.load import Vad
 
@@ -106,7 +108,7 @@ class _TimedModel:
 
     def transcribe(
         self, clips: "Sequence[Clip]", languages: Sequence[str], use_itn: bool
-    ) -> "list[Frames]":
+    ) -> "list[ClipOutput]":
         lengths = [len(clip) for clip in clips]
         self.n_frames += sum(lengths)
         self.n_grid_frames += len(clips) * max(lengths)
@@ -127,7 +129,7 @@ class Loop:
         self._vad = load_vad(resolve_vad(config)[0], config.segment, self._device)
         self._model = load_sensevoice(config)
         _, self._run = run.prepare(config)
-        self._todo = run.make_plan(config, self._run).todo
+        self._todo = run.plan_run(config, self._run).todo
 
     def walk(self, n_heard: int = 0) -> LoopResult:
         """Everything from bytes to bundles; `n_heard` clips are kept with their text."""

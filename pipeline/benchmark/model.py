@@ -23,9 +23,9 @@ from rich.table import Table
 
 from pipeline.benchmark import loop as benchmarking
 from pipeline.config import Device, Precision
-from pipeline.models.features import pick_device
+from pipeline.models.device import pick_device
 from pipeline.models.files import resolve_model
-from pipeline.schema import N_MELS
+from pipeline.schema import FRAMES_PER_S, LFR_STACK, LFR_STEP, N_MELS, N_PROMPT_FRAMES
 
 _DEMO_MODEL = Path(__file__).parents[2] / "configs" / "demo" / "model"
 _SHORTEST_S, _LONGEST_S = 1.0, 15.0  # segments of all lengths between
@@ -90,7 +90,7 @@ def measure(
     repeats: int,
 ) -> list[PassCost]:
     """Passes over random features on the device, which take as long as any."""
-    from pipeline.models.sensevoice.model import LFR_STEP, N_PROMPT_FRAMES, SenseVoice
+    from pipeline.models.sensevoice.model import SenseVoice
 
     files = resolve_model(model)
     network = SenseVoice(files, device, precision, compiled=compiled)
@@ -103,7 +103,7 @@ def measure(
         wall_s = _clock(hear, repeats)
         lengths = [N_PROMPT_FRAMES + math.ceil(len(clip) / LFR_STEP) for clip in clips]
         flops = count_flops(files.config["encoder_conf"], n_tokens, lengths) / wall_s
-        audio_s = sum(map(len, clips)) / 100
+        audio_s = sum(map(len, clips)) / FRAMES_PER_S
         costs.append(
             PassCost(
                 precision=precision,
@@ -126,7 +126,7 @@ def count_flops(conf: Mapping[str, Any], n_tokens: int, lengths: Sequence[int]) 
     Products with weights, attention and the memory's convolution; padding does not count.
     """
     d, n_layers = conf["output_size"], conf["num_blocks"] + conf["tp_blocks"]
-    d_in = 7 * N_MELS  # of the first layer
+    d_in = LFR_STACK * N_MELS  # of the first layer
     per_frame = 2 * (
         3 * d * (d_in + (n_layers - 1) * d)
         + n_layers * (d * d + 2 * d * conf["linear_units"] + conf["kernel_size"] * d)
@@ -140,9 +140,9 @@ def _make_clips(audio_s: float, device: str) -> list[Any]:
 
     rng = np.random.default_rng(0)
     clips: list[Any] = []
-    left = round(audio_s * 100)
+    left = round(audio_s * FRAMES_PER_S)
     while left > 0:
-        n_frames = min(left, int(rng.uniform(_SHORTEST_S, _LONGEST_S) * 100))
+        n_frames = min(left, int(rng.uniform(_SHORTEST_S, _LONGEST_S) * FRAMES_PER_S))
         features = rng.normal(size=(n_frames, N_MELS)).astype(np.float32)
         clips.append(torch.from_numpy(features).to(device))
         left -= n_frames
@@ -153,7 +153,7 @@ def _matmul_flops(device: str, precision: Any, repeats: int) -> float:
     """What a product of two large square matrices reaches, by the layer that the model uses."""
     import torch
 
-    from pipeline.models.sensevoice.encoder import make_linear
+    from pipeline.models.sensevoice.layers import make_linear
 
     n = _MATMUL[device]
     weights = {

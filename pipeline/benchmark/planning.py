@@ -30,7 +30,7 @@ from pipeline.planning.plan import make_plan
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.storage.store import open_store
 from pipeline.tables.commit_log import DataFile, Record, write_record
-from pipeline.tables.snapshots import ledger_parts
+from pipeline.tables.ledger import ledger_parts
 
 _FINGERPRINT = "f" * 32
 _PART = 1_000_000  # rows of a ledger file

@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pipeline.runs.execute import Outcome, Progress
+from pipeline.runs.progress import Outcome, Phase, Progress
 
 _STAGE_NAMES = {
-    "decode_recordings": "decoded",
-    "FindSegments": "segmented",
-    "LabelSegments": "labelled",
+    "decode": "decoded",
+    "segment": "segmented",
+    "label": "labelled",
 }
 _LOG_EVERY_S = 10.0
 _PACE_S = 300.0  # speed and time left are judged by the last five minutes, not by the start
@@ -91,7 +91,7 @@ class ProgressLines:
     def update(self, progress: Progress) -> None:
         now_s = time.monotonic()
         self._handler.run_id = progress.run_id
-        if progress.phase == "labelling":
+        if progress.phase == Phase.LABELLING:
             self._pace.add(now_s, progress.n_recordings, progress.audio_s)
         if self._is_live:
             self._live.update(self._table(progress, now_s))
@@ -139,7 +139,7 @@ class ProgressLines:
             "recordings": progress.n_recordings,
             "planned": progress.n_planned,
         }
-        if progress.phase != "labelling":
+        if progress.phase != Phase.LABELLING:
             return fields
         return fields | {
             "failed": progress.n_errors,
@@ -162,7 +162,7 @@ class ProgressLines:
             bar = f"[cyan]{'━' * filled}[/][dim]{'╌' * (30 - filled)}[/]"
             table.add_row(name, bar, f"{n_rows:,}/{progress.n_planned:,}")
         elapsed = _clock(now_s - self._started)
-        if progress.phase != "labelling":
+        if progress.phase != Phase.LABELLING:
             table.add_row("", f"[dim]{progress.phase} …[/]", elapsed)
             return table
         table.add_row(

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from rich.console import Console
 
 from pipeline.config import RunConfig
+from pipeline.planning.costs import MachineHours
 from pipeline.planning.plan import Plan
-from pipeline.planning.survey import Cost, Survey
+from pipeline.planning.survey import Survey
 from pipeline.report.figures import Totals, count_totals
 from pipeline.runs.bottleneck import find_bottleneck
-from pipeline.runs.execute import Outcome
+from pipeline.runs.progress import Outcome
 from pipeline.tables import Snapshot
 
 
@@ -37,7 +38,7 @@ def _hours_known(plan: Plan) -> str:
     return "duration unknown until decoded (the manifest gives none)"
 
 
-def show_survey(console: Console, survey: Survey, cost: Cost, source: str) -> None:
+def show_survey(console: Console, survey: Survey, cost: MachineHours, source: str) -> None:
     """What a sample of the plan tells of its size and cost."""
     hours = [value / 3600 for value in (survey.seconds.low, survey.seconds.high)]
     share = survey.unreadable

@@ -5,12 +5,12 @@ from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 
-from pipeline.export.rows import Place, Row
+from pipeline.export.rows import ExportTarget, Row
 
 _SILENT = frozenset({"speech", "unknown"})  # events that a reader need not be told of
 
 
-def write_srt(rows: Iterable[Row], place: Place) -> None:
+def write_srt(rows: Iterable[Row], place: ExportTarget) -> None:
     """One SubRip file per recording."""
     for path, cues in _cues(rows, place.folder, ".srt"):
         blocks = [
@@ -20,7 +20,7 @@ def write_srt(rows: Iterable[Row], place: Place) -> None:
         path.write_text("\n".join(blocks), encoding="utf-8")
 
 
-def write_vtt(rows: Iterable[Row], place: Place) -> None:
+def write_vtt(rows: Iterable[Row], place: ExportTarget) -> None:
     """One WebVTT file per recording, each cue named by its segment (https://www.w3.org/TR/webvtt1)."""
     for path, cues in _cues(rows, place.folder, ".vtt"):
         blocks = [
@@ -30,7 +30,7 @@ def write_vtt(rows: Iterable[Row], place: Place) -> None:
         path.write_text("\n".join(["WEBVTT\n", *blocks]), encoding="utf-8")
 
 
-def write_rttm(rows: Iterable[Row], place: Place) -> None:
+def write_rttm(rows: Iterable[Row], place: ExportTarget) -> None:
     """`languages.rttm` and `events.rttm`: who speaks is not known, so labels stand for speakers.
 
     NIST RT-09 evaluation plan, appendix A: ten fields, <NA> where there is nothing to say.

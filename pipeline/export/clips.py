@@ -11,8 +11,9 @@ import numpy as np
 from pipeline.audio.read_ahead import map_ahead
 from pipeline.audio.windows import Waveform, decode
 from pipeline.config import AudioConfig
+from pipeline.errors import ErrorType, RecordingError
 from pipeline.export.rows import Row
-from pipeline.schema import SAMPLE_RATE, RecordingError
+from pipeline.schema import SAMPLE_RATE
 
 # What was labelled is exported, whatever limits the run had; one window is decoded at a time.
 _DECODING = AudioConfig(
@@ -82,7 +83,7 @@ def _exactly(samples: Waveform, row: Row) -> Waveform:
     missing = row.n_samples - samples.size
     if missing > _MISSING_S * SAMPLE_RATE:
         raise RecordingError(
-            "Truncated",
+            ErrorType.TRUNCATED,
             f"{row.uri} ends {missing / SAMPLE_RATE:.2f} s before the segment {row.segment_id}; "
             "the file has changed since it was labelled: label it again",
         )

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.export.rows import Place, Row
+from pipeline.export.rows import ExportTarget, Row
 from pipeline.schema import SAMPLE_RATE
 
 _EVENT_TAGS = {
@@ -28,7 +28,7 @@ _PARQUET_BYTES = 256 << 20  # of audio in one file
 _ROW_GROUP = 200  # clips; the Hub's viewer reads whole row groups
 
 
-def write_sensevoice(rows: Iterable[Row], place: Place) -> None:
+def write_sensevoice(rows: Iterable[Row], place: ExportTarget) -> None:
     """`train.jsonl` as in FunAudioLLM/SenseVoice data/train_example.jsonl; needs clips.
 
     Lengths as FunASR's sensevoice2jsonl.py counts them: `source_len` in frames of 10 ms,
@@ -51,7 +51,7 @@ def write_sensevoice(rows: Iterable[Row], place: Place) -> None:
             _write_line(file, line)
 
 
-def write_nemo(rows: Iterable[Row], place: Place) -> None:
+def write_nemo(rows: Iterable[Row], place: ExportTarget) -> None:
     """`manifest.jsonl` of NVIDIA NeMo; a relative path is relative to the manifest.
 
     https://docs.nvidia.com/nemo-framework/user-guide/latest/nemotoolkit/asr/datasets.html
@@ -66,7 +66,7 @@ def write_nemo(rows: Iterable[Row], place: Place) -> None:
             _write_line(file, stretch | {"text": row.text, "lang": row.language} | _labels(row))
 
 
-def write_lhotse(rows: Iterable[Row], place: Place) -> None:
+def write_lhotse(rows: Iterable[Row], place: ExportTarget) -> None:
     """`recordings.jsonl.gz`, `supervisions.jsonl.gz` and `cuts.jsonl.gz`, one cut per segment.
 
     https://lhotse.readthedocs.io/en/latest/cuts.html; labels are in `custom`, words in `alignment`.
@@ -88,7 +88,7 @@ def write_lhotse(rows: Iterable[Row], place: Place) -> None:
             _write_line(cuts, _lhotse_cut(row, recording, supervision, start_s))
 
 
-def write_audiofolder(rows: Iterable[Row], place: Place) -> None:
+def write_audiofolder(rows: Iterable[Row], place: ExportTarget) -> None:
     """`metadata.jsonl` beside the clips, as Hugging Face `datasets` reads an audiofolder.
 
     https://huggingface.co/docs/datasets/audio_dataset#audiofolder
@@ -98,7 +98,7 @@ def write_audiofolder(rows: Iterable[Row], place: Place) -> None:
             _write_line(file, {"file_name": row.clip} | _columns(row))
 
 
-def write_parquet(rows: Iterable[Row], place: Place) -> None:
+def write_parquet(rows: Iterable[Row], place: ExportTarget) -> None:
     """`data/train-*.parquet` with the clips inside, as Hugging Face `datasets` reads them.
 
     The clips are taken from `place.folder`, file by file, and removed.
@@ -117,7 +117,7 @@ def write_parquet(rows: Iterable[Row], place: Place) -> None:
             (place.folder / row.clip).unlink()
 
 
-def write_kaldi(rows: Iterable[Row], place: Place) -> None:
+def write_kaldi(rows: Iterable[Row], place: ExportTarget) -> None:
     """A Kaldi data directory; rows must come in the order of their keys (LC_ALL=C).
 
     https://kaldi-asr.org/doc/data_prep.html. Speakers are not known: each utterance is its own.
@@ -215,7 +215,7 @@ def _open_gzip(path: Path) -> TextIO:
     return gzip.open(path, "wt", encoding="utf-8")
 
 
-def _lhotse_recording(row: Row, place: Place) -> dict[str, Any]:
+def _lhotse_recording(row: Row, place: ExportTarget) -> dict[str, Any]:
     rate_hz, channels = (SAMPLE_RATE, 1) if place.clips else (row.sample_rate_hz, row.channels)
     n_samples = row.n_samples if place.clips else round(row.recording_end_s * rate_hz)
     uri = str(place.home / row.clip) if place.clips else row.uri

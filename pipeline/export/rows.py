@@ -85,7 +85,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ExportTarget:
     """Where an export is written."""
 
     folder: Path  # to write in; it is moved to `home` when it is complete

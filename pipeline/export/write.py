@@ -14,10 +14,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from pipeline.errors import ExportError
 from pipeline.export import captions
 from pipeline.export import formats as export_formats
 from pipeline.export.clips import cut_clips
-from pipeline.export.rows import Order, Place, Row, choose, read_rows
+from pipeline.export.rows import ExportTarget, Order, Row, choose, read_rows
 from pipeline.tables import connect, open_snapshot
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ Format = Literal[
 Audio = Literal["reference", "clips"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-_WRITERS: Mapping[Format, Callable[[Iterable[Row], Place], None]] = {
+_WRITERS: Mapping[Format, Callable[[Iterable[Row], ExportTarget], None]] = {
     "sensevoice": export_formats.write_sensevoice,
     "nemo": export_formats.write_nemo,
     "lhotse": export_formats.write_lhotse,
@@ -42,10 +43,6 @@ _WRITERS: Mapping[Format, Callable[[Iterable[Row], Place], None]] = {
 }
 _NEED_CLIPS = {"sensevoice", "audiofolder", "parquet"}  # no field for a place inside a file
 _NO_CLIPS = {"srt", "vtt", "rttm"}  # their times are those of whole recordings
-
-
-class ExportError(ValueError):
-    """Nothing was exported; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +85,7 @@ def export(
             raise ExportError(f"{where!r} is no condition on the segments: {error}") from error
         home = target.absolute()
         folder = home.with_name(f".{home.name}.{uuid.uuid4().hex}.tmp")
-        place = Place(folder, home, clips=audio == "clips")
+        place = ExportTarget(folder, home, clips=audio == "clips")
         place.folder.mkdir(parents=True)
         try:
             skipped = _write(connection, format, place, options or {})
@@ -121,7 +118,7 @@ def _check(format: Format, audio: Audio | None, target: Path) -> Audio:
 def _write(
     connection: "duckdb.DuckDBPyConnection",
     format: Format,
-    place: Place,
+    place: ExportTarget,
     options: Mapping[str, Any],
 ) -> dict[str, str]:
     skipped = {}

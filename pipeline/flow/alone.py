@@ -1,7 +1,7 @@
-"""One recording at a time, in workers that hold nothing else: who kills a worker is known by name.
+"""Last resort: one recording per call, so a crash can be blamed on that recording.
 
-The last resort of a run, after `flow`: everything but decoding, VAD and the model happens in the
-driver, and nothing in parallel, so it is for few recordings.
+Everything but decoding, VAD and the model happens in the driver, and nothing in parallel, so it is
+for few recordings.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -13,44 +13,47 @@ import ray
 from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from pipeline.config import RunConfig
-from pipeline.flow import chain as flow
-from pipeline.runs.recovery import CRASH, error_row
-from pipeline.stages.decode import write_rows
-from pipeline.stages.label import FindSegments, LabelSegments
-from pipeline.tables.bundles import RunInfo
+from pipeline.errors import ErrorType
+from pipeline.flow.receipts import Receipt, explain, last_line, receipt_of
+from pipeline.flow.workers import labeller_args, segmenter_args
+from pipeline.stages.build import Stages, build_stages
+from pipeline.stages.error_rows import error_row
+from pipeline.stages.label import LabelSegments
+from pipeline.stages.segment import FindSegments
+from pipeline.tables.run_records import RunInfo
 
 _TRIES = 2
 
 
-def label_alone(todo: pa.Table, config: RunConfig, run: RunInfo) -> Generator[flow.Receipt]:
-    """As flow.label, but a recording that kills its worker twice becomes an error row.
+def label_alone(
+    todo: pa.Table, config: RunConfig, run: RunInfo, *, stages: Stages | None = None
+) -> Generator[Receipt]:
+    """As chain.label, but a recording that kills its worker twice becomes an error row.
 
     Needs a Ray session. Raises RunStopped when a worker cannot start, StoreError when the output
     cannot be written.
     """
-    lane = _Lane(config, run)
+    stages = stages or build_stages(config, run)
+    workers = _Workers(stages, config, run.run_id)
     for index in range(todo.num_rows):
-        rows = lane.label(todo.slice(index, 1))
-        written = write_rows(rows, root=config.output, options=config.storage_options, run=run)
-        yield flow.receipt_of(written.to_pylist()[0])
+        rows = workers.label(todo.slice(index, 1))
+        yield receipt_of(stages.write(rows).to_pylist()[0])
 
 
-class _Lane:
+class _Workers:
     """The stages without Ray Data, called one after the other; a worker that died is replaced."""
 
-    def __init__(self, config: RunConfig, run: RunInfo) -> None:
+    def __init__(self, stages: Stages, config: RunConfig, run_id: str) -> None:
         resources = config.ray
         task = ray.remote(num_cpus=resources.decode_cpus, max_retries=0, num_returns="streaming")
         segment = ray.remote(num_cpus=resources.segment_cpus)(FindSegments)
         label = ray.remote(num_cpus=resources.label_cpus, num_gpus=resources.num_gpus)(
             LabelSegments
         )
-        self._decode: Callable[[pa.Table], Any] = partial(
-            task(_stream).remote, flow.decoder(config, run)
-        )
+        self._decode: Callable[[pa.Table], Any] = partial(task(_stream).remote, stages.decode)
         self._start: dict[str, Callable[[], Any]] = {
-            "segment": partial(segment.remote, *flow.segmenter_args(config)),
-            "label": partial(label.remote, *flow.labeller_args(config, run)),
+            "segment": partial(segment.remote, *segmenter_args(stages, config)),
+            "label": partial(label.remote, *labeller_args(stages, config, run_id)),
         }
         self._workers: dict[str, Any] = {}
         self._stage = ""
@@ -62,13 +65,13 @@ class _Lane:
             try:
                 return pa.concat_tables(self._steps(planned))
             except RayTaskError as error:  # raised where no stage expects it
-                kind, message = type(error.cause).__name__, flow.last_line(error)
+                kind, message = type(error.cause).__name__, last_line(error)
                 break
             except RayError as error:
                 if isinstance(error, ActorDiedError) and error.actor_init_failed:
-                    raise flow.explain(error) from error
+                    raise explain(error) from error
                 self._workers.pop(self._stage, None)
-                kind, message = CRASH, " ".join(str(error).split())
+                kind, message = ErrorType.WORKER_CRASH.value, " ".join(str(error).split())
         row = planned.to_pylist(maps_as_pydicts="strict")[0]
         return error_row(row, self._stage, kind, message)
 

@@ -12,17 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from ray.util.metrics import Counter, Gauge
 
-if TYPE_CHECKING:
-    from pipeline.models.sensevoice.decoding import Frames
-    from pipeline.models.sensevoice.model import Clip, Transcriber
+from pipeline.schema import STAGES
 
-# What people read instead of the callables' names.
-STAGES = {
-    "decode_recordings": "decode",
-    "FindSegments": "segment",
-    "LabelSegments": "label",
-    "write_rows": "write",
-}
+if TYPE_CHECKING:
+    from pipeline.models.sensevoice.decoding import ClipOutput
+    from pipeline.models.sensevoice.model import Clip, Transcriber
 
 COUNTERS = {
     "sensevoice_recordings_planned_total": ("Recordings that a run set out to label", ()),
@@ -68,8 +62,8 @@ class Stage(Protocol):
     def worker_s(self) -> float: ...
 
 
-class Figures(Protocol):
-    """What is told of a run (run.Progress)."""
+class RunFigures(Protocol):
+    """What is told of a run (Progress)."""
 
     n_planned: int
     n_recordings: int
@@ -84,7 +78,7 @@ class Figures(Protocol):
     def stages(self) -> Mapping[str, Stage]: ...
 
 
-class OverPasses:
+class SumOverRounds:
     """A figure that every pass of a run counts from zero, added up over them."""
 
     def __init__(self) -> None:
@@ -112,11 +106,11 @@ class Telemetry:
             for name, text in GAUGES.items()
         }
         self._told: dict[tuple[str, str], float] = {}
-        self._worker_s = {stage: OverPasses() for stage in STAGES}
-        self._busy_s = {stage: OverPasses() for stage in STAGES}
-        self._rows = {stage: OverPasses() for stage in STAGES}
+        self._worker_s = {stage: SumOverRounds() for stage in STAGES}
+        self._busy_s = {stage: SumOverRounds() for stage in STAGES}
+        self._rows = {stage: SumOverRounds() for stage in STAGES}
 
-    def update(self, progress: Figures) -> None:
+    def update(self, progress: RunFigures) -> None:
         """Tell what has been added since the last call."""
         self._count("sensevoice_recordings_planned_total", progress.n_planned)
         self._count("sensevoice_audio_seconds_total", progress.audio_s)
@@ -127,13 +121,13 @@ class Telemetry:
             self._count("sensevoice_errors_total", n_errors, "type", kind)
         self._count("sensevoice_segments_total", progress.n_segments)
         for name, state in progress.stages.items():
-            stage, worker_s = STAGES[name], self._worker_s[name].add(state.worker_s)
+            worker_s = self._worker_s[name].add(state.worker_s)
             n_rows = self._rows[name].add(state.n_rows)
-            self._count("sensevoice_stage_rows_total", n_rows, "stage", stage)
+            self._count("sensevoice_stage_rows_total", n_rows, "stage", name)
             # With two calls at a time Ray counts a wait of one for the other as busy.
             busy_s = min(self._busy_s[name].add(state.busy_s), worker_s)
-            self._count("sensevoice_stage_busy_seconds_total", busy_s, "stage", stage)
-            self._count("sensevoice_stage_worker_seconds_total", worker_s, "stage", stage)
+            self._count("sensevoice_stage_busy_seconds_total", busy_s, "stage", name)
+            self._count("sensevoice_stage_worker_seconds_total", worker_s, "stage", name)
         self._gauges["sensevoice_last_commit"].set(progress.seq)
 
     def _count(self, name: str, total: float, tag: str = "", value: str = "") -> None:
@@ -158,7 +152,7 @@ class MeteredModel:
 
     def transcribe(
         self, clips: "Sequence[Clip]", languages: Sequence[str], use_itn: bool
-    ) -> "list[Frames]":
+    ) -> "list[ClipOutput]":
         lengths = [len(clip) for clip in clips]
         padding = max(lengths) * len(lengths) - sum(lengths)
         for counter, step, tags in (

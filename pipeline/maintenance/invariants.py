@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from numpy.typing import NDArray
 
+from pipeline.arrow import pc
 from pipeline.schema import TABLES
 from pipeline.tables.bundles import BALANCE_S
 from pipeline.tables.parts import Tables
-
-pc: Any = pyarrow.compute
 
 _EDGE_S = 0.001  # times are compared to the millisecond
 _OF_SEGMENTS = ("languages", "emotions")

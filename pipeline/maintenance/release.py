@@ -14,10 +14,11 @@ from typing import Any, Literal, get_args
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import StoreError
 from pipeline.schema import SCHEMA_VERSION, TABLES
-from pipeline.storage.store import Store, StoreError
+from pipeline.storage.store import Store
 from pipeline.tables import Snapshot
-from pipeline.tables.bundles import to_parquet
+from pipeline.tables.parquet import to_parquet
 from pipeline.tables.parts import PART_BYTES, Tables, ordered, read_part
 
 PartitionBy = Literal["none", "language", "commit_date"]

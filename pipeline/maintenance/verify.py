@@ -16,14 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.errors import StoreError
 from pipeline.maintenance.invariants import CHECKED, wrong_rows, wrong_schema
 from pipeline.schema import SCHEMA_VERSION, TABLES
-from pipeline.storage.store import Store, StoreError
+from pipeline.storage.store import Store
 from pipeline.tables import commit_log as commits
 from pipeline.tables.bundles import BUNDLES
 from pipeline.tables.commit_log import DataFile, State
+from pipeline.tables.parquet import read_files
 from pipeline.tables.parts import part_files
-from pipeline.tables.snapshots import read_files
 
 
 @dataclass(slots=True)

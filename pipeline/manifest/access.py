@@ -12,18 +12,16 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from fsspec.registry import known_implementations
 
+from pipeline.arrow import Column, pc
+from pipeline.errors import ErrorType
 from pipeline.storage.redaction import public_uri
 
-pc: Any = pyarrow.compute  # its stubs know no plain str or bool beside an array
-Column = Any  # pyarrow Array
 Fault = tuple[str, str]  # error_type and error_message
 
 SCHEME = r"^[A-Za-z][A-Za-z0-9+.-]*://"
@@ -34,7 +32,7 @@ _WEB = ("http://", "https://")
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class AllowedRoots:
     """What a manifest may name. `roots` are canonical and end with "/"."""
 
     roots: tuple[str, ...]
@@ -53,7 +51,9 @@ def canonical_uri(uri: str, base: str = "") -> str:
     return scheme + separator + posixpath.normpath(rest)
 
 
-def make_reach(source: str, roots: Sequence[str] = (), *, allow_http: bool = False) -> Reach:
+def make_allowed_roots(
+    source: str, roots: Sequence[str] = (), *, allow_http: bool = False
+) -> AllowedRoots:
     """The roots as configured, or else the bucket or directory of `source`, a manifest's address.
 
     With `allow_http` and no root on the web, every public host is one.
@@ -64,7 +64,7 @@ def make_reach(source: str, roots: Sequence[str] = (), *, allow_http: bool = Fal
     if allow_http and not any(root.startswith(_WEB) for root in given):
         given += _WEB
     whole = [root if root.endswith("/") else root + "/" for root in given]
-    return Reach(tuple(_plain(root) for root in whole), allow_http)
+    return AllowedRoots(tuple(_plain(root) for root in whole), allow_http)
 
 
 def may_hold(texts: Column, *signs: bytes) -> bool:
@@ -74,7 +74,7 @@ def may_hold(texts: Column, *signs: bytes) -> bool:
     return any(sign in found for sign in signs)
 
 
-def find_refused(uris: Column, reach: Reach) -> dict[int, Fault]:
+def find_refused(uris: Column, reach: AllowedRoots) -> dict[int, Fault]:
     """Which of these canonical addresses may not be read, and why; by position. "" is none."""
     is_plain = pa.array(np.ones(len(uris), bool))
     if may_hold(uris, *_TRICKY_SIGNS):
@@ -97,26 +97,29 @@ def find_refused(uris: Column, reach: Reach) -> dict[int, Fault]:
     return faults
 
 
-def explain_refusal(uri: str, reach: Reach) -> Fault | None:
+def explain_refusal(uri: str, reach: AllowedRoots) -> Fault | None:
     """Why one canonical address may not be read: BadUri or NotAllowed; None if it may."""
     scheme, separator, _ = uri.partition("://")
     if separator and "::" in uri:  # zip://a.wav::s3://bucket/b.zip: what is read lies in the last
         if not any("::" in root and uri.startswith(root) for root in reach.roots):
-            return "NotAllowed", _outside(uri, reach, "chains filesystems, outside of")
+            return ErrorType.NOT_ALLOWED, _outside(uri, reach, "chains filesystems, outside of")
         return None
     if separator and scheme.lower() not in known_implementations:
-        return "BadUri", f"{public_uri(uri)!r}: unknown scheme {scheme!r}"
+        return ErrorType.BAD_URI, f"{public_uri(uri)!r}: unknown scheme {scheme!r}"
     if uri.lower().startswith(_WEB) and not reach.allow_http:
-        return "NotAllowed", f"{public_uri(uri)}: http(s) is off; set allow_http=true to allow it"
+        return (
+            ErrorType.NOT_ALLOWED,
+            f"{public_uri(uri)}: http(s) is off; set allow_http=true to allow it",
+        )
     spelling, decoded = "", uri
     while spelling != decoded:  # %252e is a dot to whoever decodes twice
         spelling, decoded = decoded, unquote(decoded)
         if not _is_inside(spelling, reach.roots):
-            return "NotAllowed", _outside(uri, reach, "lies outside of")
+            return ErrorType.NOT_ALLOWED, _outside(uri, reach, "lies outside of")
     return None
 
 
-def _outside(uri: str, reach: Reach, what: str) -> str:
+def _outside(uri: str, reach: AllowedRoots, what: str) -> str:
     shown, linked = public_uri(uri), ""
     if "://" not in uri and os.path.realpath(uri) != uri:
         uri = os.path.realpath(uri)

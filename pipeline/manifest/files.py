@@ -16,15 +16,14 @@ from io import BytesIO, TextIOWrapper
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.arrow import Integers
+from pipeline.errors import ManifestError
 from pipeline.manifest.access import canonical_uri
-
-Integers = npt.NDArray[np.int64]
 
 AUDIO_SUFFIXES = (
     *(".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".mp4", ".m4v", ".mov"),
@@ -34,12 +33,9 @@ AUDIO_SUFFIXES = (
 
 ROWS = 1 << 16  # rows handled at a time: 15 MiB, whose memory the next ones find again
 _MAX_TEXT = 16 << 30  # bytes of an unpacked manifest; a bomb stops here
+_BLOCK = 16 << 20  # bytes read at a time
 _MAX_LINE = 1 << 20  # bytes of one line of JSON
 _BROKEN_HEAD = 1000  # more broken rows than not among the first ones: this is not a manifest
-
-
-class ManifestError(ValueError):
-    """The manifest cannot be used at all; the message names the file and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +138,16 @@ def _unpack(file: Any, magic: bytes) -> bytes:
         file = pa.CompressedInputStream(file, "gzip")
     elif magic[:2] == b"\x28\xb5":
         file = pa.CompressedInputStream(file, "zstd")
-    data: bytes = file.read(_MAX_TEXT + 1)
-    if len(data) > _MAX_TEXT:
-        raise ManifestError(f"more than {_MAX_TEXT >> 30} GiB of text; split it, or use parquet")
+    # Block by block: pyarrow sets aside as much memory as it is asked for, 16 GiB at once.
+    blocks: list[bytes] = []
+    n_bytes = 0
+    while block := file.read(_BLOCK):
+        blocks.append(block)
+        n_bytes += len(block)
+        if n_bytes > _MAX_TEXT:
+            limit = f"{_MAX_TEXT >> 30} GiB"
+            raise ManifestError(f"more than {limit} of text; split it, or use parquet")
+    data = b"".join(blocks)
     if data[:2] in (b"\x1f\x8b", b"\x28\xb5"):
         raise ManifestError("compressed twice; unpack it once")
     return data

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute
 
-pc: Any = pyarrow.compute  # its stubs know no plain str or bool beside an array
-Column = Any  # pyarrow Array
+from pipeline.arrow import Column, pc
+
 Keys = npt.NDArray[np.uint64]  # (n, 2)
 
 _CHUNK = 1 << 15  # rows that one thread of DuckDB takes at a time

@@ -8,22 +8,26 @@ others travel along as text in `extra`.
 import posixpath
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute
 
+from pipeline.arrow import Column, Integers, Numbers, pc
 from pipeline.config import PROMPT_LANGUAGES
-from pipeline.manifest.access import SCHEME, Fault, Reach, canonical_uri, find_refused, may_hold
-from pipeline.manifest.files import ROWS, Integers, Raw, as_text
+from pipeline.errors import ErrorType
+from pipeline.manifest.access import (
+    SCHEME,
+    AllowedRoots,
+    Fault,
+    canonical_uri,
+    find_refused,
+    may_hold,
+)
+from pipeline.manifest.files import ROWS, Raw, as_text
 from pipeline.schema import PLANNED
 from pipeline.storage.redaction import public_uri, redact
 
-pc: Any = pyarrow.compute  # its stubs know no plain str or bool beside an array
-Column = Any  # pyarrow Array
-Numbers = npt.NDArray[np.float64]
 _Faults = dict[int, Fault]  # by position
 
 COLUMNS = (
@@ -53,7 +57,7 @@ _PIPE = r"^\s*\||\|\s*$"  # Kaldi would run it
 _DATA = r"^\s*[Dd][Aa][Tt][Aa]:"
 
 
-def normalise(raw: Raw, address: str, reach: Reach) -> Iterator[pa.Table]:
+def normalise(raw: Raw, address: str, reach: AllowedRoots) -> Iterator[pa.Table]:
     """Tables of NUMBERED, broken rows among the others in the order of the file."""
     broken = sorted(raw.broken)
     first, last = 0, raw.table.num_rows
@@ -67,7 +71,7 @@ def normalise(raw: Raw, address: str, reach: Reach) -> Iterator[pa.Table]:
         yield pa.concat_tables([table, _broken(some, address)]).sort_by("row") if some else table
 
 
-def listing(addresses: list[str], reach: Reach) -> Iterator[pa.Table]:
+def listing(addresses: list[str], reach: AllowedRoots) -> Iterator[pa.Table]:
     """Rows for audio files that no manifest describes."""
     raw = Raw(pa.table({"audio": pa.array(addresses, pa.string())}), np.arange(len(addresses)) + 1)
     return normalise(raw, "", reach)
@@ -78,7 +82,7 @@ def _broken(rows: list[tuple[int, str]], address: str) -> pa.Table:
     columns = _empty(len(numbers)) | {
         "recording_id": pa.array([f"{public_uri(address)}#row={number}" for number in numbers]),
         "error_stage": pa.repeat("manifest", len(numbers)),
-        "error_type": pa.repeat("BadManifestRow", len(numbers)),
+        "error_type": pa.repeat(ErrorType.BAD_MANIFEST_ROW, len(numbers)),
         "error_message": pa.array([redact(text) for _, text in rows]),
         "row": pa.array(numbers, pa.int64()),
     }
@@ -96,7 +100,7 @@ def _empty(n_rows: int) -> dict[str, Column]:
     }
 
 
-def _rows(raw: pa.Table, numbers: Integers, address: str, reach: Reach) -> pa.Table:
+def _rows(raw: pa.Table, numbers: Integers, address: str, reach: AllowedRoots) -> pa.Table:
     raw = raw.combine_chunks()
     faults: _Faults = {}
     audio = _text(raw, "audio")
@@ -149,17 +153,17 @@ def _find_faults(audio: Column, language: Column, faults: _Faults) -> None:
     for index in _where(pc.invert(pc.is_in(language, pa.array(["", *PROMPT_LANGUAGES])))):
         known = ", ".join(PROMPT_LANGUAGES)
         message = f"language {language[index].as_py()!r} is not one of {known}"
-        faults.setdefault(index, ("BadLanguage", message))
+        faults.setdefault(index, (ErrorType.BAD_LANGUAGE, message))
 
 
 def _explain_audio(audio: str) -> Fault:
     if not audio:
-        return "BadManifestRow", "audio is empty"
+        return ErrorType.BAD_MANIFEST_ROW, "audio is empty"
     if re.search(_CONTROL, audio):
-        return "BadManifestRow", f"audio {audio!r} contains a control character"
+        return ErrorType.BAD_MANIFEST_ROW, f"audio {audio!r} contains a control character"
     if re.search(_PIPE, audio):
-        return "BadUri", f"audio {audio!r} is a pipe; no command is run"
-    return "BadUri", "audio is a data: URI; only files and objects are read"
+        return ErrorType.BAD_URI, f"audio {audio!r} is a pipe; no command is run"
+    return ErrorType.BAD_URI, "audio is a data: URI; only files and objects are read"
 
 
 def _where(mask: Column) -> list[int]:
@@ -200,7 +204,7 @@ def _seconds(raw: pa.Table, name: str, faults: _Faults) -> Numbers:
         is_number = pc.match_substring_regex(text, _NUMBER)
         for index in _where(pc.and_(column.is_valid(), pc.invert(is_number))):
             message = f"{name} {text[index].as_py()!r} is not a number"
-            faults[index] = "BadManifestRow", message
+            faults[index] = ErrorType.BAD_MANIFEST_ROW, message
         column = pc.if_else(is_number, column, None)
     values = column.cast(pa.float64(), safe=False)
     seconds: Numbers = values.fill_null(0.0).to_numpy(zero_copy_only=False).copy()
@@ -209,7 +213,7 @@ def _seconds(raw: pa.Table, name: str, faults: _Faults) -> Numbers:
     for index in np.flatnonzero(given & ~(allowed & np.isfinite(seconds))).tolist():
         wanted = "at least 0" if name == "offset_s" else "more than 0"
         message = f"{name} is {seconds[index]}; it must be {wanted}"
-        faults.setdefault(index, ("BadRange", message))
+        faults.setdefault(index, (ErrorType.BAD_RANGE, message))
     return seconds
 
 

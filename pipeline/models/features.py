@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipeline.schema import FRAME, FRAME_LENGTH, N_MELS, SAMPLE_RATE, Segment
+from pipeline.schema import FRAME, FRAME_LENGTH, LFR_STACK, LFR_STEP, N_MELS, SAMPLE_RATE, Segment
+
+LogMel = torch.Tensor  # float32 (n_frames, N_MELS)
 
 N_FFT = 512
 LOW_HZ, HIGH_HZ = 20.0, SAMPLE_RATE / 2
@@ -21,13 +23,6 @@ PRE_EMPHASIS = 0.97
 LOG_FLOOR = float(np.finfo(np.float32).eps)  # Kaldi's floor of a mel energy: log -> -15.94
 # Frames at a time. On a CPU 10 s: 4 MB stay in cache. On a GPU 11 min: 0.5 GB, few launches.
 CHUNK_FRAMES = {"cpu": 1_000, "cuda": 1 << 16}
-
-
-def pick_device(name: str) -> torch.device:
-    """The device called "cpu" or "cuda"; "auto" is a GPU, if this process sees one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
 
 
 def log_mels(waveforms: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
@@ -93,7 +88,7 @@ def clip_frames(segment: Segment, n_frames_total: int) -> slice:
 
 
 def stack_frames(
-    log_mel: torch.Tensor, lengths: Sequence[int], stack: int = 7, step: int = 6
+    log_mel: torch.Tensor, lengths: Sequence[int], stack: int = LFR_STACK, step: int = LFR_STEP
 ) -> torch.Tensor:
     """(sum of lengths, 80) -> (sum of ceil(length / step), stack * 80).
 

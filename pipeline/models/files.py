@@ -21,6 +21,7 @@ from typing import Any, Literal
 import yaml
 
 from pipeline.config import RunConfig
+from pipeline.errors import ModelError
 from pipeline.storage.store import filesystem_for
 
 # The same model goes by different ids on the two hubs.
@@ -29,10 +30,6 @@ _ALIASES = {
     "hf": {"fsmn-vad": "funasr/fsmn-vad", "iic/SenseVoiceSmall": "FunAudioLLM/SenseVoiceSmall"},
 }
 _HUB_NAMES = {"ms": "ModelScope", "hf": "Hugging Face"}
-
-
-class ModelError(Exception):
-    """The model cannot be had or read; the message names it and says what to do."""
 
 
 @dataclass(frozen=True, slots=True)

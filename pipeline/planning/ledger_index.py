@@ -11,13 +11,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute
 
-from pipeline.manifest.keys import Column, Keys, from_hex, hash_texts, to_hex
-
-pc: Any = pyarrow.compute  # its stubs know no plain str or bool beside an array
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+from pipeline.arrow import Column, Integers, Mask, pc, to_mask
+from pipeline.manifest.keys import Keys, from_hex, hash_texts, to_hex
 
 _ROWS = 1 << 18  # looked up at a time
 
@@ -62,8 +58,8 @@ class LedgerIndex:
             parts[0].append(hash_texts(table["recording_id"]))
             parts[1].append(from_hex(table["work_key"]))
             parts[2].append(table["attempts"].to_numpy().astype(np.int32))
-            parts[3].append(_mask(pc.equal(table["status"], "error")))
-            parts[4].append(_mask(pc.is_in(table["error_type"], kinds)))
+            parts[3].append(to_mask(pc.equal(table["status"], "error")))
+            parts[4].append(to_mask(pc.is_in(table["error_type"], kinds)))
         pa.default_memory_pool().release_unused()  # what reading took; sorting needs as much
         ids = np.concatenate(parts[0])
         parts[0] = []  # joined once is enough: each column is let go as it is put in order
@@ -116,7 +112,3 @@ def find_missing(todo: pa.Table, ledger: pa.Table | Iterable[pa.Table]) -> pa.Ta
         same &= held.attempts == rows["attempts"].to_numpy()
         kept.append(rows.filter(pa.array(~same)))
     return pa.concat_tables(kept) if kept else todo
-
-
-def _mask(values: Any) -> Mask:
-    return np.asarray(pc.fill_null(values, False)).astype(bool)

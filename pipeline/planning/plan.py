@@ -13,37 +13,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute
 
-from pipeline.manifest.keys import Column, from_hex, work_keys
+from pipeline.arrow import Mask, pc, replace_columns, to_mask
+from pipeline.errors import PERMANENT, ErrorType
+from pipeline.manifest.keys import from_hex, work_keys
 from pipeline.manifest.read import Manifest
 from pipeline.manifest.rows import public
-from pipeline.planning.ledger_index import LedgerIndex, Mask, find_missing
+from pipeline.planning.ledger_index import LedgerIndex
 from pipeline.schema import PLANNED
 from pipeline.storage.versions import DENIED, MISSING, UNREACHABLE, look_up_versions
-
-__all__ = ["PERMANENT", "Plan", "find_missing", "guess_seconds", "make_plan"]
-
-pc: Any = pyarrow.compute  # its stubs know no plain str or bool beside an array
-
-# Errors that lie in the bytes or in the manifest: the same recording would fail the same way. All
-# others (StoreUnavailable, AccessDenied, NotAllowed, FileMissing, Archived, a crash, a bug) may
-# pass: `retry` takes them.
-PERMANENT = frozenset(
-    {
-        *("BadManifestRow", "BadLanguage", "BadUri", "DuplicateId", "BadRange", "BadRate"),
-        *("EmptyFile", "NotAFile", "NotAudio", "NoAudioStream", "NoSamples", "NonFinite"),
-        *("OutOfRange", "TooLarge", "TooLong", "TooManyChannels", "TooShort"),
-        *("Truncated", "Undecodable"),
-    }
-)
-
-# Twice 16 kHz WAV, four times MP3: a task with too much audio is cut after decoding, one with too
-# little stays small.
-_BYTES_PER_S = 64_000.0
-_SECONDS = 10.0  # of a recording of which nothing is known
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +72,7 @@ def make_plan(
     slices = []
     for rows in manifest.batches():
         rows = _with_versions(rows, options)
-        keys = work_keys(_replaced(rows, uri=public(rows["uri"])), fingerprint)
+        keys = work_keys(replace_columns(rows, uri=public(rows["uri"])), fingerprint)
         slices.append(_compare(rows.append_column("work_key", keys), index, limit))
     todo = pa.concat_tables([PLANNED.empty_table(), *(part.todo for part in slices)])
     return Plan(
@@ -109,22 +88,11 @@ def make_plan(
     )
 
 
-def guess_seconds(todo: pa.Table) -> npt.NDArray[np.float64]:
-    """(n_rows,) How much audio each planned row may hold: as the manifest says, or by its bytes.
-
-    Wrong by its codec, but good enough to share work out by.
-    """
-    length_s = todo["length_s"].to_numpy()
-    by_bytes = todo["bytes"].to_numpy() / _BYTES_PER_S
-    seconds = np.where(length_s > 0, length_s, np.where(by_bytes > 0, by_bytes, _SECONDS))
-    return np.asarray(seconds, np.float64)
-
-
 def _compare(rows: pa.Table, index: LedgerIndex, max_attempts: int) -> _Slice:
     """Rows with versions and work keys against the ledger."""
     known = index.find(rows["recording_id"])
     is_same = known.is_known & (known.keys == from_hex(rows["work_key"])).all(axis=1)
-    is_gone = _mask(pc.is_in(rows["version"], pa.array([MISSING, DENIED, UNREACHABLE])))
+    is_gone = to_mask(pc.is_in(rows["version"], pa.array([MISSING, DENIED, UNREACHABLE])))
     is_retried = is_same & known.is_error & ~known.is_permanent & (known.attempts < max_attempts)
     is_done = (is_same & ~is_retried) | (is_gone & known.is_known & ~known.is_error)
     attempts = np.where(is_same, known.attempts + 1, 1)
@@ -150,7 +118,7 @@ def _with_versions(rows: pa.Table, options: Mapping[str, Any]) -> pa.Table:
     )
     is_good = pc.equal(stage, "")
     version = pc.if_else(is_good, version, "")
-    version = pc.if_else(pc.equal(kind, "NotAllowed"), DENIED, version)
+    version = pc.if_else(pc.equal(kind, ErrorType.NOT_ALLOWED), DENIED, version)
     is_asked = pc.and_(is_good, pc.equal(version, ""))
     size = pc.if_else(is_good, size, 0)
     uris = uri.filter(is_asked)
@@ -161,14 +129,4 @@ def _with_versions(rows: pa.Table, options: Mapping[str, Any]) -> pa.Table:
         sizes = pa.array([size for _, size in facts], pa.int64()).take(encoded.indices)
         version = pc.replace_with_mask(version, is_asked, found)
         size = pc.replace_with_mask(size, is_asked, sizes)
-    return _replaced(rows, version=version, bytes=size)
-
-
-def _replaced(rows: pa.Table, **columns: Column) -> pa.Table:
-    for name, column in columns.items():
-        rows = rows.set_column(rows.column_names.index(name), rows.field(name), column)
-    return rows
-
-
-def _mask(values: Any) -> Mask:
-    return np.asarray(pc.fill_null(values, False)).astype(bool)
+    return replace_columns(rows, version=version, bytes=size)

@@ -5,25 +5,20 @@ ratio estimate: Cochran, Sampling Techniques, 3rd ed., 6.2), since the plan know
 broken late in a file shows only when it is decoded.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 
-from pipeline.audio.decoders import Refused, Stream, decoders_for
+from pipeline.audio.decoders import Stream, decoders_for
 from pipeline.audio.sources import Source, open_source, sniff
-from pipeline.config import AudioConfig, ConfigError
-from pipeline.schema import RecordingError
-
-pc: Any = pyarrow.compute  # its stubs know no plain str or bool beside an array
+from pipeline.config import AudioConfig
+from pipeline.errors import DecoderError, ErrorType, RecordingError
 
 N_SAMPLED = 200  # an unreadable share of 5 % is then known to +-3 %
 _N_THREADS = 16
@@ -65,66 +60,7 @@ class Survey:
     errors: Mapping[str, int]
 
 
-@dataclass(frozen=True, slots=True)
-class Speeds:
-    """Audio seconds per second of one core or one GPU.
-
-    The defaults: one core of an AMD EPYC (AVX-512), 61 s of mostly mp3, two thirds of it speech,
-    FSMN-VAD, SenseVoiceSmall in fp32 (README, "How fast it is"); the GPU's is arithmetic, and
-    careful: for packs of 60 s. `jobs.benchmark` measures your machine.
-    """
-
-    decode: float = 1800.0
-    segment: float = 900.0
-    label_core: float = 40.0
-    label_gpu: float = 5000.0
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Hours of machines for some hours of audio."""
-
-    decode_core_h: float
-    segment_core_h: float
-    label_core_h: float  # 0 with GPUs
-    label_gpu_h: float  # 0 without
-
-
-def load_speeds(path: Path) -> Speeds:
-    """What `jobs.benchmark speed --json` measured, at fp32 if it did; the rest keeps our figures.
-
-    On a GPU (`--device cuda`) all but decoding was its work. Raises ConfigError for a file that is
-    no such report.
-    """
-    try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        results = report["results"]
-        measured = [name for name in results if name.startswith("ours ")]
-        ours = min(measured, key=lambda name: name != "ours fp32")
-        audio_s, cost_s = results[ours]["audio_s"], results[ours]["stages_s"]
-        decode = audio_s / cost_s["decode"]
-        segment_s = cost_s["features"] + cost_s["vad"]
-        label_s = cost_s["model"] + cost_s["labels"]
-        if report["device"] != "cpu":
-            return Speeds(decode=decode, label_gpu=audio_s / (segment_s + label_s))
-        return Speeds(decode=decode, segment=audio_s / segment_s, label_core=audio_s / label_s)
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        message = f"{path}: no speeds in it ({error!r}); write it with jobs.benchmark speed --json"
-        raise ConfigError(message) from error
-
-
-def cost(audio_s: float, speeds: Speeds, *, on_gpu: bool) -> Cost:
-    """What `audio_s` seconds of audio take at these speeds."""
-    hours = audio_s / 3600
-    return Cost(
-        decode_core_h=hours / speeds.decode,
-        segment_core_h=hours / speeds.segment,
-        label_core_h=0.0 if on_gpu else hours / speeds.label_core,
-        label_gpu_h=hours / speeds.label_gpu if on_gpu else 0.0,
-    )
-
-
-def survey(
+def survey_todo(
     todo: pa.Table,
     config: AudioConfig,
     options: Mapping[str, Any],
@@ -169,7 +105,12 @@ def probe_row(row: Mapping[str, Any], config: AudioConfig, options: Mapping[str,
         return Probe(row["bytes"], 0.0, "", type(error).__name__)
     wanted_s = duration_s - row["offset_s"]
     if wanted_s <= 0:
-        return Probe(row["bytes"], 0.0, codec, "BadRange" if row["offset_s"] else "NoSamples")
+        return Probe(
+            row["bytes"],
+            0.0,
+            codec,
+            ErrorType.BAD_RANGE if row["offset_s"] else ErrorType.NO_SAMPLES,
+        )
     return Probe(row["bytes"], min(row["length_s"] or math.inf, wanted_s), codec, "")
 
 
@@ -220,14 +161,16 @@ def _head(source: Source) -> tuple[float, str]:
     """(seconds, codec) of a file whose first samples decode. Raises RecordingError."""
     name, is_audio = sniff(source.head(512))
     if is_audio is False:
-        raise RecordingError("NotAudio", f"looks like {name}")
+        raise RecordingError(ErrorType.NOT_AUDIO, f"looks like {name}")
     for open_stream in decoders_for(name, source):
         try:
             with open_stream(source, 0.0) as stream:
                 return _duration_s(source, stream), stream.codec
-        except Refused:
+        except DecoderError:
             source.check()
-    raise RecordingError("Undecodable" if is_audio else "NotAudio", f"looks like {name}")
+    raise RecordingError(
+        ErrorType.UNDECODABLE if is_audio else ErrorType.NOT_AUDIO, f"looks like {name}"
+    )
 
 
 def _duration_s(source: Source, stream: Stream) -> float:

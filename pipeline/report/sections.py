@@ -22,13 +22,6 @@ from pipeline.report.page import (
 from pipeline.report.scripts import SCRIPTS
 from pipeline.tables.run_records import RunRecord
 
-_STAGES = {
-    "decode_recordings": "decode",
-    "FindSegments": "segment",
-    "LabelSegments": "label",
-    "write_rows": "write",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -257,7 +250,7 @@ def provenance(figures: Figures, source: Source) -> str:
             f"<td>{escape(run.committed_at[:16].replace('T', ' '))}</td>"
             f'<td class="n">{run.n_recordings:,}</td><td class="n">{run.n_errors:,}</td>'
             f'<td class="n">{duration(run.seconds)}</td><td class="n">{took}</td>'
-            f'<td class="n">{speed}</td><td>{text_of(_STAGES.get(stage, stage)) or "·"}</td></tr>'
+            f'<td class="n">{speed}</td><td>{text_of(stage) or "·"}</td></tr>'
         )
     names = (
         *("run", "committed (UTC)", "recordings", "failed", "audio", "took", "real time"),
@@ -296,7 +289,7 @@ def _stage_card(source: Source) -> str:
         return ""
     whole = sum(stages.values())
     rows = [
-        (_STAGES.get(name, name), seconds, f"{duration(seconds)} · {share(seconds, whole)}")
+        (name, seconds, f"{duration(seconds)} · {share(seconds, whole)}")
         for name, seconds in stages.items()
     ]
     return card(

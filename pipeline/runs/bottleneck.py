@@ -19,8 +19,8 @@ def find_bottleneck(busy_s: Mapping[str, float], wall_s: float, config: RunConfi
     ray = config.ray
     n_segment = max(ray.segment_workers, ray.segment_workers_max)
     n_label = max(ray.label_workers, ray.label_workers_max)
-    segment = min(1.0, busy_s.get("FindSegments", 0.0) / (wall_s * n_segment))
-    label = min(1.0, busy_s.get("LabelSegments", 0.0) / (wall_s * n_label))
+    segment = min(1.0, busy_s.get("segment", 0.0) / (wall_s * n_segment))
+    label = min(1.0, busy_s.get("label", 0.0) / (wall_s * n_label))
     if segment >= BUSY and segment >= label:
         instead = ", or ray.segment_with_model: true, on the GPU" if ray.num_gpus else ""
         return (

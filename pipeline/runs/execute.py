@@ -1,88 +1,45 @@
 """One run, from the configuration to committed tables: adopt, plan, label, publish, reconcile.
 
-A pass through the flow may lose recordings: their workers died, and a worker that dies tells
-nobody what of. So after each pass the plan is compared with the ledger, and what has no row goes
-through again, less and less of it together, in the end one by one (see recovery, flow, alone).
+A round through the flow may lose recordings: their workers died, and a dead worker reports nothing.
+So after each round the plan is compared with the ledger, and what has no row goes through again,
+in smaller and smaller batches, in the end one by one (see recovery, flow.chain, flow.alone).
 
 Imports Ray and torch only when there is something to label.
 """
 
-import hashlib
-import json
 import logging
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from pipeline.config import AudioConfig, RunConfig, label_precision
+from pipeline.config import RunConfig
+from pipeline.errors import RoundEnded, RunStopped
 from pipeline.manifest.read import read_manifest
 from pipeline.models.files import resolve_model, resolve_vad
-from pipeline.planning import plan as planning
-from pipeline.planning.plan import Plan
-from pipeline.runs.recovery import (
-    Breaker,
-    PassEnded,
-    RunStopped,
-    Step,
-    explain_deaths,
-    next_step,
-)
-from pipeline.schema import SCHEMA_VERSION
+from pipeline.planning.ledger_index import find_missing
+from pipeline.planning.plan import Plan, make_plan
+from pipeline.runs.fingerprint import fingerprint
+from pipeline.runs.progress import Outcome, Phase, Progress
+from pipeline.runs.recovery import CircuitBreaker, Step, explain_deaths, next_step
 from pipeline.storage.probe import writable
 from pipeline.storage.store import Store, open_store
-from pipeline.tables.publisher import Publisher, RunInfo
-from pipeline.tables.snapshots import ledger_parts
+from pipeline.tables.ledger import ledger_parts
+from pipeline.tables.publisher import Publisher
+from pipeline.tables.run_records import RunInfo
 
 if TYPE_CHECKING:
-    from pipeline.flow.chain import Receipt
-    from pipeline.flow.watch import StageState
+    from pipeline.flow.monitor import StageState
+    from pipeline.flow.receipts import Receipt
+    from pipeline.flow.telemetry import Telemetry
+    from pipeline.stages.build import BuildStages, Stages
 
 log = logging.getLogger(__name__)
 
-# Raised by hand when code that shapes labels changes: front end, VAD, segmenting or decoding.
-_CODE_VERSION = 1
-
-
-@dataclass(slots=True)
-class Progress:
-    """Where a run is. `on_progress` sees the same object again and again."""
-
-    run_id: str
-    phase: str = "starting Ray"  # then "loading models", then "labelling"
-    n_planned: int = 0
-    n_recordings: int = 0
-    n_errors: int = 0
-    n_segments: int = 0
-    audio_s: float = 0.0
-    seq: int = 0  # of the last commit
-    errors: Counter[str] = field(default_factory=Counter)  # by error_type
-    stages: Mapping[str, "StageState"] = field(default_factory=dict)  # in the order of the corridor
-
-    def add(self, receipt: "Receipt") -> None:
-        """One more bundle."""
-        self.n_recordings += receipt.n_recordings
-        self.n_errors += receipt.n_errors
-        self.errors.update(receipt.errors)
-        self.n_segments += receipt.n_segments
-        self.audio_s += receipt.audio_s
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run did."""
-
-    run: RunInfo
-    plan: Plan
-    progress: Progress
-    n_adopted: int  # recordings of an earlier run that died before it could commit them
-    n_unfinished: int  # planned, but without a row after the run; the next run takes them up
-    label_wall_s: float  # from the first row to the last, starting Ray and loading models included
+OnProgress = Callable[[Progress], None]
 
 
 def prepare(config: RunConfig) -> tuple[Store, RunInfo]:
@@ -106,29 +63,9 @@ def prepare(config: RunConfig) -> tuple[Store, RunInfo]:
     return store, run
 
 
-def fingerprint(config: RunConfig, model_hash: str, vad: str) -> str:
-    """Hash of everything that shapes a label; batch sizes, devices, compilers and places do not.
-
-    Where the model lies is not in it either: the same weights from a hub or a directory are one.
-    """
-    limits = {name: getattr(config.audio, name) for name in AudioConfig.model_fields}
-    label = config.label.model_dump(exclude={"batch_s", "compile", "device"})
-    label["precision"] = label_precision(config)
-    parts = {
-        "schema": SCHEMA_VERSION,
-        "code": _CODE_VERSION,
-        "model": model_hash,
-        "vad": vad,
-        "audio": limits,
-        "segment": config.segment.model_dump(),
-        "label": label,
-    }
-    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
-
-
-def make_plan(config: RunConfig, run: RunInfo) -> Plan:
+def plan_run(config: RunConfig, run: RunInfo) -> Plan:
     """What the manifest asks for and the tables do not have yet."""
-    return planning.make_plan(
+    return make_plan(
         read_manifest(
             config.manifest,
             config.storage_options,
@@ -143,128 +80,149 @@ def make_plan(config: RunConfig, run: RunInfo) -> Plan:
     )
 
 
-def execute(config: RunConfig, on_progress: Callable[[Progress], None]) -> Outcome:
-    """Run to the end and give the account of it. What was committed stays, whatever happens.
+def execute(
+    config: RunConfig, on_progress: OnProgress, *, build: "BuildStages | None" = None
+) -> Outcome:
+    """Run to the end and say what was done. What was committed stays, whatever happens.
 
-    Raises what `prepare` and `make_plan` raise, and RunStopped (see recovery).
+    `build` makes the stages of the run; by default those that the configuration describes. Raises
+    what `prepare` and `plan_run` raise, and RunStopped (see recovery).
     """
     store, run = prepare(config)
     with writable(store, single_writer=config.single_writer) as store:
-        return _execute(config, store, run, on_progress)
+        return _Run(config, run, Publisher(store, run), on_progress, build).execute()
 
 
-def _execute(
-    config: RunConfig, store: Store, run: RunInfo, on_progress: Callable[[Progress], None]
-) -> Outcome:
-    publisher = Publisher(store, run)
-    adopted = publisher.publish()
-    plan = make_plan(config, run)
-    progress = Progress(run.run_id, n_planned=plan.todo.num_rows, seq=adopted.seq)
-    started = time.monotonic()
-    if plan.todo.num_rows:
-        on_progress(progress)
-        _label(config, publisher, run, plan, progress, on_progress)
-    wall_s = time.monotonic() - started
-    n_unfinished = _missing(plan.todo, config, run).num_rows
-    # Readers move to a new model when all of the corpus is labelled with it, not before.
-    progress.seq = publisher.publish(make_current=n_unfinished == 0).seq
-    return Outcome(
-        run=run,
-        plan=plan,
-        progress=progress,
-        n_adopted=adopted.n_recordings,
-        n_unfinished=n_unfinished,
-        label_wall_s=wall_s,
-    )
+class _Run:
+    """One run under way."""
 
+    def __init__(
+        self,
+        config: RunConfig,
+        run: RunInfo,
+        publisher: Publisher,
+        on_progress: OnProgress,
+        build: "BuildStages | None",
+    ) -> None:
+        self._config = config
+        self._run = run
+        self._publisher = publisher
+        self._on_progress = on_progress
+        self._build = build
+        self._progress = Progress(run.run_id)
 
-def _missing(todo: pa.Table, config: RunConfig, run: RunInfo) -> pa.Table:
-    held = ledger_parts(config.output, config.storage_options, fingerprint=run.fingerprint)
-    return planning.find_missing(todo, held)
+    def execute(self) -> Outcome:
+        adopted = self._publisher.publish()
+        plan = plan_run(self._config, self._run)
+        self._progress.n_planned = plan.todo.num_rows
+        self._progress.seq = adopted.seq
+        started = time.monotonic()
+        if plan.todo.num_rows:
+            self._on_progress(self._progress)
+            self._label(plan.todo)
+        wall_s = time.monotonic() - started
+        n_unfinished = self._missing(plan.todo).num_rows
+        # Readers move to a new model when all of the corpus is labelled with it, not before.
+        self._progress.seq = self._publisher.publish(make_current=n_unfinished == 0).seq
+        return Outcome(
+            run=self._run,
+            plan=plan,
+            progress=self._progress,
+            n_adopted=adopted.n_recordings,
+            n_unfinished=n_unfinished,
+            label_wall_s=wall_s,
+        )
 
+    def _label(self, todo: pa.Table) -> None:
+        """Rounds over what has no row yet, until all have one (see recovery.next_step)."""
+        # ray and torch take seconds to import; a finished corpus needs none
+        from pipeline.flow.environment import prepare_environment
 
-def _label(
-    config: RunConfig,
-    publisher: Publisher,
-    run: RunInfo,
-    plan: Plan,
-    progress: Progress,
-    on_progress: Callable[[Progress], None],
-) -> None:
-    """Passes over what has no row yet, until all have one (see recovery.next_step)."""
-    # ray and torch take seconds to import; a finished corpus needs none
-    from pipeline.flow import chain as flow
-    from pipeline.flow.alone import label_alone
-    from pipeline.flow.telemetry import Telemetry
+        prepare_environment()  # before the first import of ray
+        from pipeline.flow.session import ray_session
+        from pipeline.flow.telemetry import Telemetry
+        from pipeline.stages.build import build_stages
 
-    def on_stages(stages: "Mapping[str, StageState]") -> None:
-        progress.stages = stages
-        if stages and stages["LabelSegments"].n_rows:
-            progress.phase = "labelling"
-        on_progress(progress)
-
-    telemetry = None
-    breaker = Breaker(config.max_error_share, config.fail_fast_after)
-    todo, n_passes = plan.todo, 0
-    step: Step = "again"
-    while step != "done":
-        # A session per pass: what a failed one left in an actor's hands, a GPU say, is free then.
-        with flow.ray_session(config.ray):
-            telemetry = telemetry or Telemetry(run.run_id)
-            progress.phase = "loading models"
+        stages = (self._build or build_stages)(self._config, self._run)
+        breaker = CircuitBreaker(self._config.max_error_share, self._config.fail_fast_after)
+        telemetry = None
+        n_rounds = 0
+        step: Step = "again"
+        while step != "done":
+            # A session per round: what a failed one left in an actor's hands, a GPU say, is free.
+            with ray_session(self._config.ray):
+                telemetry = telemetry or Telemetry(self._run.run_id)
+                self._progress.phase = Phase.LOADING_MODELS
+                reason = self._drain(self._start_round(todo, step, stages), breaker, telemetry)
             if step == "alone":
-                receipts = label_alone(todo, config, run)
-            else:
-                isolate = step == "isolated"
-                receipts = flow.label(todo, config, run, on_stages, isolate=isolate)
+                return
+            n_rounds += 1
+            left = self._missing(todo)
+            step = next_step(left.num_rows, todo.num_rows, n_rounds)
+            if step == "stop":
+                raise RunStopped(explain_deaths(left.num_rows, n_rounds, reason))
+            todo = left
 
-            def tell(telemetry: Telemetry = telemetry) -> None:
-                on_progress(progress)
-                telemetry.update(progress)
+    def _start_round(self, todo: pa.Table, step: "Step", stages: "Stages") -> "Generator[Receipt]":
+        from pipeline.flow.alone import label_alone
+        from pipeline.flow.chain import label
 
-            reason = _drain(receipts, config, publisher, breaker, progress, tell)
         if step == "alone":
-            return
-        n_passes += 1
-        left = _missing(todo, config, run)
-        step = next_step(left.num_rows, todo.num_rows, n_passes)
-        if step == "stop":
-            raise RunStopped(explain_deaths(left.num_rows, n_passes, reason))
-        todo = left
+            return label_alone(todo, self._config, self._run, stages=stages)
+        return label(
+            todo,
+            self._config,
+            self._run,
+            self._on_stages,
+            isolate=step == "isolated",
+            stages=stages,
+        )
 
+    def _on_stages(self, stages: "Mapping[str, StageState]") -> None:
+        self._progress.stages = stages
+        if "label" in stages and stages["label"].n_rows:
+            self._progress.phase = Phase.LABELLING
+        self._on_progress(self._progress)
 
-def _drain(
-    receipts: Generator["Receipt"],
-    config: RunConfig,
-    publisher: Publisher,
-    breaker: Breaker,
-    progress: Progress,
-    tell: Callable[[], None],
-) -> str:
-    """Count and publish what comes out of a pass; why it ended early, or ""."""
-    published_s = time.monotonic()
-    try:
-        for receipt in receipts:
-            progress.add(receipt)
-            if time.monotonic() - published_s > config.publish_every_s:
-                progress.seq = _publish_if_it_goes(publisher, progress.seq)
-                published_s = time.monotonic()
-            tell()
-            if fault := breaker.add(receipt.n_recordings, receipt.errors, receipt.example):
-                raise RunStopped(fault)
-    except PassEnded as ended:
-        return str(ended)
-    finally:  # after Ctrl-C or a dead worker, too: what is finished is committed
-        progress.seq = publisher.publish().seq
-        tell()
-        receipts.close()
-    return ""
+    def _drain(
+        self,
+        receipts: "Generator[Receipt]",
+        breaker: CircuitBreaker,
+        telemetry: "Telemetry",
+    ) -> str:
+        """Count and publish what comes out of a round; why it ended early, or ""."""
+        published_s = time.monotonic()
+        try:
+            for receipt in receipts:
+                self._progress.add(receipt)
+                if time.monotonic() - published_s > self._config.publish_every_s:
+                    self._publish_or_warn()
+                    published_s = time.monotonic()
+                self._report(telemetry)
+                if fault := breaker.add(receipt.n_recordings, receipt.errors, receipt.example):
+                    raise RunStopped(fault)
+        except RoundEnded as ended:
+            return str(ended)
+        finally:  # after Ctrl-C or a dead worker, too: what is finished is committed
+            self._progress.seq = self._publisher.publish().seq
+            self._report(telemetry)
+            receipts.close()
+        return ""
 
+    def _report(self, telemetry: "Telemetry") -> None:
+        self._on_progress(self._progress)
+        telemetry.update(self._progress)
 
-def _publish_if_it_goes(publisher: Publisher, seq: int) -> int:
-    """The newest commit. A store that is away for a while costs nothing yet: the bundles wait."""
-    try:
-        return publisher.publish().seq
-    except OSError as error:
-        log.warning("cannot commit now, will try again: %s", error)
-        return seq
+    def _publish_or_warn(self) -> None:
+        """Commit. A store that is away for a while costs nothing yet: the bundles wait."""
+        try:
+            self._progress.seq = self._publisher.publish().seq
+        except OSError as error:
+            log.warning("cannot commit now, will try again: %s", error)
+
+    def _missing(self, todo: pa.Table) -> pa.Table:
+        config = self._config
+        held = ledger_parts(
+            config.output, config.storage_options, fingerprint=self._run.fingerprint
+        )
+        return find_missing(todo, held)

@@ -5,50 +5,21 @@ row, and a bad environment stops the run, because a million rows that say "acces
 nobody. See `run` for the passes and `flow` for the workers.
 """
 
-import uuid
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
-import pyarrow as pa
-
-from pipeline.planning.plan import PERMANENT
-from pipeline.schema import BUNDLE, PLANNED_FIELDS
-from pipeline.storage.redaction import public_uri, redact
-
-CRASH = "WorkerCrash"  # the error type of a recording that kills the process that works on it
+from pipeline.errors import PERMANENT, ErrorType, advice_for
 
 _RECENT = 10  # times fail_fast_after: how far back the breaker looks, so it sees a fault on day two
 _CRASHES = 10  # a crash costs half a minute: the breaker asks for fewer recordings
 _ALONE_AT_ONCE = 100  # so few recordings left: one by one is as fast as another pass
 _ALONE_AT_MOST = 1_000  # more that die in a pass of their own are no bad recordings
 _ISOLATED_AT_MOST = 10_000  # recordings; one at a time through the flow costs the batching
-_MAX_PASSES = 4  # through the flow, before a run gives up
-
-_ADVICE = {
-    "AccessDenied": "Check the credentials and the bucket's policy, on the workers too",
-    "StoreUnavailable": "Check that the store answers from the workers, and its throttling",
-    "FileMissing": "Check the paths in the manifest, and that workers see the same disks",
-    "BadUri": "Check the URIs in the manifest, and that the workers have a library for the scheme",
-    "OSError": "Check the disks of the workers: space, permissions, mounts",
-    "MemoryError": "Give the workers more memory, or run fewer of them",
-    "OutOfMemoryError": "Lower label.batch_s, or let fewer workers share a GPU",
-    CRASH: "Look for the workers' last words in Ray's logs; memory and native libraries first",
-}
+_MAX_ROUNDS = 4  # through the flow, before a run gives up
 
 
-class RunStopped(RuntimeError):
-    """The run cannot go on; the message names the fault and what to do about it.
-
-    Whatever was finished before is committed.
-    """
-
-
-class PassEnded(RuntimeError):
-    """One pass through the flow broke off, because workers kept dying; another may go further."""
-
-
-class Breaker:
+class CircuitBreaker:
     """Watches what comes out of a run; says when one fault outside the audio dominates."""
 
     def __init__(self, max_error_share: float, fail_fast_after: int) -> None:
@@ -94,7 +65,7 @@ def find_fault(
     """
     outside = {kind: count for kind, count in errors.items() if kind not in PERMANENT}
     kind = max(outside, key=lambda name: outside[name], default="")
-    enough = min(fail_fast_after, _CRASHES) if kind == CRASH else fail_fast_after
+    enough = min(fail_fast_after, _CRASHES) if kind == ErrorType.WORKER_CRASH else fail_fast_after
     if not kind or n_recordings < enough:
         return ""
     return kind if outside[kind] > max_error_share * n_recordings else ""
@@ -102,7 +73,7 @@ def find_fault(
 
 def explain_fault(kind: str, n_errors: int, n_recordings: int, example: str) -> str:
     """The fault in a paragraph: what, how often, an example, what to do."""
-    advice = _ADVICE.get(kind, "See error_message of these rows in the recordings table")
+    advice = advice_for(kind)
     return (
         f"{n_errors:,} of the last {n_recordings:,} recordings failed with {kind}"
         + (f", for example: {example[:300].rstrip('.')}" if example else "")
@@ -112,19 +83,19 @@ def explain_fault(kind: str, n_errors: int, n_recordings: int, example: str) -> 
     )
 
 
-def explain_deaths(n_left: int, n_passes: int, reason: str) -> str:
+def explain_deaths(n_left: int, n_rounds: int, reason: str) -> str:
     """Why a run stops whose workers die and die."""
     return (
-        f"{n_left:,} recordings have no row after {n_passes} passes, because workers keep dying"
+        f"{n_left:,} recordings have no row after {n_rounds} passes, because workers keep dying"
         + (f" ({reason[:300]})" if reason else "")
-        + f". {_ADVICE[CRASH]}; then run the same command again."
+        + f". {ErrorType.WORKER_CRASH.advice}; then run the same command again."
     )
 
 
 Step = Literal["done", "again", "isolated", "alone", "stop"]
 
 
-def next_step(n_left: int, n_before: int, n_passes: int) -> Step:
+def next_step(n_left: int, n_before: int, n_rounds: int) -> Step:
     """What follows a pass that was given `n_before` recordings and left `n_left` without a row.
 
     again: the whole flow once more. isolated: the flow with one recording per batch, so that only
@@ -137,26 +108,6 @@ def next_step(n_left: int, n_before: int, n_passes: int) -> Step:
         return "alone"
     if n_left == n_before:
         return "stop"
-    if n_passes < _MAX_PASSES:
+    if n_rounds < _MAX_ROUNDS:
         return "isolated" if n_left <= _ISOLATED_AT_MOST else "again"
     return "alone" if n_left <= _ALONE_AT_MOST else "stop"
-
-
-def error_row(planned: Mapping[str, Any], stage: str, kind: str, message: str) -> pa.Table:
-    """The bundle row (schema.BUNDLE) of a recording of which no worker can tell: all in error."""
-    row = {name: planned[name] for name, _ in PLANNED_FIELDS} | {
-        "uri": public_uri(planned["uri"]),
-        "error_stage": stage,
-        "error_type": kind,
-        "error_message": redact(message)[:2000],
-        # An attempt of its own: windows that were finished before the crash belong to another.
-        "attempt_id": uuid.uuid4().hex,
-        "window_index": 0,
-        "n_windows": 1,
-        "window_start_s": planned["offset_s"],
-        "codec": "",
-        "warning": "",
-        "segments": [],
-    }
-    zeros = ("duration_s", "sample_rate_hz", "channels", "labelled_s", "silence_s", "failed_s")
-    return pa.Table.from_pylist([row | dict.fromkeys(zeros, 0)], schema=BUNDLE)

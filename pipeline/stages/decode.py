@@ -13,22 +13,19 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
+from pipeline.arrow import Row
 from pipeline.audio.read_ahead import map_ahead
 from pipeline.audio.sources import Source, open_source
 from pipeline.audio.windows import Window, decode_source
 from pipeline.config import AudioConfig
-from pipeline.schema import PLANNED_FIELDS, SAMPLE_RATE, WINDOW, RecordingError
-from pipeline.storage.redaction import public_uri, redact
-from pipeline.storage.store import StoreError, open_store
+from pipeline.errors import ErrorType, RecordingError, StoreError
+from pipeline.schema import PLANNED_FIELDS, SAMPLE_RATE, WINDOW
+from pipeline.stages.error_rows import describe_error
+from pipeline.storage.redaction import public_uri
 from pipeline.storage.versions import look_up_versions
-from pipeline.tables.bundles import RunInfo, write_bundle
 
-Row = dict[str, Any]
-
-_NAMES = pa.list_(pa.string())
 _AHEAD = 8  # files of a decode task that are opened before their turn; of up to 32 MB each
 
 
@@ -75,7 +72,7 @@ def _open(row: Row, config: AudioConfig, options: Mapping[str, Any]) -> _Opened:
 def _check_unchanged(row: Row, opened: _Opened, options: Mapping[str, Any]) -> None:
     """Bytes of two versions would be labels of neither."""
     if _version_of(row["uri"], options)[0] != opened.version:
-        raise RecordingError("ChangedWhileRead", "rewritten while it was read; run again")
+        raise RecordingError(ErrorType.CHANGED_WHILE_READ, "rewritten while it was read; run again")
 
 
 def _decode_one(
@@ -147,29 +144,4 @@ def _version_of(uri: str, options: Mapping[str, Any]) -> tuple[str, int]:
     try:
         return look_up_versions([uri], options)[0]
     except StoreError as error:
-        raise RecordingError("StoreUnavailable", str(error)) from error
-
-
-def describe_error(stage: str, error: BaseException) -> Row:
-    """The three error columns of a row."""
-    kind = error.kind if isinstance(error, RecordingError) else type(error).__name__
-    message = redact(str(error) or repr(error))
-    return {"error_stage": stage, "error_type": kind, "error_message": message[:2000]}
-
-
-def write_rows(batch: pa.Table, *, root: str, options: Mapping[str, Any], run: RunInfo) -> pa.Table:
-    """Bundle rows to one bundle in the store; gives back a receipt of one row."""
-    key = write_bundle(open_store(root, options), run, batch)
-    errors = np.array(batch["error_stage"].to_pylist()) != ""
-    last = np.array(batch["n_windows"]) > 0
-    return pa.table(
-        {
-            "bundle": [key],
-            "n_recordings": [int(last.sum())],
-            "n_errors": [int(errors.sum())],
-            "errors": pa.array([batch.filter(errors)["error_type"].to_pylist()], _NAMES),
-            "example": batch.filter(errors)["error_message"].to_pylist()[:1] or [""],
-            "audio_s": [float(np.sum(batch["duration_s"]))],
-            "n_segments": [sum(len(segments) for segments in batch["segments"].to_pylist())],
-        }
-    )
+        raise RecordingError(ErrorType.STORE_UNAVAILABLE, str(error)) from error

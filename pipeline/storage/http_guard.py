@@ -10,7 +10,7 @@ import ipaddress
 import socket
 from typing import Any
 
-from pipeline.schema import RecordingError
+from pipeline.errors import ErrorType, RecordingError
 
 OPTION = "allow_private_hosts"  # storage option of this project: intranets, tests on loopback
 _REDIRECTS = 5
@@ -53,7 +53,7 @@ def check_public(host: str) -> None:
         inner = ipaddress.ip_address(int(address) & 0xFFFF_FFFF)
     if not (inner or address).is_global or address.is_multicast or address in _LOCAL_NAT64:
         raise RecordingError(
-            "NotAllowed",
+            ErrorType.NOT_ALLOWED,
             f"{host} is a private address; set storage_options.{OPTION}=true if the manifest "
             "may reach into this network",
         )

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 
 from fsspec import AbstractFileSystem
 
-from pipeline.storage.store import Store, StoreError
+from pipeline.errors import StoreError
+from pipeline.storage.store import Store
 
 KEY = "_lease.json"
 _RENEW_S = 5.0

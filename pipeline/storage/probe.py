@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from pipeline.errors import StoreError
 from pipeline.storage.conditional_put import error_code
 from pipeline.storage.lease import sole_writer
-from pipeline.storage.store import Store, StoreError
+from pipeline.storage.store import Store
 
 _MAX_SKEW_S = 60.0  # S3 itself refuses requests signed more than 15 minutes off
 _ROUND_TRIP = 1 << 20  # bytes: more than one TCP window, less than a second anywhere
@@ -50,7 +51,7 @@ class _Broken(Exception):
 
 
 def probe(store: Store) -> None:
-    """Prove that the store keeps its promises, or raise StoreError naming the first that fails."""
+    """Prove that the store keeps its promises, or raise StoreError for the first it breaks."""
     for check in examine(store):
         if check.state == "failed":
             raise StoreError(f"{store.root}: {check.text}; {check.advice}")

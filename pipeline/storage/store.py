@@ -19,6 +19,7 @@ import fsspec
 from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.errors import StoreError
 from pipeline.storage import http_guard as web
 from pipeline.storage.conditional_put import (
     OPTION,
@@ -28,16 +29,12 @@ from pipeline.storage.conditional_put import (
     says_exists,
     translator,
 )
-from pipeline.storage.store_errors import naming
+from pipeline.storage.store_errors import uri_in_errors
 
 _OUR_OPTIONS = (OPTION, web.OPTION)
 _CONFLICT_RETRIES = 10  # of 409 answers: S3 gives them while another conditional PUT is under way
 _CONFLICT_WAIT_S = 0.2
 _SINGLE_PUT = 5 << 30  # bytes, S3's limit; s3fs cuts into parts from twice its chunk size on
-
-
-class StoreError(RuntimeError):
-    """The store cannot be used or does not hold what it should; the message says what to do."""
 
 
 class Store(Protocol):
@@ -187,13 +184,13 @@ class S3Store:
         )
 
     def put(self, key: str, data: bytes) -> None:
-        with naming(self.uri(key)):
+        with uri_in_errors(self.uri(key)):
             self.filesystem.pipe_file(self.uri(key), data, chunksize=_SINGLE_PUT)
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         for _ in range(_CONFLICT_RETRIES):
             try:
-                with naming(self.uri(key)):
+                with uri_in_errors(self.uri(key)):
                     self._conditional.pipe_file(
                         self.uri(key), data, chunksize=_SINGLE_PUT, mode="create"
                     )
@@ -211,13 +208,13 @@ class S3Store:
         )
 
     def get(self, key: str) -> bytes:
-        with naming(self.uri(key)):
+        with uri_in_errors(self.uri(key)):
             data: bytes = self.filesystem.cat_file(self.uri(key))
         return data
 
     def list(self, prefix: str) -> Sequence[str]:
         try:
-            with naming(self.uri(prefix)):
+            with uri_in_errors(self.uri(prefix)):
                 paths = self.filesystem.find(self.uri(prefix))
         except FileNotFoundError:
             return []
@@ -226,7 +223,7 @@ class S3Store:
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
-            with suppress(FileNotFoundError), naming(self.uri(key)):
+            with suppress(FileNotFoundError), uri_in_errors(self.uri(key)):
                 self.filesystem.rm_file(self.uri(key))
 
     def sweep(self, older_s: float) -> int:

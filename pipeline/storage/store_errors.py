@@ -4,7 +4,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipeline.schema import RecordingError
+from pipeline.errors import ErrorType, RecordingError
 from pipeline.storage.redaction import redact
 
 _GONE = (FileNotFoundError, NotADirectoryError)
@@ -15,7 +15,7 @@ _CLIENTS = ("botocore", "aiobotocore", "aiohttp")
 
 
 @contextmanager
-def naming(uri: str) -> Iterator[None]:
+def uri_in_errors(uri: str) -> Iterator[None]:
     """Every failure of a store becomes an OSError of the same kind that says of which object.
 
     Its cause stays what the store answered.
@@ -47,27 +47,27 @@ def explain_store_error(error: Exception) -> RecordingError:
 def _kind(error: Exception) -> str:
     code = getattr(error, "errno", 0)
     if _is_archived(error):
-        return "Archived"
+        return ErrorType.ARCHIVED
     if isinstance(error, PermissionError) or "Credential" in type(error).__name__:
-        return "AccessDenied"
+        return ErrorType.ACCESS_DENIED
     if isinstance(error, FileNotFoundError) and (kind := _http_kind(error.__cause__)):
         return kind
     if isinstance(error, _GONE) or code in (errno.ELOOP, errno.ENAMETOOLONG):
-        return "FileMissing"
+        return ErrorType.FILE_MISSING
     # An unknown scheme, a NUL in the path, a name that cannot be a bucket's
     refused = isinstance(error, ValueError | ImportError) or code == errno.EINVAL
     if refused or type(error).__name__ == "ParamValidationError":
-        return "BadUri"
-    return "StoreUnavailable"
+        return ErrorType.BAD_URI
+    return ErrorType.STORE_UNAVAILABLE
 
 
 def _http_kind(cause: BaseException | None) -> str:
     """What HTTP really said; "" if it was not HTTP, or indeed not found."""
     status = getattr(cause, "status", 0)
     if status in (401, 403):
-        return "AccessDenied"
+        return ErrorType.ACCESS_DENIED
     is_http = isinstance(cause, TimeoutError) or type(cause).__module__.startswith("aiohttp")
-    return "StoreUnavailable" if is_http and status not in (404, 410) else ""
+    return ErrorType.STORE_UNAVAILABLE if is_http and status not in (404, 410) else ""
 
 
 def _is_archived(error: Exception) -> bool:

@@ -14,8 +14,9 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.errors import ErrorType, StoreError
 from pipeline.storage.redaction import redact
-from pipeline.storage.store import StoreError, filesystem_for
+from pipeline.storage.store import filesystem_for
 from pipeline.storage.store_errors import explain_store_error
 
 Fact = tuple[str, int]  # what the store says of an object: its version, its size in bytes
@@ -25,7 +26,11 @@ MISSING = "missing"  # the version of an object that is not there,
 DENIED = "denied"  # of one that we may not see,
 UNREACHABLE = "unreachable"  # and of one on the web whose host does not answer
 
-_NO_VERSION = {"FileMissing": MISSING, "AccessDenied": DENIED, "NotAllowed": DENIED}
+_NO_VERSION: dict[str, str] = {
+    ErrorType.FILE_MISSING: MISSING,
+    ErrorType.ACCESS_DENIED: DENIED,
+    ErrorType.NOT_ALLOWED: DENIED,
+}
 
 _LOOKUPS = 32  # requests to the store at a time
 _LIST_FROM = 20  # recordings in one directory: from here on one listing beats asking for each
@@ -83,9 +88,9 @@ def _ask(fs: Any, uri: str) -> Fact:
         return _fact(fs.info(fs._strip_protocol(uri)))
     except Exception as error:
         known = explain_store_error(error)
-        if known.kind == "StoreUnavailable" and "http" in fs.protocol:
+        if known.kind == ErrorType.STORE_UNAVAILABLE and "http" in fs.protocol:
             return UNREACHABLE, 0  # one host of many: its rows fail, the others' do not
-        if known.kind == "StoreUnavailable":
+        if known.kind == ErrorType.STORE_UNAVAILABLE:
             raise StoreError(redact(f"{uri}: cannot be looked up: {known}")) from error
         return _NO_VERSION.get(known.kind, ""), 0
 

@@ -8,29 +8,19 @@ it, so it can be published by a later run when its own has died.
 import hashlib
 import json
 import uuid
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from pipeline.errors import StoreError
 from pipeline.schema import BUNDLE, SCHEMA_VERSION
-from pipeline.storage.store import Store, StoreError
+from pipeline.storage.store import Store
+from pipeline.tables.parquet import from_parquet, to_parquet
+from pipeline.tables.run_records import RunInfo
 
 BUNDLES = "_bundles/"
 BALANCE_S = 0.0005  # labelled + silence + failed may miss the duration by this much, s
-
-
-@dataclass(frozen=True, slots=True)
-class RunInfo:
-    """Who made a bundle."""
-
-    run_id: str
-    fingerprint: str  # hex: model, weights and every setting that changes a label
-    model: str
-    model_hash: str
-    vad: str
 
 
 def write_bundle(store: Store, run: RunInfo, rows: pa.Table) -> str:
@@ -80,27 +70,6 @@ def _is_whole(key: str, data: bytes) -> bool:
     """Page checksums do not cover the footer, which says whose rows these are."""
     _, dash, digest = key.rpartition("/")[2].removesuffix(".parquet").partition("-")
     return not dash or digest == _digest(data)  # older programs wrote names without one
-
-
-def to_parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
-    """A whole parquet file in memory: a writer that fails half-way must not leave a valid one."""
-    sink = pa.BufferOutputStream()
-    table = table.replace_schema_metadata(dict(metadata))
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    data: bytes = sink.getvalue().to_pybytes()
-    return data
-
-
-def from_parquet(data: bytes) -> pa.Table:
-    """All rows of a parquet file in memory, page checksums verified.
-
-    Without them Arrow returns wrong rows for a flipped bit and says nothing. One thread and a
-    buffer of Arrow's own: see tables.read_files.
-    """
-    parquet = pq.ParquetFile(
-        pa.BufferReader(data), pre_buffer=False, page_checksum_verification=True
-    )
-    return parquet.read(use_threads=False)
 
 
 def _check_rows(rows: pa.Table) -> None:

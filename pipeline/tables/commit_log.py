@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pipeline.errors import StoreError
 from pipeline.schema import TABLES
-from pipeline.storage.store import Store, StoreError
+from pipeline.storage.store import Store
 
 LOG_VERSION = (
     2  # rises when an older program would misread a record; 1 knew neither sha256 nor forgotten

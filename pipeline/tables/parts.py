@@ -13,10 +13,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import StoreError
 from pipeline.schema import SCHEMA_VERSION, TABLES
-from pipeline.storage.store import Store, StoreError
-from pipeline.tables.bundles import from_parquet, to_parquet
+from pipeline.storage.store import Store
 from pipeline.tables.commit_log import DataFile, State
+from pipeline.tables.parquet import from_parquet, to_parquet
 
 PART_BYTES = 256 << 20  # Arrow bytes of a part, all tables: bounds memory, gives 50-100 MB on disk
 

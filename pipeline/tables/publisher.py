@@ -20,17 +20,17 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.errors import StoreError
 from pipeline.schema import SCHEMA_VERSION
-from pipeline.storage.store import Store, StoreError
+from pipeline.storage.store import Store
 from pipeline.tables import commit_log as commits
 from pipeline.tables.attempts import WINDOW_KEYS, Choice, choose
-from pipeline.tables.bundles import BUNDLES, RunInfo, read_bundle, write_bundle
+from pipeline.tables.bundles import BUNDLES, read_bundle
 from pipeline.tables.commit_log import DataFile, Record, State
+from pipeline.tables.parquet import N_READERS, read_files
 from pipeline.tables.parts import PART_BYTES, PartWriter, Tables, part_files, read_part, without
-from pipeline.tables.snapshots import N_READERS, read_files
-from pipeline.tables.spread import spread
-
-__all__ = ["Published", "Publisher", "RunInfo", "publish", "write_bundle"]
+from pipeline.tables.run_records import RunInfo
+from pipeline.tables.to_tables import to_tables
 
 _TRIES = 20  # commits lost in a row before giving up
 
@@ -227,7 +227,7 @@ class Publisher:
         stem = f"c{draft.seq:08d}-{uuid.uuid4().hex}"
         writer = PartWriter(self._store, fingerprint, stem, self._part_bytes)
         for rows in self._load(choice.taken):
-            tables = spread(rows, draft.committed_at)
+            tables = to_tables(rows, draft.committed_at)
             writer.add(tables)
             counts = _counted(counts, tables)
         for path, old in choice.taken[choice.taken["path"] != ""].groupby("path"):

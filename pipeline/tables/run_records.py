@@ -9,6 +9,25 @@ from pipeline.storage.store import Store
 
 RUNS = "_runs/"
 
+# Stages were recorded by the names of their callables until version 0.2.
+_OLD_STAGES = {
+    "decode_recordings": "decode",
+    "FindSegments": "segment",
+    "LabelSegments": "label",
+    "write_rows": "write",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """Who made a bundle."""
+
+    run_id: str
+    fingerprint: str  # hex: model, weights and every setting that changes a label
+    model: str
+    model_hash: str
+    vad: str
+
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
@@ -21,7 +40,7 @@ class RunRecord:
     n_errors: int
     audio_s: float
     wall_s: float  # from the first row to the last, start-up included
-    stage_s: Mapping[str, float]  # seconds in each stage's code, all of its workers together
+    stage_s: Mapping[str, float]  # by schema.STAGES: seconds in its code, all workers together
     settings: Mapping[str, Any]  # the configuration, without storage options
 
     @property
@@ -44,6 +63,9 @@ def save_run(store: Store, record: RunRecord) -> None:
 def load_run(store: Store, run_id: str) -> RunRecord | None:
     """None if there is none, or none that this program understands."""
     try:
-        return RunRecord(**json.loads(store.get(f"{RUNS}{run_id}.json")))
-    except (OSError, ValueError, TypeError):
+        values = json.loads(store.get(f"{RUNS}{run_id}.json"))
+        stage_s = values["stage_s"].items()
+        values["stage_s"] = {_OLD_STAGES.get(stage, stage): spent_s for stage, spent_s in stage_s}
+        return RunRecord(**values)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

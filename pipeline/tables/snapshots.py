@@ -4,27 +4,22 @@ Every read follows the commit log, so all tables show the same commit and no sup
 abandoned file is ever seen. A glob over the directories would see them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from fsspec import AbstractFileSystem
 
+from pipeline.errors import StoreError
 from pipeline.schema import TABLES
-from pipeline.storage.store import Store, StoreError, open_store
-from pipeline.storage.store_errors import naming
+from pipeline.storage.store import Store, open_store
 from pipeline.tables.commit_log import State, read_state
 
 if TYPE_CHECKING:
     import duckdb
+from pipeline.tables.parquet import read_files
 
-_LEDGER_ROWS = 1 << 20  # of the ledger at a time: 120 MB
-_DAMAGED = (pa.ArrowException, OSError, ValueError)  # what pyarrow says of wrong bytes
-N_READERS = 8  # requests in flight; a small GET is latency, not work
 _SEGMENTS = """
     CREATE VIEW segments AS
     SELECT
@@ -43,7 +38,6 @@ _SEGMENTS = """
         FROM events GROUP BY segment_id
     ) v USING (segment_id)
 """
-_LEDGER = ("recording_id", "work_key", "attempts", "status", "error_type")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,88 +135,6 @@ def create_views(
             source = f"{prefix}empty_{table}"
             connection.register(source, schema.empty_table())
         connection.execute(f"CREATE VIEW {prefix}{table} AS SELECT * FROM {source}")
-
-
-def ledger(
-    root: str, storage_options: Mapping[str, Any] | None = None, *, fingerprint: str
-) -> pa.Table:
-    """What is done under a fingerprint: recording_id, work_key, attempts, status, error_type.
-
-    One row per recording; empty when nothing was committed yet. The state of a recording, which
-    new work must name in `supersedes`, is f"{work_key}:{attempts}".
-    """
-    parts = ledger_parts(root, storage_options, fingerprint=fingerprint)
-    schema = pa.schema([TABLES["recordings"].field(name) for name in _LEDGER])
-    return pa.concat_tables([schema.empty_table(), *parts])
-
-
-def ledger_parts(
-    root: str, storage_options: Mapping[str, Any] | None = None, *, fingerprint: str
-) -> Iterator[pa.Table]:
-    """`ledger`, a few files at a time: of ten million recordings, the whole is 1.2 GB."""
-    store = open_store(root, storage_options)
-    paths: list[str] = []
-    n_rows = 0
-    for file in read_state(store).table("recordings", fingerprint):
-        if paths and (len(paths) == N_READERS or n_rows + file.rows > _LEDGER_ROWS):
-            yield read_files(store, "recordings", paths, _LEDGER)
-            paths, n_rows = [], 0
-        paths.append(file.path)
-        n_rows += file.rows
-    if paths:
-        yield read_files(store, "recordings", paths, _LEDGER)
-
-
-def read_files(
-    store: Store, table: str, paths: Iterable[str], columns: Sequence[str] | None = None
-) -> pa.Table:
-    """Rows of parquet files of one table, in the order of `paths`, page checksums verified.
-
-    A nullable column that a file of an older program lacks is null. Raises StoreError for a file
-    that is damaged, also when read a second time.
-    """
-    schema = TABLES[table]
-    if columns is not None:
-        if unknown := [name for name in columns if name not in schema.names]:
-            raise ValueError(f"{table} has no columns {unknown}; it has {schema.names}")
-        schema = pa.schema([schema.field(name) for name in columns])
-    with ThreadPoolExecutor(N_READERS) as pool:
-        parts = list(pool.map(lambda path: _read_file(store, path, schema), paths))
-    return pa.concat_tables(parts) if parts else schema.empty_table()
-
-
-def _read_file(store: Store, path: str, schema: pa.Schema) -> pa.Table:
-    with suppress(*_DAMAGED):  # a bit may flip on the way as well as in the store
-        return _read_columns(store, path, schema)
-    try:
-        return _read_columns(store, path, schema)
-    except (FileNotFoundError, PermissionError):
-        raise
-    except _DAMAGED as error:
-        reason = str(error).removeprefix(f"{store.uri(path)}: ")
-        raise StoreError(
-            f"{store.uri(path)}: cannot be read or is damaged ({reason}); if that stays so, "
-            "restore it from a backup or an older version"
-        ) from error
-
-
-def _read_columns(store: Store, path: str, schema: pa.Schema) -> pa.Table:
-    # Arrow's own threads must never read through a Python file: one that still wants the GIL when
-    # the interpreter exits aborts the finished process (arrow#50482, seen here with 26.0.1). So
-    # no pre_buffer and no threads here; without a cache, each column chunk is one range request.
-    uri = store.uri(path)
-    with naming(uri), store.filesystem.open(uri, "rb", cache_type="none") as file:
-        parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)
-        names = [name for name in schema.names if name in parquet.schema_arrow.names]
-        # Page checksums do not cover the names of the columns.
-        if lost := [f.name for f in schema if f.name not in names and not f.nullable]:
-            raise pa.ArrowInvalid(f"it has no column {lost[0]}")
-        table = parquet.read(names, use_threads=False)
-    columns = [
-        table[field.name] if field.name in names else pa.nulls(table.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
 
 
 def _check_table(table: str) -> None:

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from pipeline.audio import sources as audio_files
 from pipeline.audio.windows import Window, decode
 from pipeline.config import AudioConfig
-from pipeline.schema import SAMPLE_RATE, RecordingError
+from pipeline.errors import RecordingError
+from pipeline.schema import SAMPLE_RATE
 from tests.support.sounds import KINDS, encode, float_wav, frequency_of, noise, silence, tone, wav
 
 CONFIG = AudioConfig()

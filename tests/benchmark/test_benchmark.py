@@ -14,14 +14,16 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from jobs import benchmark
+from pipeline.benchmark import contenders
 from pipeline.benchmark.loop import STAGES, Cost, Loop, Stopwatch, peak_bytes, synthesise
 from pipeline.benchmark.model import count_flops
 from pipeline.benchmark.process_tree import watch_tree
 from pipeline.config import RunConfig
 from pipeline.manifest.read import read_manifest
 from pipeline.models.files import resolve_model
-from pipeline.models.sensevoice.model import LFR_STEP, N_PROMPT_FRAMES, SenseVoice
-from pipeline.planning.survey import load_speeds
+from pipeline.models.sensevoice.model import SenseVoice
+from pipeline.planning.costs import load_speeds
+from pipeline.schema import LFR_STEP, N_PROMPT_FRAMES
 from tests.support.demo import AUDIO, MODEL, SHORT
 
 CLIPS = [AUDIO / row["audio"] for row in SHORT[:4]]
@@ -82,7 +84,7 @@ def test_the_bare_loop_accounts_for_its_stages_and_keeps_clips_with_their_text(
     assert len(result.heard) == 3
     assert all(heard.rich_text.startswith("<|") for heard in result.heard)
     assert all(heard.waveform.dtype == np.int16 for heard in result.heard)
-    summary = benchmark._summary({"clock": "cpu_s"}, [result])
+    summary = contenders._summary({"clock": "cpu_s"}, [result])
     report = tmp_path / "report.json"
     report.write_text(json.dumps({"device": "cpu", "results": {"ours fp32": summary}}))
     speeds = load_speeds(report)  # what jobs.plan makes of it
@@ -115,7 +117,7 @@ def test_work_grows_with_the_corpus_and_memory_comes_to_rest(tmp_path: Path) -> 
     }
     walks, peaks = [], []
     for factor in (1, 8, 32):
-        config = benchmark._config(spec, "fp32", files * factor, f"times-{factor}")
+        config = contenders._config(spec, "fp32", files * factor, f"times-{factor}")
         resources = config.ray.model_copy(update={"batch_audio_s": 60})
         walks.append(Loop(config.model_copy(update={"ray": resources})).walk())
         peaks.append(peak_bytes())
@@ -128,7 +130,7 @@ def test_work_grows_with_the_corpus_and_memory_comes_to_rest(tmp_path: Path) -> 
 
 def test_of_a_gpu_all_but_decoding_is_asked(tmp_path: Path) -> None:
     spec = {"model": "m", "vad": "v", "work": str(tmp_path), "batch_s": None, "threads": 1}
-    config = benchmark._config(spec | {"device": "cuda"}, "bf16", [], "n")
+    config = contenders._config(spec | {"device": "cuda"}, "bf16", [], "n")
     assert config.label.device == "cuda"
     assert config.ray.segment_with_model
     assert (config.ray.num_gpus, config.ray.label_cpus) == (1, 0)

@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 
 from pipeline.console.progress import Pace, ProgressLines
-from pipeline.flow.telemetry import OverPasses
-from pipeline.runs.execute import Outcome, Progress
+from pipeline.flow.telemetry import SumOverRounds
+from pipeline.runs.progress import Outcome, Progress
 from tests.support.demo import AUDIO, ROOT
 
 RUN_ID = "20261122T120000-0a1b2c3d"
@@ -24,7 +24,7 @@ RUN_ID = "20261122T120000-0a1b2c3d"
 def progress_of(**changes: Any) -> Progress:
     stages = {
         name: SimpleNamespace(n_rows=n_rows, busy_s=1.0, worker_s=2.0)
-        for name, n_rows in (("decode_recordings", 70), ("FindSegments", 60), ("LabelSegments", 50))
+        for name, n_rows in (("decode", 70), ("segment", 60), ("label", 50))
     }
     values: dict[str, Any] = {
         "phase": "labelling",
@@ -188,7 +188,7 @@ def test_a_terminal_says_what_it_waits_for_before_the_first_label() -> None:
 
 
 def test_a_figure_that_starts_again_goes_on_from_where_it_was() -> None:
-    rows = OverPasses()
+    rows = SumOverRounds()
     assert [rows.add(figure) for figure in (3, 8, 8, 2, 5, 0, 1)] == [3, 8, 8, 10, 13, 13, 14]
 
 

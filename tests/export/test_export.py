@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 import sentencepiece
 
+from pipeline.errors import ExportError
 from pipeline.export.captions import cue_text, vtt_time, write_vtt
 from pipeline.export.formats import emotion_tag, event_tag, write_kaldi
-from pipeline.export.rows import Place, Row
-from pipeline.export.write import FORMATS, ExportError, export
+from pipeline.export.rows import ExportTarget, Row
+from pipeline.export.write import FORMATS, export
 from pipeline.schema import EMOTIONS, EVENTS, SAMPLE_RATE
 from pipeline.storage.store import open_store
 from pipeline.tables import connect
@@ -267,7 +268,7 @@ def test_a_cue_shows_sounds_only_where_nothing_is_said() -> None:
 
 
 def test_text_cannot_break_out_of_a_vtt_cue(tmp_path: Path) -> None:
-    place = Place(tmp_path, tmp_path, clips=False)
+    place = ExportTarget(tmp_path, tmp_path, clips=False)
     write_vtt([row(text="a <b>\n\n--> 00:00 & c")], place)
     assert "a &lt;b&gt; --&gt; 00:00 &amp; c\n" in (tmp_path / "a.vtt").read_text()
 
@@ -328,7 +329,7 @@ def test_kaldi_keys_sort_as_utterances_even_where_names_nest(tmp_path: Path) -> 
 
 def test_the_shell_of_kaldi_never_sees_a_hostile_name(tmp_path: Path) -> None:
     uri = "/audio/$(touch pwned); `x` 'y'.wav"
-    write_kaldi([row(uri=uri)], Place(tmp_path, tmp_path, clips=False))
+    write_kaldi([row(uri=uri)], ExportTarget(tmp_path, tmp_path, clips=False))
     name, command = (tmp_path / "wav.scp").read_text().rstrip().split(" ", 1)
     assert name == "a"
     assert shlex.split(command)[5] == uri

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,18 +22,21 @@ import soundfile
 from jobs import label
 from pipeline.audio import sources as audio_files
 from pipeline.config import AudioConfig, RunConfig
-from pipeline.flow import chain as flow
-from pipeline.planning.plan import PERMANENT, Plan
+from pipeline.errors import PERMANENT, ErrorType, RunStopped, StoreError
 from pipeline.runs import execute as run
 from pipeline.runs import recovery
-from pipeline.runs.recovery import Breaker, RunStopped, error_row, find_fault, next_step
+from pipeline.runs.progress import Outcome
+from pipeline.runs.recovery import CircuitBreaker, find_fault, next_step
 from pipeline.schema import BUNDLE, PLANNED, SAMPLE_RATE
 from pipeline.stages import decode as stages
-from pipeline.storage.store import StoreError, open_store
+from pipeline.stages.build import BuildStages, Stages, build_stages
+from pipeline.stages.error_rows import error_row
+from pipeline.storage.store import open_store
 from pipeline.storage.versions import look_up_versions
 from pipeline.tables import Snapshot, open_snapshot
-from pipeline.tables.bundles import RunInfo, write_bundle
+from pipeline.tables.bundles import write_bundle
 from pipeline.tables.publisher import Publisher, publish
+from pipeline.tables.run_records import RunInfo
 from tests.support import poison
 from tests.support.bundle_rows import RUN, bundle, window
 from tests.support.demo import (
@@ -107,12 +109,12 @@ def test_bad_audio_never_stops_a_run() -> None:
 
 def test_crashes_stop_a_run_earlier_because_each_costs_half_a_minute() -> None:
     limits: dict[str, Any] = {"max_error_share": 0.5, "fail_fast_after": 100}
-    assert find_fault(12, {recovery.CRASH: 10}, **limits) == recovery.CRASH
-    assert find_fault(200, {recovery.CRASH: 10}, **limits) == ""
+    assert find_fault(12, {ErrorType.WORKER_CRASH: 10}, **limits) == ErrorType.WORKER_CRASH
+    assert find_fault(200, {ErrorType.WORKER_CRASH: 10}, **limits) == ""
 
 
 def test_a_fault_that_comes_late_in_a_long_run_is_found_too() -> None:
-    breaker = Breaker(max_error_share=0.5, fail_fast_after=100)
+    breaker = CircuitBreaker(max_error_share=0.5, fail_fast_after=100)
     assert not any(breaker.add(16, [], "") for _ in range(10_000))
     answers = [breaker.add(16, ["AccessDenied"] * 16, "403 Forbidden") for _ in range(100)]
     first = next(index for index, answer in enumerate(answers) if answer)
@@ -123,7 +125,7 @@ def test_a_fault_that_comes_late_in_a_long_run_is_found_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_left", "n_before", "n_passes", "step"),
+    ("n_left", "n_before", "n_rounds", "step"),
     [
         (0, 50, 1, "done"),
         (1, 1, 1, "alone"),  # a corpus of one, and that one kills
@@ -136,14 +138,14 @@ def test_a_fault_that_comes_late_in_a_long_run_is_found_too() -> None:
     ],
 )
 def test_what_is_left_goes_through_again_in_smaller_company(
-    n_left: int, n_before: int, n_passes: int, step: str
+    n_left: int, n_before: int, n_rounds: int, step: str
 ) -> None:
-    assert next_step(n_left, n_before, n_passes) == step
+    assert next_step(n_left, n_before, n_rounds) == step
 
 
 def test_an_error_row_is_a_bundle_row_whose_seconds_add_up() -> None:
     planned = planned_row("a", "/a.wav") | {"attempts": 2, "extra": {"a": "b"}}
-    row = error_row(planned, "label", recovery.CRASH, "died")
+    row = error_row(planned, "label", ErrorType.WORKER_CRASH, "died")
     assert row.schema == BUNDLE
     (values,) = row.to_pylist(maps_as_pydicts="strict")
     assert (values["error_stage"], values["error_type"]) == ("label", "WorkerCrash")
@@ -164,8 +166,11 @@ def small(tmp_path: Path) -> RunConfig:
     return demo_config(tmp_path / "out", f"manifest={manifest}", "vad=none")
 
 
-def again(config: RunConfig, **changes: Any) -> run.Outcome:
-    return execute(config.model_copy(update=changes))
+DENIED = poison.with_parts(decode=poison.denied_decode)
+
+
+def again(config: RunConfig, build: BuildStages | None = None, **changes: Any) -> Outcome:
+    return execute(config.model_copy(update=changes), build)
 
 
 def test_a_file_that_appears_is_labelled_without_being_asked(
@@ -181,22 +186,20 @@ def test_a_file_that_appears_is_labelled_without_being_asked(
 
 
 def test_what_may_pass_is_retried_and_what_lies_in_the_audio_is_not(
-    ray_session: None, small: RunConfig, monkeypatch: pytest.MonkeyPatch
+    ray_session: None, small: RunConfig
 ) -> None:
     """Access denied at the first two attempts, granted at the third; max_attempts counts all."""
-    monkeypatch.setattr(flow, "decode_recordings", poison.deny)
-    execute(small)
+    execute(small, DENIED)
     rows = rows_by_id(small.output)
     assert (rows["shy.flac"]["error_type"], rows["shy.flac"]["attempts"]) == ("AccessDenied", 1)
     assert rows["text.wav"]["error_type"] == "NotAudio"
 
-    assert execute(small).plan.todo.num_rows == 0  # not without being asked
-    outcome = again(small, retry="errors")
+    assert execute(small, DENIED).plan.todo.num_rows == 0  # not without being asked
+    outcome = again(small, DENIED, retry="errors")
     assert outcome.plan.todo["recording_id"].to_pylist() == ["shy.flac"]
     assert rows_by_id(small.output)["shy.flac"]["attempts"] == 2
-    assert again(small, retry="errors", max_attempts=2).plan.todo.num_rows == 0
+    assert again(small, DENIED, retry="errors", max_attempts=2).plan.todo.num_rows == 0
 
-    monkeypatch.undo()
     again(small, retry="errors")
     rows = rows_by_id(small.output)
     assert (rows["shy.flac"]["status"], rows["shy.flac"]["attempts"]) == ("ok", 3)
@@ -204,19 +207,16 @@ def test_what_may_pass_is_retried_and_what_lies_in_the_audio_is_not(
     assert_exactly_once(small.output, ["good.mp3", "shy.flac", "text.wav"])
 
 
-def test_a_run_without_rights_stops_and_names_the_fault(
-    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_without_rights_stops_and_names_the_fault(ray_session: None, tmp_path: Path) -> None:
     rows = [{**row, "recording_id": f"shy-{row['recording_id']}"} for row in copies(4)]
     manifest = write_manifest(tmp_path, rows)
     config = demo_config(tmp_path / "out", f"manifest={manifest}", "vad=none", "fail_fast_after=10")
-    monkeypatch.setattr(flow, "decode_recordings", poison.deny)
     with pytest.raises(RunStopped, match=r"AccessDenied.*credentials.*retry=errors"):
-        execute(config)
+        execute(config, DENIED)
     n_failed = len(rows_by_id(config.output))
     assert n_failed >= 10
 
-    monkeypatch.undo()  # the rights are given; nothing of the corpus is lost
+    # The rights are given; nothing of the corpus is lost.
     outcome = again(config, retry="errors")
     assert outcome.plan.n_retried >= n_failed  # and what was under way when it stopped
     snapshot = assert_exactly_once(config.output, [row["recording_id"] for row in rows])
@@ -227,11 +227,11 @@ def test_a_run_without_rights_stops_and_names_the_fault(
 
 
 def test_a_worker_that_cannot_load_its_model_stops_the_run_at_once(
-    ray_session: None, small: RunConfig, monkeypatch: pytest.MonkeyPatch
+    ray_session: None, small: RunConfig
 ) -> None:
-    monkeypatch.setattr(flow, "_load_sensevoice", poison.fail_to_load)
+    build = poison.with_parts(load_model=poison.failing_model)
     with pytest.raises(RunStopped, match=r"a worker cannot start: .*no kernel image") as stopped:
-        execute(small)
+        execute(small, build)
     assert "\n" not in str(stopped.value)
 
 
@@ -250,19 +250,19 @@ def test_a_recording_that_kills_every_worker_is_a_row_and_all_others_are_labelle
     rows = copies(2)
     rows[5:5], rows[12:12], rows[20:20] = [[row] for row in deadly]
     manifest = write_manifest(tmp_path, rows)
-    monkeypatch.setattr(flow, "decode_recordings", poison.decode)
-    monkeypatch.setattr(flow, "_load_vad", poison.load_vad)
-    monkeypatch.setattr(flow, "_load_sensevoice", poison.load_model)
+    build = poison.with_parts(
+        decode=poison.exiting_decode, load_vad=poison.deadly_vad, load_model=poison.deadly_model
+    )
     config = demo_config(tmp_path / "out", f"manifest={manifest}", "vad=none")
     steps: list[tuple[int, str]] = []
 
-    def note_step(n_left: int, n_before: int, n_passes: int) -> recovery.Step:
-        step = next_step(n_left, n_before, n_passes)
+    def note_step(n_left: int, n_before: int, n_rounds: int) -> recovery.Step:
+        step = next_step(n_left, n_before, n_rounds)
         steps.append((n_left, step))
         return step
 
     monkeypatch.setattr(run, "next_step", note_step)
-    outcome = execute(config)
+    outcome = execute(config, build)
     ((n_lost, step),) = steps
     assert 3 <= n_lost < len(rows)  # what a single pass would have lost without a word
     assert step == "alone"
@@ -282,16 +282,15 @@ def test_a_recording_that_kills_every_worker_is_a_row_and_all_others_are_labelle
 
 
 @pytest.mark.slow
-def test_workers_that_are_killed_once_leave_no_trace(
-    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_that_are_killed_once_leave_no_trace(ray_session: None, tmp_path: Path) -> None:
     """SIGKILL of the VAD's and of the model's process in the middle of a run: Ray restarts them."""
     rows = copies(3)
     config = demo_config(tmp_path / "out", f"manifest={write_manifest(tmp_path, rows)}", "vad=none")
     died = [tmp_path / "vad", tmp_path / "model"]
-    monkeypatch.setattr(flow, "_load_vad", partial(poison.load_vad_dying_once, died[0]))
-    monkeypatch.setattr(flow, "_load_sensevoice", partial(poison.load_model_dying_once, died[1]))
-    outcome = execute(config)
+    build = poison.with_parts(
+        load_vad=poison.vad_dying_once(died[0]), load_model=poison.model_dying_once(died[1])
+    )
+    outcome = execute(config, build)
     assert all(path.exists() for path in died)
     assert outcome.n_unfinished == 0
     snapshot = assert_exactly_once(config.output, [row["recording_id"] for row in rows])
@@ -302,18 +301,13 @@ def test_workers_that_are_killed_once_leave_no_trace(
 
 
 def test_audio_rewritten_after_planning_is_recorded_as_it_was_read(
-    ray_session: None, small: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_session: None, small: RunConfig, tmp_path: Path
 ) -> None:
-    plan_first = run.make_plan
+    def rewrite_then_build(config: RunConfig, info: RunInfo) -> Stages:
+        shutil.copy(AUDIO / "yue_neutral.mp3", tmp_path / "good.mp3")  # the plan is made by now
+        return build_stages(config, info)
 
-    def plan_then_rewrite(config: RunConfig, info: RunInfo) -> Plan:
-        plan = plan_first(config, info)
-        shutil.copy(AUDIO / "yue_neutral.mp3", tmp_path / "good.mp3")
-        return plan
-
-    monkeypatch.setattr(run, "make_plan", plan_then_rewrite)
-    execute(small)
-    monkeypatch.undo()
+    execute(small, rewrite_then_build)
     row = rows_by_id(small.output)["good.mp3"]
     now, size = look_up_versions([str(tmp_path / "good.mp3")], {})[0]
     assert (row["version"], row["bytes"]) == (now, size)
@@ -512,7 +506,7 @@ def test_two_runs_at_once_share_a_corpus_without_a_double(
 
 
 def failing_with(error: BaseException, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> int:
-    def execute(config: RunConfig, on_progress: Any) -> run.Outcome:
+    def execute(config: RunConfig, on_progress: Any) -> Outcome:
         raise error
 
     monkeypatch.setattr(run, "execute", execute)

@@ -27,14 +27,16 @@ import zstandard
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.config import AudioConfig, LabelConfig, RunConfig, SegmentConfig
+from pipeline.errors import ManifestError
 from pipeline.manifest import files as manifest_files
-from pipeline.manifest.read import ManifestError, read_manifest
+from pipeline.manifest.read import read_manifest
 from pipeline.models.sensevoice.model import SenseVoice, load_sensevoice
 from pipeline.models.vad.load import load_vad
 from pipeline.planning.plan import make_plan
 from pipeline.schema import BUNDLE, TABLES
 from pipeline.stages.decode import decode_recordings
-from pipeline.stages.label import FindSegments, LabelSegments
+from pipeline.stages.label import LabelSegments
+from pipeline.stages.segment import FindSegments
 from pipeline.storage.store import filesystem_for
 from tests.support.demo import AUDIO, MODEL
 from tests.support.s3_server import S3

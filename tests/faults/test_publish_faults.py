@@ -18,9 +18,11 @@ from typing import Any, Self
 import pyarrow.dataset
 import pytest
 
-from pipeline.maintenance.compact import compact, vacuum
+from pipeline.errors import StoreError
+from pipeline.maintenance.compact import compact
+from pipeline.maintenance.vacuum import vacuum
 from pipeline.maintenance.verify import verify
-from pipeline.storage.store import LocalStore, Store, StoreError, open_store
+from pipeline.storage.store import LocalStore, Store, open_store
 from pipeline.tables import open_snapshot
 from pipeline.tables.bundles import read_bundle, write_bundle
 from pipeline.tables.commit_log import read_record, read_state, record_key

@@ -25,14 +25,15 @@ from typer.testing import CliRunner
 
 from jobs import compact, query, release
 from jobs import verify as verify_job
+from pipeline.errors import StoreError
 from pipeline.maintenance.verify import verify
-from pipeline.storage.store import Store, StoreError, open_store
+from pipeline.storage.store import Store, open_store
 from pipeline.tables import bundles
 from pipeline.tables import commit_log as commits
-from pipeline.tables.bundles import from_parquet, write_bundle
+from pipeline.tables.bundles import write_bundle
 from pipeline.tables.commit_log import read_state
+from pipeline.tables.parquet import from_parquet, read_files
 from pipeline.tables.publisher import publish
-from pipeline.tables.snapshots import read_files
 from tests.support.bundle_rows import OTHER_RUN, RUN, bundle, window
 from tests.support.faulty_wire import Fault, Wire, faulty_wire
 from tests.support.s3_server import S3

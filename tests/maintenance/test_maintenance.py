@@ -11,11 +11,13 @@ import polars
 import pyarrow.dataset
 import pytest
 
-from pipeline.maintenance.compact import compact, vacuum
+from pipeline.errors import StoreError
+from pipeline.maintenance.compact import compact
 from pipeline.maintenance.release import PARTITIONS, PartitionBy, release
+from pipeline.maintenance.vacuum import vacuum
 from pipeline.maintenance.verify import verify
 from pipeline.schema import TABLES
-from pipeline.storage.store import Store, StoreError, open_store
+from pipeline.storage.store import Store, open_store
 from pipeline.tables import commit_log as commits
 from pipeline.tables import open_snapshot
 from pipeline.tables.attempts import Choice, choose

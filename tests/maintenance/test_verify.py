@@ -17,8 +17,9 @@ from pipeline.maintenance.verify import verify
 from pipeline.storage.store import Store, open_store
 from pipeline.tables import commit_log as commits
 from pipeline.tables import open_snapshot
-from pipeline.tables.bundles import from_parquet, to_parquet, write_bundle
+from pipeline.tables.bundles import write_bundle
 from pipeline.tables.commit_log import read_state, record_key
+from pipeline.tables.parquet import from_parquet, to_parquet
 from pipeline.tables.publisher import publish
 from tests.support.bundle_rows import OTHER_MODEL, RUN, bundle, whole, window
 from tests.support.s3_server import S3

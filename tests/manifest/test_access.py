@@ -6,13 +6,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.manifest.access import Reach, explain_refusal, find_refused, make_reach
+from pipeline.manifest.access import AllowedRoots, explain_refusal, find_refused, make_allowed_roots
 
-S3 = Reach(("s3://corpus/speech/",))
-WEB = Reach(("https://host/audio/",), allow_http=True)
+S3 = AllowedRoots(("s3://corpus/speech/",))
+WEB = AllowedRoots(("https://host/audio/",), allow_http=True)
 
 
-def is_allowed(uri: str, reach: Reach) -> bool:
+def is_allowed(uri: str, reach: AllowedRoots) -> bool:
     """Both ways to ask must agree."""
     one = explain_refusal(uri, reach) is None
     assert one == (not find_refused(pa.array([uri]), reach))
@@ -84,14 +84,14 @@ def test_a_link_out_of_the_root_is_refused_and_one_inside_is_not(tmp_path: Path)
     (root / "inner.wav").symlink_to(root / "sub" / "a.wav")
     (root / "outer.wav").symlink_to(outside / "a.wav")
     (root / "tunnel").symlink_to(outside)
-    reach = make_reach(str(root))
+    reach = make_allowed_roots(str(root))
     assert is_allowed(f"{root}/inner.wav", reach)
     assert not is_allowed(f"{root}/outer.wav", reach)
     assert not is_allowed(f"{root}/tunnel/a.wav", reach)
     assert f"links to {outside}/a.wav" in explain(f"{root}/outer.wav", reach)
 
 
-def explain(uri: str, reach: Reach) -> str:
+def explain(uri: str, reach: AllowedRoots) -> str:
     fault = explain_refusal(uri, reach)
     assert fault
     return fault[1]
@@ -100,7 +100,7 @@ def explain(uri: str, reach: Reach) -> str:
 def test_a_root_may_itself_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    reach = make_reach(str(tmp_path / "link"))
+    reach = make_allowed_roots(str(tmp_path / "link"))
     assert is_allowed(f"{tmp_path}/link/a.wav", reach)
     assert is_allowed(f"{tmp_path}/real/a.wav", reach)
 
@@ -125,15 +125,19 @@ def test_the_message_says_what_to_set() -> None:
     ],
 )
 def test_the_default_root_is_the_manifests_own(source: str, roots: tuple[str, ...]) -> None:
-    assert make_reach(source).roots == roots
+    assert make_allowed_roots(source).roots == roots
 
 
 def test_a_directory_is_its_own_root_and_relative_ones_start_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert make_reach(str(tmp_path)).roots == make_reach(".").roots == (f"{tmp_path}/",)
-    assert make_reach("list.csv", ["audio", "/", "s3://b"]).roots == (
+    assert (
+        make_allowed_roots(str(tmp_path)).roots
+        == make_allowed_roots(".").roots
+        == (f"{tmp_path}/",)
+    )
+    assert make_allowed_roots("list.csv", ["audio", "/", "s3://b"]).roots == (
         f"{tmp_path}/audio/",
         "/",
         "s3://b/",
@@ -141,13 +145,13 @@ def test_a_directory_is_its_own_root_and_relative_ones_start_here(
 
 
 def test_http_without_a_root_of_its_own_means_every_public_host() -> None:
-    anywhere = make_reach("/data/list.csv", allow_http=True)
+    anywhere = make_allowed_roots("/data/list.csv", allow_http=True)
     assert is_allowed("https://any.host/a.wav", anywhere)
-    named = make_reach("/data/list.csv", ["https://one.host/"], allow_http=True)
+    named = make_allowed_roots("/data/list.csv", ["https://one.host/"], allow_http=True)
     assert not is_allowed("https://any.host/a.wav", named)
-    assert not is_allowed("https://one.host/a.wav", make_reach("/x", ["https://one.host/"]))
+    assert not is_allowed("https://one.host/a.wav", make_allowed_roots("/x", ["https://one.host/"]))
 
 
 def test_a_chain_is_read_if_it_is_named() -> None:
     chain: Any = "zip://a.wav::s3://corpus/b.zip"
-    assert is_allowed(chain, Reach(("zip://a.wav::s3://corpus/",)))
+    assert is_allowed(chain, AllowedRoots(("zip://a.wav::s3://corpus/",)))

@@ -12,10 +12,12 @@ from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.errors import ManifestError
 from pipeline.manifest import files as manifest_files
 from pipeline.manifest import rows as manifest_rows
 from pipeline.manifest.access import canonical_uri
-from pipeline.manifest.read import MANIFEST, Manifest, ManifestError, read_manifest
+from pipeline.manifest.read import Manifest, read_manifest
+from pipeline.manifest.rows import MANIFEST
 from tests.support.sounds import encode, tone
 
 Row = dict[str, Any]

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchaudio.compliance import kaldi
 
+from pipeline.config import SegmentConfig
 from pipeline.models.features import (
     CHUNK_FRAMES as CHUNKS,
 )
@@ -116,10 +117,7 @@ def test_the_frames_of_a_clip_are_cut_out_of_its_recording(
     raw = Segment(start / 100, end_s if end_s and end_s > start / 100 else (start + n_frames) / 100)
     merged = merge_segments(
         [raw],
-        max_segment_s=30,
-        merge_length_s=15,
-        merge_gap_s=0.5,
-        min_segment_s=0.025,
+        SegmentConfig.model_construct(min_segment_s=0.025),
         duration_s=len(waveform) / SAMPLE_RATE,
     )
     for segment in merged:

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import RunConfig
-from pipeline.models.files import ModelError, resolve_model, resolve_vad
+from pipeline.errors import ModelError
+from pipeline.models.files import resolve_model, resolve_vad
 from pipeline.storage.store import filesystem_for
 from tests.support.demo import MODEL, ROOT
 from tests.support.s3_server import S3

@@ -23,7 +23,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from pipeline.config import LabelConfig, Precision, SegmentConfig
 from pipeline.models import features
 from pipeline.models.files import resolve_model
-from pipeline.models.sensevoice.attention import Way
+from pipeline.models.sensevoice.attention import AttentionKind
 from pipeline.models.sensevoice.model import SenseVoice
 from pipeline.models.vad.fsmn import FsmnVad
 from pipeline.schema import WINDOW
@@ -93,7 +93,7 @@ def test_the_device_notices_who_waits_for_a_value(wait: Callable[[Tensor], Any],
 
 @PATHS
 def test_a_pack_is_heard_with_one_copy_to_the_host(
-    precision: Precision, attention: Way, gpu: Gpu
+    precision: Precision, attention: AttentionKind, gpu: Gpu
 ) -> None:
     model = SenseVoice(resolve_model(str(MODEL)), "cuda", precision, attention)
     clips = [torch.empty(n_frames, 80, device="cuda") for n_frames in (500, 1200, 37)]
@@ -106,7 +106,7 @@ def test_a_pack_is_heard_with_one_copy_to_the_host(
 @PATHS
 def test_segments_are_found_and_labelled_with_two_copies_and_one_per_pack(
     precision: Precision,
-    attention: Way,
+    attention: AttentionKind,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -133,7 +133,7 @@ def test_segments_are_found_and_labelled_with_two_copies_and_one_per_pack(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @PATHS
-def test_a_gpu_hears_what_a_cpu_hears(precision: Precision, attention: Way) -> None:
+def test_a_gpu_hears_what_a_cpu_hears(precision: Precision, attention: AttentionKind) -> None:
     files = resolve_model(str(MODEL))
     clips = [np.random.default_rng(n).normal(size=(n, 80)).astype(np.float32) for n in (500, 99)]
     on_cpu, on_gpu = (

@@ -9,16 +9,18 @@ import pyarrow as pa
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from pipeline.errors import StoreError
+from pipeline.flow.row_batches import guess_seconds
 from pipeline.manifest import files as manifest_files
 from pipeline.manifest import rows as manifest_rows
 from pipeline.manifest.keys import work_keys
 from pipeline.manifest.read import Manifest, read_manifest
 from pipeline.planning import ledger_index
-from pipeline.planning.ledger_index import LedgerIndex
-from pipeline.planning.plan import Plan, find_missing, guess_seconds, make_plan
+from pipeline.planning.ledger_index import LedgerIndex, find_missing
+from pipeline.planning.plan import Plan, make_plan
 from pipeline.schema import PLANNED
 from pipeline.storage import versions
-from pipeline.storage.store import StoreError, filesystem_for
+from pipeline.storage.store import filesystem_for
 from pipeline.storage.versions import DENIED, MISSING, look_up_versions
 from tests.support.s3_server import S3
 

@@ -10,19 +10,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.config import AudioConfig, ConfigError
+from pipeline.config import AudioConfig
+from pipeline.errors import ConfigError
 from pipeline.manifest.read import read_manifest
 from pipeline.planning import survey as preflight
+from pipeline.planning.costs import Speeds, estimate_cost, load_speeds
 from pipeline.planning.plan import Plan, make_plan
-from pipeline.planning.survey import (
-    Speeds,
-    cost,
-    load_speeds,
-    probe_row,
-    ratio_estimate,
-    survey,
-    wilson,
-)
+from pipeline.planning.survey import probe_row, ratio_estimate, survey_todo, wilson
 from pipeline.schema import SAMPLE_RATE, TABLES
 from tests.support.demo import AUDIO, ROOT
 
@@ -108,7 +102,7 @@ def test_the_hours_interval_covers_the_truth_19_times_in_20() -> None:
 
 
 def test_a_whole_sample_leaves_no_doubt_about_the_hours() -> None:
-    found = survey(plan_of(AUDIO / "manifest.jsonl").todo, AudioConfig(), {})
+    found = survey_todo(plan_of(AUDIO / "manifest.jsonl").todo, AudioConfig(), {})
     assert found.n_sampled == 20
     assert found.seconds.low == found.seconds.value == found.seconds.high
     assert found.seconds.value == pytest.approx(158.6, rel=0.02)
@@ -118,15 +112,15 @@ def test_a_whole_sample_leaves_no_doubt_about_the_hours() -> None:
 def test_a_sample_is_the_same_for_the_same_seed() -> None:
     todo = plan_of(AUDIO / "manifest.jsonl").todo
     first, again, other = (
-        survey(todo, AudioConfig(), {}, n_sampled=8, seed=seed) for seed in (1, 1, 2)
+        survey_todo(todo, AudioConfig(), {}, n_sampled=8, seed=seed) for seed in (1, 1, 2)
     )
     assert first == again != other
 
 
 def test_machine_hours_follow_from_the_speeds() -> None:
     speeds = Speeds(decode=500, segment=250, label_core=10, label_gpu=1000)
-    on_cores = cost(3600_000, speeds, on_gpu=False)
-    on_gpu = cost(3600_000, speeds, on_gpu=True)
+    on_cores = estimate_cost(3600_000, speeds, on_gpu=False)
+    on_gpu = estimate_cost(3600_000, speeds, on_gpu=True)
     assert (on_cores.decode_core_h, on_cores.segment_core_h, on_cores.label_core_h) == (2, 4, 100)
     assert (on_gpu.label_core_h, on_gpu.label_gpu_h) == (0, 1)
 

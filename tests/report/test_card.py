@@ -37,7 +37,7 @@ RECORD = RunRecord(
     n_errors=127,
     audio_s=2_300_000.0,
     wall_s=6_070.0,
-    stage_s={"decode_recordings": 21_000.0, "FindSegments": 18_000.0, "LabelSegments": 5_900.0},
+    stage_s={"decode": 21_000.0, "segment": 18_000.0, "label": 5_900.0},
     settings={"manifest": f"s3://corpus/{HOSTILE}", "label": {"language": "auto"}},
 )
 SOURCE = Source(f"s3://corpus/{HOSTILE}/labels", 41, "f1" * 16, [RECORD])

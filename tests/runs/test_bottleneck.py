@@ -8,7 +8,7 @@ from pipeline.runs.bottleneck import find_bottleneck
 
 def advice(segment_s: float, label_s: float, wall_s: float = 100.0, **ray: Any) -> str:
     config = RunConfig.model_validate({"manifest": "m", "output": "o", "ray": ray})
-    return find_bottleneck({"FindSegments": segment_s, "LabelSegments": label_s}, wall_s, config)
+    return find_bottleneck({"segment": segment_s, "label": label_s}, wall_s, config)
 
 
 def test_a_busy_model_on_a_cpu_asks_for_cores_or_a_lower_precision() -> None:

@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 from pipeline.config import AudioConfig, LabelConfig, RunConfig, SegmentConfig
-from pipeline.stages.label import FindSegments, LabelSegments
+from pipeline.stages.label import LabelSegments
+from pipeline.stages.segment import FindSegments
 from pipeline.schema import PLANNED, SAMPLE_RATE, Segment
 from pipeline.models.sensevoice.model import load_sensevoice
 from pipeline.stages.decode import decode_recordings

@@ -15,15 +15,16 @@ import soundfile
 
 from pipeline.audio.sources import open_source
 from pipeline.config import AudioConfig, LabelConfig, RunConfig, SegmentConfig
+from pipeline.errors import BatchTooLarge
 from pipeline.models.files import resolve_model
-from pipeline.models.sensevoice.decoding import Frames
+from pipeline.models.sensevoice.decoding import ClipOutput
 from pipeline.models.sensevoice.model import Clip, SenseVoice, load_sensevoice
-from pipeline.models.sensevoice.packing import PackTooLarge
 from pipeline.models.vad.load import load_vad
 from pipeline.schema import BUNDLE, PLANNED, SAMPLE_RATE, SEGMENTED, WINDOW, Segment
 from pipeline.stages import decode as stages
 from pipeline.stages.decode import decode_recordings
-from pipeline.stages.label import FindAndLabelSegments, FindSegments, LabelSegments
+from pipeline.stages.label import FindAndLabelSegments, LabelSegments, model_batch_s
+from pipeline.stages.segment import FindSegments
 from tests.support.demo import AUDIO, MODEL
 
 SEGMENT = SegmentConfig()
@@ -196,7 +197,7 @@ class Choosy:
 
     def transcribe(
         self, clips: list[np.ndarray], languages: list[str], use_itn: bool
-    ) -> list[Frames]:
+    ) -> list[ClipOutput]:
         if any(len(clip) == self._n_frames for clip in clips):
             raise RuntimeError("CUDA out of memory")
         return model().transcribe(clips, languages, use_itn)
@@ -226,10 +227,10 @@ class Small:
 
     def transcribe(
         self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
-    ) -> list[Frames]:
+    ) -> list[ClipOutput]:
         self.passes.append(sum(map(len, clips)))
         if self.passes[-1] > self._max_frames:
-            raise PackTooLarge("CUDA out of memory")
+            raise BatchTooLarge("CUDA out of memory")
         return model().transcribe(clips, languages, use_itn)
 
 
@@ -252,7 +253,7 @@ def test_a_device_short_of_memory_gets_smaller_packs_from_then_on() -> None:
 
 def test_a_clip_that_never_fits_is_an_error_row() -> None:
     (row,) = label_rows(plan_row(AUDIO / "en_happy.mp3"), transcriber=Small(max_frames=1))
-    assert (row["error_stage"], row["error_type"]) == ("label", "PackTooLarge")
+    assert (row["error_stage"], row["error_type"]) == ("label", "BatchTooLarge")
 
 
 def test_a_library_that_exits_makes_an_error_row() -> None:
@@ -317,7 +318,7 @@ def test_a_recording_that_the_vad_cannot_take_fails_alone() -> None:
 def test_how_much_is_heard_at_once_follows_from_the_device(
     config: LabelConfig, batch_s: int
 ) -> None:
-    assert LabelSegments(model, config)._max_frames == batch_s * 100
+    assert model_batch_s(config) == batch_s
 
 
 def test_a_model_that_does_not_load_stops_the_worker(tmp_path: Path) -> None:

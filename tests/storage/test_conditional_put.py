@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import StoreError
 from pipeline.storage.conditional_put import DIALECTS, choose_dialect, dialect_of
-from pipeline.storage.store import Store, StoreError, filesystem_for, open_store
+from pipeline.storage.store import Store, filesystem_for, open_store
 
 EXISTS = "<Error><Code>PreconditionFailed</Code><Message>exists</Message>{}</Error>"
 AWS_EXISTS = EXISTS.format("<Condition>If-None-Match</Condition>")

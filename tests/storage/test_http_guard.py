@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.audio.windows import decode
 from pipeline.config import AudioConfig
-from pipeline.schema import RecordingError
+from pipeline.errors import RecordingError
 from pipeline.storage import http_guard as web
 from pipeline.storage.versions import DENIED, MISSING, look_up_versions
 from tests.support.sounds import encode, tone

@@ -10,11 +10,12 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs import doctor
+from pipeline.errors import StoreError
 from pipeline.maintenance.verify import verify
 from pipeline.storage import lease
 from pipeline.storage.lease import sole_writer
 from pipeline.storage.probe import examine, probe, writable
-from pipeline.storage.store import LocalStore, Store, StoreError, open_store
+from pipeline.storage.store import LocalStore, Store, open_store
 from pipeline.tables.bundles import write_bundle
 from pipeline.tables.publisher import publish
 from tests.support.bundle_rows import RUN, bundle, window

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import StoreError
 from pipeline.storage.probe import probe
-from pipeline.storage.store import LocalStore, Store, StoreError, filesystem_for, open_store
+from pipeline.storage.store import LocalStore, Store, filesystem_for, open_store
 from tests.support.s3_server import S3
 
 

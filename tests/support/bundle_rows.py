@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.schema import BUNDLE, EMOTIONS, LANGUAGES
-from pipeline.tables.bundles import RunInfo
+from pipeline.tables.run_records import RunInfo
 
 RUN = RunInfo("run-a", "f1" * 16, "demo", "m0" * 32, "silero")
 OTHER_RUN = RunInfo("run-b", "f1" * 16, "demo", "m0" * 32, "silero")

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,15 +27,14 @@ os.environ |= {
 import numpy as np
 
 from pipeline.config import RunConfig
-from pipeline.flow import chain as flow
-from pipeline.models.sensevoice.decoding import Frames
-from pipeline.models.sensevoice.model import Clip, SenseVoice
+from pipeline.flow.environment import prepare_environment
+from pipeline.models.sensevoice.decoding import ClipOutput
+from pipeline.models.sensevoice.model import Clip, Transcriber
 from pipeline.models.vad.load import Vad
-from pipeline.runs import execute as run
 from pipeline.schema import Segment
-from tests.support.demo import demo_config
-
-_load_vad, _load_sensevoice = flow._load_vad, flow._load_sensevoice
+from pipeline.stages.build import Stages, build_stages
+from pipeline.tables.run_records import RunInfo
+from tests.support.demo import demo_config, execute
 
 N_FREE = 2  # calls of a node before it waits for the change to be over
 
@@ -74,7 +74,7 @@ class _NotedVad:
 class _NotedModel:
     """Labels, but holds on in its third call until the nodes have changed."""
 
-    def __init__(self, model: SenseVoice, notes: Path) -> None:
+    def __init__(self, model: Transcriber, notes: Path) -> None:
         self._model = model
         self._notes = notes
         self._n_calls = 0
@@ -82,7 +82,7 @@ class _NotedModel:
 
     def transcribe(
         self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
-    ) -> list[Frames]:
+    ) -> list[ClipOutput]:
         note(self._notes, f"label {_node()}")
         self._n_calls += 1
         if self._n_calls > N_FREE:
@@ -91,12 +91,22 @@ class _NotedModel:
         return self._model.transcribe(clips, languages, use_itn)
 
 
-def load_vad(notes: Path, config: RunConfig) -> _NotedVad:
-    return _NotedVad(_load_vad(config), notes)
+def load_vad(notes: Path, load: Callable[[str], Vad], device: str) -> _NotedVad:
+    return _NotedVad(load(device), notes)
 
 
-def load_model(notes: Path, config: RunConfig, model_hash: str) -> _NotedModel:
-    return _NotedModel(_load_sensevoice(config, model_hash), notes)
+def load_model(notes: Path, load: Callable[[], Transcriber]) -> _NotedModel:
+    return _NotedModel(load(), notes)
+
+
+def build(notes: Path, config: RunConfig, run: RunInfo) -> Stages:
+    """The real stages, with notes of who was called."""
+    real = build_stages(config, run)
+    return replace(
+        real,
+        load_vad=partial(load_vad, notes, real.load_vad),
+        load_model=partial(load_model, notes, real.load_model),
+    )
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
@@ -126,7 +136,8 @@ def add_gpu_node(cluster: Any) -> Any:
 
 
 def main(root: str, manifest: str, notes: Path) -> None:
-    from ray.cluster_utils import Cluster  # after pipeline.flow.chain has set Ray's environment
+    prepare_environment()
+    from ray.cluster_utils import Cluster
 
     cluster = Cluster(
         initialize_head=True,
@@ -143,12 +154,10 @@ def main(root: str, manifest: str, notes: Path) -> None:
         *("ray.label_workers=2", "ray.label_cpus=0", "ray.num_gpus=1", "ray.batch_audio_s=5"),
         "label.device=cpu",
     )
-    flow._load_vad = partial(load_vad, notes)
-    flow._load_sensevoice = partial(load_model, notes)  # type: ignore[assignment]
     early = add_gpu_node(cluster)
     try:
         with ThreadPoolExecutor(1) as other:  # Ray starts nodes in the main thread only
-            outcome = other.submit(run.execute, config, lambda progress: None)
+            outcome = other.submit(execute, config, partial(build, notes))
             change(cluster, early, notes)
             sys.exit(1 if outcome.result().n_unfinished else 0)
     finally:

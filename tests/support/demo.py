@@ -12,6 +12,8 @@ import pytest
 from pipeline.audio.windows import decode
 from pipeline.config import AudioConfig, RunConfig, load_config
 from pipeline.runs import execute as run
+from pipeline.runs.progress import Outcome
+from pipeline.stages.build import BuildStages
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs" / "demo"
@@ -50,8 +52,8 @@ def demo_config(output: Path | str, *overrides: str) -> RunConfig:
     )
 
 
-def execute(config: RunConfig) -> run.Outcome:
-    return run.execute(config, lambda progress: None)
+def execute(config: RunConfig, build: BuildStages | None = None) -> Outcome:
+    return run.execute(config, lambda progress: None, build=build)
 
 
 def label_command(output: Path, *overrides: str) -> list[str]:

@@ -1,13 +1,14 @@
-"""Parts of the flow that do harm, put in place of the real ones by test_faults.
+"""Stages that do harm, given to a run in place of the real ones (stages.build.Stages).
 
-They are found by name in the workers, like the real ones. Which recording is poisonous is written
-on it: the driver patches `flow`, and nothing in the pipeline knows of any of this.
+They are pickled by name, like the real ones. Which recording is poisonous is written on it.
 """
 
 import ctypes
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,34 +16,84 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import RunConfig
-from pipeline.flow import chain as flow
-from pipeline.models.sensevoice.decoding import Frames
-from pipeline.models.sensevoice.model import Clip, SenseVoice
+from pipeline.errors import ErrorType, RecordingError
+from pipeline.models.sensevoice.decoding import ClipOutput
+from pipeline.models.sensevoice.model import Clip, Transcriber
 from pipeline.models.vad.load import Vad
-from pipeline.schema import WINDOW, RecordingError, Segment
-from pipeline.stages.decode import decode_recordings, describe_error
-
-_decode, _load_vad, _load_sensevoice = decode_recordings, flow._load_vad, flow._load_sensevoice
+from pipeline.schema import WINDOW, Segment
+from pipeline.stages.build import BuildStages, Stages, build_stages
+from pipeline.stages.error_rows import describe_error
+from pipeline.tables.run_records import RunInfo
 
 SEGFAULT_LEVEL = 12_345  # first sample of a waveform that the VAD dies of
 KILL_FRAMES = 77  # length of a clip that the model dies of
 KILL_SAMPLES = 400 + 76 * 160
 
 
-def decode(batch: pa.Table, **settings: Any) -> Iterator[pa.Table]:
+Make = Callable[[RunConfig, RunInfo], Any]  # one part of the stages
+
+
+def with_parts(**parts: Make) -> BuildStages:
+    """The real stages, but for these parts."""
+
+    def build(config: RunConfig, run: RunInfo) -> Stages:
+        made = {name: make(config, run) for name, make in parts.items()}
+        return replace(build_stages(config, run), **made)
+
+    return build
+
+
+def exiting_decode(config: RunConfig, run: RunInfo) -> Any:
     """Dies without a word of a recording called "exit..."."""
+    return partial(_decode_or_exit, build_stages(config, run).decode)
+
+
+def denied_decode(config: RunConfig, run: RunInfo) -> Any:
+    """Has no right to read a recording called "shy...", as the store might say."""
+    return partial(_decode_or_deny, build_stages(config, run).decode)
+
+
+def deadly_vad(config: RunConfig, run: RunInfo) -> Any:
+    """Dies of a waveform that starts with SEGFAULT_LEVEL."""
+    return partial(_load_deadly_vad, build_stages(config, run).load_vad, _starts_deadly)
+
+
+def deadly_model(config: RunConfig, run: RunInfo) -> Any:
+    """Dies of a clip of KILL_FRAMES."""
+    return partial(_load_deadly_model, build_stages(config, run).load_model, _is_deadly_clip)
+
+
+def failing_model(config: RunConfig, run: RunInfo) -> Any:
+    return _fail_to_load
+
+
+def vad_dying_once(mark: Path) -> Make:
+    return lambda config, run: partial(
+        _load_deadly_vad, build_stages(config, run).load_vad, partial(_is_first, mark)
+    )
+
+
+def model_dying_once(mark: Path) -> Make:
+    return lambda config, run: partial(
+        _load_deadly_model, build_stages(config, run).load_model, partial(_is_first, mark)
+    )
+
+
+Decode = Callable[[pa.Table], Iterator[pa.Table]]
+
+
+def _decode_or_exit(decode: Decode, batch: pa.Table) -> Iterator[pa.Table]:
     if any(name.startswith("exit") for name in batch["recording_id"].to_pylist()):
         os._exit(1)
-    yield from _decode(batch, **settings)
+    yield from decode(batch)
 
 
-def deny(batch: pa.Table, **settings: Any) -> Iterator[pa.Table]:
-    """Has no right to read a recording called "shy...", as the store might say."""
-    for table in _decode(batch, **settings):
+def _decode_or_deny(decode: Decode, batch: pa.Table) -> Iterator[pa.Table]:
+    for table in decode(batch):
         row = table.to_pylist(maps_as_pydicts="strict")[0]
         if row["recording_id"].startswith("shy"):
-            error = describe_error("decode", RecordingError("AccessDenied", "Forbidden (403)"))
-            row |= {"waveform": b"", "duration_s": 0.0} | error
+            denied = RecordingError(ErrorType.ACCESS_DENIED, "Forbidden (403)")
+            row |= {"waveform": b"", "duration_s": 0.0} | describe_error("decode", denied)
         yield pa.Table.from_pylist([row], schema=WINDOW)
 
 
@@ -59,42 +110,41 @@ class _DeadlyVad:
         return self._vad.find_speech(waveforms, log_mels)
 
 
-def load_vad(config: RunConfig) -> _DeadlyVad:
-    """Dies of a waveform that starts with SEGFAULT_LEVEL."""
-    return _DeadlyVad(_load_vad(config), lambda waveform: bool(waveform[:1] == SEGFAULT_LEVEL))
+def _load_deadly_vad(
+    load: Callable[[str], Vad], is_deadly: Callable[[np.ndarray], bool], device: str
+) -> _DeadlyVad:
+    return _DeadlyVad(load(device), is_deadly)
 
 
-def load_vad_dying_once(mark: Path, config: RunConfig) -> _DeadlyVad:
-    return _DeadlyVad(_load_vad(config), lambda waveform: _is_first(mark))
+def _starts_deadly(waveform: np.ndarray) -> bool:
+    return bool(waveform[:1] == SEGFAULT_LEVEL)
 
 
 class _DeadlyModel:
-    def __init__(self, model: SenseVoice, is_deadly: Callable[[Sequence[Clip]], bool]) -> None:
+    def __init__(self, model: Transcriber, is_deadly: Callable[[Sequence[Clip]], bool]) -> None:
         self._model = model
         self._is_deadly = is_deadly
         self.vocabulary = model.vocabulary
 
     def transcribe(
         self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
-    ) -> list[Frames]:
+    ) -> list[ClipOutput]:
         if self._is_deadly(clips):
             os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
         return self._model.transcribe(clips, languages, use_itn)
 
 
-def load_model(config: RunConfig, model_hash: str) -> _DeadlyModel:
-    """Dies of a clip of KILL_FRAMES."""
-    return _DeadlyModel(
-        _load_sensevoice(config, model_hash),
-        lambda clips: any(len(clip) == KILL_FRAMES for clip in clips),
-    )
+def _load_deadly_model(
+    load: Callable[[], Transcriber], is_deadly: Callable[[Sequence[Clip]], bool]
+) -> _DeadlyModel:
+    return _DeadlyModel(load(), is_deadly)
 
 
-def load_model_dying_once(mark: Path, config: RunConfig, model_hash: str) -> _DeadlyModel:
-    return _DeadlyModel(_load_sensevoice(config, model_hash), lambda clips: _is_first(mark))
+def _is_deadly_clip(clips: Sequence[Clip]) -> bool:
+    return any(len(clip) == KILL_FRAMES for clip in clips)
 
 
-def _is_first(mark: Path) -> bool:
+def _is_first(mark: Path, work: Any) -> bool:
     try:
         mark.touch(exist_ok=False)
     except FileExistsError:
@@ -102,5 +152,5 @@ def _is_first(mark: Path) -> bool:
     return True
 
 
-def fail_to_load(config: RunConfig, model_hash: str) -> SenseVoice:
+def _fail_to_load() -> Transcriber:
     raise RuntimeError("CUDA error: no kernel image is available for execution on the device")

@@ -8,9 +8,10 @@ from multiprocessing.context import ForkServerContext
 from typing import Any
 
 from pipeline.storage.store import open_store
-from pipeline.tables.bundles import RunInfo, write_bundle
+from pipeline.tables.bundles import write_bundle
+from pipeline.tables.ledger import ledger
 from pipeline.tables.publisher import Publisher, publish
-from pipeline.tables.snapshots import ledger
+from pipeline.tables.run_records import RunInfo
 from tests.support.bundle_rows import RUN, bundle, window
 
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.errors import StoreError
 from pipeline.schema import SCHEMA_VERSION
-from pipeline.storage.store import Store, StoreError, open_store
+from pipeline.storage.store import Store, open_store
 from pipeline.tables import commit_log as commits
 from pipeline.tables.commit_log import (
     LOG_VERSION,

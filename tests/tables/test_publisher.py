@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
+from pipeline.errors import StoreError
 from pipeline.maintenance.verify import verify
 from pipeline.schema import TABLES
-from pipeline.storage.store import Store, StoreError, open_store
+from pipeline.storage.store import Store, open_store
 from pipeline.tables import open_snapshot
-from pipeline.tables.bundles import RunInfo, write_bundle
+from pipeline.tables.bundles import write_bundle
 from pipeline.tables.commit_log import read_record, read_state, record_key
 from pipeline.tables.publisher import Published, Publisher, publish
+from pipeline.tables.run_records import RunInfo
 from tests.support.bundle_rows import OTHER_MODEL, OTHER_RUN, RUN, bundle, whole, window
 from tests.support.s3_server import S3
 

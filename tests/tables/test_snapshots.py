@@ -10,11 +10,13 @@ import polars as pl
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.errors import StoreError
 from pipeline.schema import TABLES
-from pipeline.storage.store import StoreError, open_store
+from pipeline.storage.store import open_store
 from pipeline.tables.bundles import write_bundle
+from pipeline.tables.ledger import ledger
 from pipeline.tables.publisher import publish
-from pipeline.tables.snapshots import Snapshot, connect, ledger, open_snapshot
+from pipeline.tables.snapshots import Snapshot, connect, open_snapshot
 from tests.support.bundle_rows import OTHER_MODEL, RUN, bundle, window
 from tests.support.s3_server import S3
 

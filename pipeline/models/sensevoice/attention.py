@@ -18,14 +18,14 @@ from torch.nn.attention import varlen
 
 from pipeline.models.linear import linear
 
-Way = Literal["clips", "grid", "varlen"]
+AttentionKind = Literal["clips", "grid", "varlen"]
 
 _log = logging.getLogger(__name__)
 
 # Frames of a clip from which its heads are multiplied one by one, by oneDNN (see `linear`).
 _LONG = 170
 _TRIAL_LENGTHS = [3, 200, 1]
-_TRIAL_WAYS: tuple[Way, Way] = ("varlen", "grid")
+_TRIAL_WAYS: tuple[AttentionKind, AttentionKind] = ("varlen", "grid")
 
 
 class ByClip(NamedTuple):
@@ -71,7 +71,9 @@ class Varlen(NamedTuple):
         return heard.flatten(1)
 
 
-def lay_out(lengths: Sequence[int], way: Way, device: torch.device) -> ByClip | InGrid | Varlen:
+def lay_out(
+    lengths: Sequence[int], way: AttentionKind, device: torch.device
+) -> ByClip | InGrid | Varlen:
     """The clips of one pack, for all layers; made on the host, which knows all lengths."""
     sizes, longest = np.array(lengths), max(lengths)
     starts = np.cumsum(sizes) - sizes
@@ -89,7 +91,9 @@ def lay_out(lengths: Sequence[int], way: Way, device: torch.device) -> ByClip | 
     return ByClip(list(lengths))
 
 
-def choose_way(device: torch.device, dtype: torch.dtype, n_heads: int, d_head: int) -> Way:
+def choose_way(
+    device: torch.device, dtype: torch.dtype, n_heads: int, d_head: int
+) -> AttentionKind:
     """The best that works: clip by clip on a CPU, where launches are free; on a GPU FlashAttention.
 
     It is for half precision on Ampere or newer. A trial shows whether its kernel is there and

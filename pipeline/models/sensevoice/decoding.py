@@ -82,7 +82,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True, slots=True)
-class Frames:
+class ClipOutput:
     """What the model heard in one clip: n frames of 60 ms, the first four of them tags."""
 
     tokens: np.ndarray  # int64 (n,), the most probable token of each frame
@@ -101,7 +101,7 @@ class _Run(NamedTuple):
     probability: float
 
 
-def restrict_languages(frames: Frames, allowed: Collection[str]) -> np.ndarray:
+def restrict_languages(frames: ClipOutput, allowed: Collection[str]) -> np.ndarray:
     """Language probabilities with only the allowed ones (and nospeech) left, summing to one."""
     keep = np.array([name in allowed or name == "nospeech" for name in LANGUAGES])
     kept = np.where(keep, frames.language, 0)
@@ -114,7 +114,7 @@ def best_spoken(language: np.ndarray) -> str:
 
 
 def label_clip(
-    frames: Frames, vocabulary: Vocabulary, start_s: float, end_s: float, itn: bool
+    frames: ClipOutput, vocabulary: Vocabulary, start_s: float, end_s: float, itn: bool
 ) -> dict[str, Any]:
     """One schema.LABELLED_SEGMENT for a clip that lies at [start_s, end_s] of its recording."""
     runs = list(_collapse(frames, vocabulary))
@@ -137,13 +137,13 @@ def label_clip(
     }
 
 
-def rich_text(frames: Frames, vocabulary: Vocabulary) -> str:
+def rich_text(frames: ClipOutput, vocabulary: Vocabulary) -> str:
     """SenseVoice's own string, tags and all, as `AutoModel.generate` returns it."""
     collapsed = frames.tokens[_run_starts(frames.tokens)]
     return vocabulary.text(collapsed[collapsed != BLANK].tolist())
 
 
-def _collapse(frames: Frames, vocabulary: Vocabulary) -> Iterator[_Run]:
+def _collapse(frames: ClipOutput, vocabulary: Vocabulary) -> Iterator[_Run]:
     tokens = frames.tokens[N_TAG_FRAMES:]
     probabilities = frames.probabilities[N_TAG_FRAMES:]
     if not len(tokens):
@@ -236,7 +236,7 @@ def _ranking(kind: str, probabilities: np.ndarray, names: Sequence[str]) -> dict
 
 
 def _events(
-    frames: Frames, runs: Sequence[_Run], vocabulary: Vocabulary, start_s: float, end_s: float
+    frames: ClipOutput, runs: Sequence[_Run], vocabulary: Vocabulary, start_s: float, end_s: float
 ) -> Iterator[dict[str, Any]]:
     """The segment's own event, then the ones whose tags stand inside the text, in time order."""
     best = int(np.argmax(frames.event))

@@ -17,19 +17,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.config import Precision, RunConfig, label_precision
-from pipeline.models.features import pick_device, read_cmvn, stack_frames
-from pipeline.models.files import ModelError, ModelFiles, resolve_model
-from pipeline.models.sensevoice.attention import Way
-from pipeline.models.sensevoice.decoding import Frames, Vocabulary
+from pipeline.errors import BatchTooLarge, ModelError
+from pipeline.models.device import pick_device
+from pipeline.models.features import read_cmvn, stack_frames
+from pipeline.models.files import ModelFiles, resolve_model
+from pipeline.models.sensevoice.attention import AttentionKind
+from pipeline.models.sensevoice.decoding import ClipOutput, Vocabulary
 from pipeline.models.sensevoice.encoder import Encoder
-from pipeline.models.sensevoice.packing import PackTooLarge
+from pipeline.schema import LFR_STEP, N_PROMPT_FRAMES
 
 # Rows of the prompt embedding (SenseVoiceSmall.lid_dict and textnorm_dict in FunASR).
 _LANGUAGE_PROMPT = {"auto": 0, "zh": 3, "en": 4, "yue": 7, "ja": 11, "ko": 12}
 _EVENT_EMOTION_PROMPT = (1, 2)
 _TEXT_NORM_PROMPT = {True: 14, False: 15}  # with, without inverse text normalisation
-N_PROMPT_FRAMES = 4
-LFR_STEP = 6  # frames of 10 ms to one of the encoder's, see features.stack_frames
 
 Clip = np.ndarray | Tensor  # log-mel, float32 (n_frames, 80)
 
@@ -45,7 +45,7 @@ class Transcriber(Protocol):
 
     def transcribe(
         self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
-    ) -> list[Frames]: ...
+    ) -> list[ClipOutput]: ...
 
 
 class SenseVoice:
@@ -56,7 +56,7 @@ class SenseVoice:
         files: ModelFiles,
         device: torch.device | str = "cpu",
         precision: Precision = "fp32",
-        attention: Way | None = None,
+        attention: AttentionKind | None = None,
         compiled: bool = False,
     ) -> None:
         if files.config.get("model") != "SenseVoiceSmall" or files.tokenizer is None:
@@ -89,19 +89,19 @@ class SenseVoice:
     @torch.inference_mode()
     def transcribe(
         self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
-    ) -> list[Frames]:
-        """Hear clips together in one pass. Raises PackTooLarge when they do not fit the device."""
+    ) -> list[ClipOutput]:
+        """Hear clips together in one pass. Raises BatchTooLarge when they do not fit the device."""
         try:
             return self._transcribe(clips, languages, use_itn)
         except torch.OutOfMemoryError as error:
             short = str(error)
         # Outside the handler: the traceback would hold the tensors of the failed pass alive.
         torch.cuda.empty_cache()
-        raise PackTooLarge(short)
+        raise BatchTooLarge(short)
 
     def _transcribe(
         self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
-    ) -> list[Frames]:
+    ) -> list[ClipOutput]:
         x, lengths = self._embed(clips, languages, use_itn)
         return self._decode(self._encoder.encode(x, lengths), lengths)
 
@@ -135,7 +135,7 @@ class SenseVoice:
         """Made on the host, where all lengths are known: a mask would make it wait for the GPU."""
         return torch.from_numpy(rows).to(self._device)
 
-    def _decode(self, hidden: Tensor, lengths: list[int]) -> list[Frames]:
+    def _decode(self, hidden: Tensor, lengths: list[int]) -> list[ClipOutput]:
         """Encoder output (n, d) -> greedy tokens of each frame, tag probabilities of each clip."""
         tokens, top = [], []
         for part in hidden.split(_HEAD_FRAMES[self._device.type]):
@@ -151,7 +151,7 @@ class SenseVoice:
         token_ids, peaks, *shares = _to_host([torch.cat(tokens), torch.cat(top), *kinds])
         ends = np.cumsum(lengths)[:-1]
         of_frames = np.split(token_ids.astype(np.int64), ends), np.split(peaks, ends)
-        return [Frames(*parts) for parts in zip(*of_frames, *shares, strict=True)]
+        return [ClipOutput(*parts) for parts in zip(*of_frames, *shares, strict=True)]
 
 
 def _to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:

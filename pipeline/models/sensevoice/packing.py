@@ -1,21 +1,91 @@
-"""Rows to row batches, clips to clip batches, both by seconds of audio. Knows numbers only."""
+"""Clips to model batches by seconds of audio, and what to do when a batch fails.
+
+Knows lengths and a model's `transcribe`; nothing of rows.
+"""
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+from pipeline.errors import BatchTooLarge, RecordingError
+
+if TYPE_CHECKING:  # torch takes seconds and 600 MB: only where a model is built
+    from pipeline.models.sensevoice.decoding import ClipOutput
+    from pipeline.models.sensevoice.model import Clip, Transcriber
 
 
-class PackTooLarge(Exception):
-    """The device has no memory for this forward pass; fewer clips at a time may go."""
+class BatchedModel:
+    """A model that takes any number of clips: packed into batches, failures kept apart.
+
+    One answer per clip, in the order of the clips: its output, or the exception that it alone
+    raises. `max_frames` (of 10 ms) bounds a batch; it is halved when the device has no memory for
+    one, and stays so.
+    """
+
+    def __init__(self, model: "Transcriber", max_frames: int) -> None:
+        self.vocabulary = model.vocabulary
+        self._model = model
+        self._max_frames = max_frames
+
+    def transcribe(
+        self, clips: "Sequence[Clip]", languages: Sequence[str], use_itn: bool
+    ) -> "list[ClipOutput | Exception]":
+        """Transcribe `clips`, each prompted with its language."""
+        outputs: list[ClipOutput | Exception] = [RuntimeError("not transcribed")] * len(clips)
+        left = list(range(len(clips)))
+        while left:
+            lengths = [len(clips[index]) for index in left]
+            batches = [[left[i] for i in b] for b in pack_by_length(lengths, self._max_frames)]
+            left = []
+            for n_done, batch in enumerate(batches):
+                try:
+                    done = self._transcribe_batch(batch, clips, languages, use_itn)
+                except BatchTooLarge:  # later batches will be no smaller: this size is kept
+                    self._max_frames = sum(len(clips[index]) for index in batch) // 2
+                    left = [index for rest in batches[n_done:] for index in rest]
+                    break
+                for index, output in zip(batch, done, strict=True):
+                    outputs[index] = output
+        return outputs
+
+    def _transcribe_batch(
+        self,
+        batch: Sequence[int],
+        clips: "Sequence[Clip]",
+        languages: Sequence[str],
+        use_itn: bool,
+    ) -> "list[ClipOutput | Exception]":
+        """One model batch; after a failure its halves, until the clip that fails is alone.
+
+        Raises BatchTooLarge.
+        """
+        try:
+            return list(
+                self._model.transcribe(
+                    [clips[index] for index in batch],
+                    [languages[index] for index in batch],
+                    use_itn,
+                )
+            )
+        except (Exception, SystemExit) as error:
+            if isinstance(error, BatchTooLarge) and len(batch) > 1:
+                raise
+            if len(batch) == 1:
+                return [RecordingError(type(error).__name__, str(error) or repr(error))]
+            middle = len(batch) // 2
+            halves = (batch[:middle], batch[middle:])
+            return [
+                output
+                for half in halves
+                for output in self._transcribe_batch(half, clips, languages, use_itn)
+            ]
 
 
 def pack_by_length(lengths: Sequence[int], max_length: int) -> list[list[int]]:
     """Indices of clips, longest first, in batches whose lengths sum to at most `max_length`.
 
     Neighbours in length share a batch, which keeps the padding inside attention small. All batches
-    are about alike: a small rest would read every weight for a few frames. A clip longer than
+    are of about one size: a small rest would read every weight for a few frames. A clip longer than
     `max_length` goes alone. Every index appears exactly once.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
@@ -35,23 +105,3 @@ def pack_by_length(lengths: Sequence[int], max_length: int) -> list[list[int]]:
         filled += length
         before += length
     return batches
-
-
-def group_by_seconds(
-    seconds: npt.NDArray[np.float64], target_s: float, n_least: int, n_most: int
-) -> list[slice]:
-    """Consecutive rows in groups of about `target_s`, in order; no group is empty.
-
-    A small corpus is cut finer, into `n_least` groups or single rows, so that every worker has
-    something to do; a huge one coarser, into `n_most`.
-    """
-    total_s = float(seconds.sum())
-    if not len(seconds):
-        return []
-    target_s = max(min(target_s, total_s / max(1, n_least)), total_s / n_most)
-    if target_s <= 0:  # nobody knows anything of these rows
-        seconds, target_s = np.ones(len(seconds)), math.ceil(len(seconds) / max(1, n_least))
-    middles = np.cumsum(seconds) - seconds / 2
-    groups = np.floor(middles / target_s)
-    starts = np.flatnonzero(np.diff(groups, prepend=-1.0))
-    return [slice(a, b) for a, b in zip(starts, [*starts[1:], len(seconds)], strict=True)]

@@ -17,8 +17,8 @@ from torch.nn.functional import conv1d
 from pipeline.config import SegmentConfig
 from pipeline.models.features import read_cmvn
 from pipeline.models.linear import linear
-from pipeline.models.vad.merging import FRAMES_PER_S, EndpointRules, find_intervals
-from pipeline.schema import FRAME, SAMPLE_RATE, Segment
+from pipeline.models.vad.endpoints import EndpointRules, find_intervals
+from pipeline.schema import FRAME, FRAMES_PER_S, SAMPLE_RATE, Segment
 
 FRAME_MS = 1000 * FRAME // SAMPLE_RATE
 # Of FSMN-VAD at a time. On a CPU 10 s: its activations stay in cache. On a GPU 44 min: 1 GB.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import varlen
 
-from pipeline.models.sensevoice.attention import Way, choose_way, lay_out, varlen_works
+from pipeline.models.sensevoice.attention import AttentionKind, choose_way, lay_out, varlen_works
 from tests.support.kernels import exact, varlen_attn
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def qkv(lengths: list[int], seed: int = 0) -> tuple[Tensor, ...]:
 @pytest.mark.parametrize("way", ["clips", "grid", "varlen"])
 @pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 5e-6), (torch.bfloat16, 2e-2)])
 def test_every_way_gives_the_attention_of_each_clip(
-    way: Way, dtype: torch.dtype, atol: float
+    way: AttentionKind, dtype: torch.dtype, atol: float
 ) -> None:
     q, k, v = (t.to(dtype) for t in qkv(LENGTHS))
     heard = lay_out(LENGTHS, way, CPU).attend(q, k, v, N_HEADS)
@@ -38,7 +38,7 @@ def test_every_way_gives_the_attention_of_each_clip(
 
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("way", ["clips", "grid", "varlen"])
-def test_no_clip_hears_another(way: Way) -> None:
+def test_no_clip_hears_another(way: AttentionKind) -> None:
     layout = lay_out(LENGTHS, way, CPU)
     q, k, v = qkv(LENGTHS)
     before = layout.attend(q, k, v, N_HEADS).split(LENGTHS)

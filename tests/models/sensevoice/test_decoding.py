@@ -9,7 +9,7 @@ import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
 from pipeline.models.sensevoice.decoding import (
-    Frames,
+    ClipOutput,
     Vocabulary,
     best_spoken,
     label_clip,
@@ -56,10 +56,10 @@ def one_hot(size: int, index: int, top: float = 0.9) -> np.ndarray:
 
 def frames_of(
     *pieces: str, language: str = "en", emotion: str = "happy", event: str = "speech"
-) -> Frames:
-    """Frames whose best tokens are these pieces; "" is the blank."""
+) -> ClipOutput:
+    """ClipOutput whose best tokens are these pieces; "" is the blank."""
     tokens = np.array([TOKENIZER.piece_to_id(piece) if piece else 0 for piece in pieces])
-    return Frames(
+    return ClipOutput(
         tokens,
         np.full(len(tokens), 0.5, np.float32),
         one_hot(len(LANGUAGES), LANGUAGES.index(language)),
@@ -71,7 +71,7 @@ def frames_of(
 TAGS = ("<|en|>", "<|HAPPY|>", "<|Speech|>", "<|woitn|>")
 
 
-def label(frames: Frames) -> dict[str, Any]:
+def label(frames: ClipOutput) -> dict[str, Any]:
     return label_clip(frames, VOCABULARY, 10.0, 12.0, itn=False)
 
 
@@ -143,7 +143,7 @@ def test_a_word_never_leaves_its_segment() -> None:
 def test_runner_up_and_entropy_come_from_the_probabilities() -> None:
     one = frames_of(*TAGS, "▁two")
     uniform = np.full(len(EMOTIONS), 1 / len(EMOTIONS), np.float32)
-    even = Frames(one.tokens, one.probabilities, one.language, uniform, one.event)
+    even = ClipOutput(one.tokens, one.probabilities, one.language, uniform, one.event)
     assert label(even)["emotion_entropy"] == pytest.approx(math.log(len(EMOTIONS)), abs=1e-5)
     assert label(one)["language_probability"] == pytest.approx(0.9)
     assert label(one)["language_runner_up"] != "en"
@@ -153,7 +153,7 @@ def test_an_abstaining_emotion_still_has_a_forced_one() -> None:
     one = frames_of(*TAGS, "▁two", emotion="unknown")
     sad = one.emotion.copy()
     sad[EMOTIONS.index("sad")] = 0.08
-    got = label(Frames(one.tokens, one.probabilities, one.language, sad, one.event))
+    got = label(ClipOutput(one.tokens, one.probabilities, one.language, sad, one.event))
     assert (got["emotion"], got["emotion_forced"]) == ("unknown", "sad")
 
 

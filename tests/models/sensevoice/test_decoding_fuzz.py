@@ -8,7 +8,7 @@ import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.sensevoice.decoding import Frames, Vocabulary, label_clip
+from pipeline.models.sensevoice.decoding import ClipOutput, Vocabulary, label_clip
 from pipeline.schema import EMOTIONS, EVENTS, LABELLED_SEGMENT, LANGUAGES
 from tests.support.demo import MODEL
 
@@ -49,7 +49,7 @@ def test_any_tokens_give_a_segment_whose_text_has_no_tag(
     length_s: float,
 ) -> None:
     ids = np.array(tokens, np.int64)
-    frames = Frames(ids, np.full(len(ids), 0.5, np.float32), language, emotion, event)
+    frames = ClipOutput(ids, np.full(len(ids), 0.5, np.float32), language, emotion, event)
     start_s, end_s = round(start_s, 3), round(start_s + length_s, 3)
     segment = label_clip(frames, VOCABULARY, start_s, end_s, itn=True)
     pa.array([segment], LABELLED_SEGMENT)  # has every field, of its type

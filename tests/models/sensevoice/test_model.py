@@ -14,12 +14,12 @@ import pytest
 import torch
 
 from pipeline.config import Precision, RunConfig, label_precision
+from pipeline.errors import BatchTooLarge, ModelError
 from pipeline.models.features import log_mel
-from pipeline.models.files import ModelError, resolve_model
-from pipeline.models.sensevoice.attention import Way
-from pipeline.models.sensevoice.decoding import Frames, label_clip, rich_text
+from pipeline.models.files import resolve_model
+from pipeline.models.sensevoice.attention import AttentionKind
+from pipeline.models.sensevoice.decoding import ClipOutput, label_clip, rich_text
 from pipeline.models.sensevoice.model import SenseVoice, load_sensevoice
-from pipeline.models.sensevoice.packing import PackTooLarge
 from tests.support.demo import AUDIO, MODEL, SHARED, SHORT, label_of, needs_shared, waveform_of
 
 
@@ -44,7 +44,7 @@ def demo_funasr() -> Any:
 
 
 @cache
-def demo_model(attention: Way = "clips") -> SenseVoice:
+def demo_model(attention: AttentionKind = "clips") -> SenseVoice:
     return SenseVoice(resolve_model(str(MODEL)), attention=attention)
 
 
@@ -55,7 +55,7 @@ def short_waveforms() -> list[np.ndarray]:
 
 def hear(
     model: SenseVoice, waveforms: list[np.ndarray], use_itn: bool, language: str = "auto"
-) -> list[Frames]:
+) -> list[ClipOutput]:
     clips = [log_mel(waveform) for waveform in waveforms]
     return model.transcribe(clips, [language] * len(clips), use_itn)
 
@@ -68,7 +68,9 @@ def generated(reference: Any, waveform: np.ndarray, use_itn: bool, language: str
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("use_itn", [True, False])
 @pytest.mark.parametrize("attention", ["clips", "grid", "varlen"])
-def test_rich_text_equals_funasr_on_every_demo_clip(use_itn: bool, attention: Way) -> None:
+def test_rich_text_equals_funasr_on_every_demo_clip(
+    use_itn: bool, attention: AttentionKind
+) -> None:
     model = demo_model(attention)
     ours = [rich_text(f, model.vocabulary) for f in hear(model, short_waveforms(), use_itn)]
     theirs = [generated(demo_funasr(), waveform, use_itn) for waveform in short_waveforms()]
@@ -85,7 +87,7 @@ def test_a_language_prompt_means_the_same_as_in_funasr(language: str) -> None:
 
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("attention", ["clips", "grid", "varlen"])
-def test_a_clip_is_heard_alike_in_whatever_batch_it_is_packed(attention: Way) -> None:
+def test_a_clip_is_heard_alike_in_whatever_batch_it_is_packed(attention: AttentionKind) -> None:
     model = demo_model(attention)
     clips = [log_mel(waveform) for waveform in short_waveforms()]
     alone = [model.transcribe([clip], ["auto"], True)[0] for clip in clips]
@@ -113,7 +115,7 @@ def test_every_short_demo_clip_gets_its_reference_labels(use_itn: bool) -> None:
 
 
 @cache
-def heard_at(precision: Precision, attention: Way = "clips") -> list[Frames]:
+def heard_at(precision: Precision, attention: AttentionKind = "clips") -> list[ClipOutput]:
     files = resolve_model(str(MODEL))
     model = SenseVoice(files, precision=precision, attention=attention)
     return hear(model, short_waveforms(), True)
@@ -127,7 +129,9 @@ LOWER = pytest.mark.parametrize(
 
 @LOWER
 @pytest.mark.usefixtures("kernel")
-def test_every_demo_label_is_right_at_lower_precision(precision: Precision, attention: Way) -> None:
+def test_every_demo_label_is_right_at_lower_precision(
+    precision: Precision, attention: AttentionKind
+) -> None:
     model = demo_model()
     for row, frames in zip(SHORT, heard_at(precision, attention), strict=True):
         got = label_clip(frames, model.vocabulary, 0.0, 5.0, True)
@@ -140,7 +144,9 @@ def test_every_demo_label_is_right_at_lower_precision(precision: Precision, atte
 
 @LOWER
 @pytest.mark.usefixtures("kernel")
-def test_tokens_at_lower_precision_agree_with_float32(precision: Precision, attention: Way) -> None:
+def test_tokens_at_lower_precision_agree_with_float32(
+    precision: Precision, attention: AttentionKind
+) -> None:
     exact = hear(demo_model(), short_waveforms(), True)
     heard = heard_at(precision, attention)
     same = np.concatenate([a.tokens == b.tokens for a, b in zip(heard, exact, strict=True)])
@@ -194,7 +200,7 @@ def test_compiled_layers_that_run_out_of_memory_ask_for_a_smaller_pack(
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model._encoder, "_compiled", fail)
-    with pytest.raises(PackTooLarge, match="out of memory"):
+    with pytest.raises(BatchTooLarge, match="out of memory"):
         hear(model, short_waveforms()[:1], True)
     assert model._encoder._compiled is not None  # it is not what failed
 
@@ -231,7 +237,7 @@ def test_running_out_of_memory_asks_for_a_smaller_pack(monkeypatch: pytest.Monke
 
     model = SenseVoice(resolve_model(str(MODEL)))
     monkeypatch.setattr(model._encoder, "encode", fail)
-    with pytest.raises(PackTooLarge, match="out of memory"):
+    with pytest.raises(BatchTooLarge, match="out of memory"):
         hear(model, short_waveforms()[:1], True)
 
 

@@ -2,7 +2,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.models.sensevoice.packing import group_by_seconds, pack_by_length
+from pipeline.flow.row_batches import group_by_seconds
+from pipeline.models.sensevoice.packing import pack_by_length
 
 LENGTHS = st.lists(st.integers(min_value=1, max_value=3000), max_size=60)
 

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.vad.merging import EndpointRules, _scan, find_intervals, merge_segments
+from pipeline.config import SegmentConfig
+from pipeline.models.vad.endpoints import EndpointRules, _scan, find_intervals
+from pipeline.models.vad.merging import merge_segments
 from pipeline.schema import Segment
 
 LIMITS: dict[str, Any] = {
@@ -23,7 +25,15 @@ LIMITS: dict[str, Any] = {
 
 def _merge(*intervals: tuple[float, float], **changes: Any) -> list[tuple[float, float]]:
     segments = [Segment(start, end) for start, end in intervals]
-    return [(s.start_s, s.end_s) for s in merge_segments(segments, **{**LIMITS, **changes})]
+    return [(s.start_s, s.end_s) for s in merge(segments, **{**LIMITS, **changes})]
+
+
+def merge(
+    segments: list[Segment], *, duration_s: float, loudness: Any = None, **limits: float
+) -> list[Segment]:
+    """With any limits, those that a configuration refuses too."""
+    config = SegmentConfig.model_construct(**limits)  # type: ignore[arg-type]
+    return merge_segments(segments, config, duration_s=duration_s, loudness=loudness)
 
 
 def test_neighbours_across_a_short_gap_join() -> None:
@@ -142,7 +152,7 @@ def test_segments_are_in_order_inside_the_recording_and_never_overlap(
     case: tuple[list[Segment], dict[str, Any]],
 ) -> None:
     segments, limits = case
-    merged = merge_segments(segments, **limits)
+    merged = merge(segments, **limits)
     assert all(0.0 <= s.start_s < s.end_s <= limits["duration_s"] for s in merged)
     assert all(a.end_s <= b.start_s for a, b in pairwise(merged))
 
@@ -153,7 +163,7 @@ def test_no_segment_is_longer_than_the_cap_or_shorter_than_the_minimum(
     case: tuple[list[Segment], dict[str, Any]],
 ) -> None:
     segments, limits = case
-    for segment in merge_segments(segments, **limits):
+    for segment in merge(segments, **limits):
         assert segment.duration_s <= limits["max_segment_s"] + 1e-6
         # two that meet inside a frame share it out to the first
         assert segment.duration_s >= limits["min_segment_s"] - 0.01 - 1e-6
@@ -163,7 +173,7 @@ def test_no_segment_is_longer_than_the_cap_or_shorter_than_the_minimum(
 @settings(max_examples=300, deadline=None)
 def test_boundaries_lie_on_the_grid(case: tuple[list[Segment], dict[str, Any]]) -> None:
     segments, limits = case
-    for segment in merge_segments(segments, **limits):
+    for segment in merge(segments, **limits):
         assert segment.start_s == round(segment.start_s * 100) / 100
         assert segment.end_s in (round(segment.end_s * 100) / 100, limits["duration_s"])
 
@@ -174,7 +184,7 @@ def test_all_speech_over_the_minimum_is_kept(
     case: tuple[list[Segment], dict[str, Any]],
 ) -> None:
     segments, limits = case
-    covered = _covered(merge_segments(segments, **limits), limits["duration_s"])
+    covered = _covered(merge(segments, **limits), limits["duration_s"])
     for segment in segments:
         if segment.duration_s >= limits["min_segment_s"]:
             middle = covered[math.ceil(segment.start_s * 1000) : math.floor(segment.end_s * 1000)]
@@ -187,7 +197,7 @@ def test_no_silence_longer_than_the_gap_is_covered(
     case: tuple[list[Segment], dict[str, Any]],
 ) -> None:
     segments, limits = case
-    merged = merge_segments(segments, **limits)
+    merged = merge(segments, **limits)
     covered = _covered(merged, limits["duration_s"])
     edges = [0.0, *(t for s in segments for t in (s.start_s, s.end_s)), limits["duration_s"]]
     for start_s, end_s in zip(edges[::2], edges[1::2], strict=True):

@@ -18,9 +18,10 @@ import yaml
 from pipeline.config import SegmentConfig
 from pipeline.models.features import log_mel, log_mels
 from pipeline.models.vad import fsmn as fsmn_vad
+from pipeline.models.vad.endpoints import find_intervals
 from pipeline.models.vad.fsmn import FsmnVad
-from pipeline.models.vad.load import Silero, Vad, WholeRecording, load_vad
-from pipeline.models.vad.merging import find_intervals
+from pipeline.models.vad.load import Vad, WholeRecording, load_vad
+from pipeline.models.vad.silero import Silero
 from pipeline.schema import FRAME, FRAME_LENGTH, SAMPLE_RATE, Segment
 from tests.support.demo import SHARED
 

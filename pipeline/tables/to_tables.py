@@ -44,7 +44,7 @@ _EMPTY = pa.scalar("")
 _Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
-def spread(rows: pa.Table, committed_at: datetime) -> dict[str, pa.Table]:
+def to_tables(rows: pa.Table, committed_at: datetime) -> dict[str, pa.Table]:
     """All five tables of whole recordings, ordered by recording_id and time.
 
     `rows` are schema.BUNDLE plus model, model_hash, fingerprint and run_id: every window of every

@@ -1,0 +1,103 @@
+"""Progress and dead-pool detection of a Ray Data execution. Knows stages, not what they do."""
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import RoundEnded
+from pipeline.flow.ray_internals import OperatorState, kill_actor
+from pipeline.stages.label import FindAndLabelSegments, LabelSegments
+from pipeline.stages.segment import FindSegments
+
+RESTARTS = 20  # of one actor; then it stays dead
+
+
+def decode_batch(decode: Callable[[Any], Any], rows: Any) -> Any:
+    """Decode one row batch. Ray Data names an operator after its callable: this is "decode"."""
+    yield from decode(rows)
+
+
+def write_batch(write: Callable[[Any], Any], rows: Any) -> Any:
+    """Write one row batch. Ray Data names an operator after its callable: this is "write"."""
+    return write(rows)
+
+
+# Callable to stage. With features and VAD in the model's workers there is no operator "segment",
+# and the model is what takes the time of "label".
+_STAGES: dict[Callable[..., Any], str] = {
+    decode_batch: "decode",
+    FindSegments: "segment",
+    LabelSegments: "label",
+    FindAndLabelSegments: "label",
+    write_batch: "write",
+}
+_STAGE_OF = {f"({stage.__name__})": name for stage, name in _STAGES.items()}
+
+
+def stage_of(operator: str) -> str:
+    """The stage that an operator such as "MapBatches(LabelSegments)" belongs to; "" if none."""
+    return next((stage for name, stage in _STAGE_OF.items() if name in operator), "")
+
+
+@dataclass(frozen=True, slots=True)
+class StageState:
+    """How far a stage is, as Ray Data counts it."""
+
+    n_rows: int  # put out so far
+    # In the stage's own code, all its workers together. Of "label" it counts the wait of the
+    # second of two calls for the first, so a busy worker may show up to twice its time.
+    busy_s: float
+    worker_s: float  # all its workers (actors alive, or tasks running) have lived, together
+
+
+StageStates = Mapping[str, StageState]  # by schema.STAGES
+
+
+@dataclass(slots=True)
+class ExecutionMonitor:
+    """Watches one execution of the flow; `on_stages` is called with the state of each stage."""
+
+    on_stages: Callable[[StageStates], None]
+    executor: Any = None
+    actor_ids: set[Any] = field(default_factory=set)
+    _stepped: float = 0.0
+    _worker_s: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def on_start(self, executor: Any) -> None:
+        self.executor = executor
+        self._stepped = time.monotonic()
+
+    def on_step(self, operators: list[OperatorState]) -> None:
+        """Raises RoundEnded when all workers of a stage are dead: Ray Data waits (ray#62746).
+
+        A worker whose node is gone is not dead: it waits for another node with the GPU that it
+        wants, which the cluster may add, or a worker that has nothing left to do give up.
+        """
+        now = time.monotonic()
+        elapsed_s, self._stepped = now - self._stepped, now
+        states: dict[str, StageState] = {}
+        for operator in operators:
+            self.actor_ids |= operator.actor_ids
+            if stage := stage_of(operator.name):
+                self._worker_s[stage] += elapsed_s * operator.n_workers
+                states[stage] = StageState(operator.n_rows, operator.busy_s, self._worker_s[stage])
+        self.on_stages(states)
+        for operator in operators:
+            if operator.all_dead:
+                name = stage_of(operator.name) or operator.name
+                raise RoundEnded(f"all workers of stage {name} died {RESTARTS} times")
+
+    def release(self) -> None:
+        """End the execution and its actors.
+
+        Ray Data's threads go on when nobody reads its output any more. When an execution is over
+        it only drops its handles, and what still refers to the blocks of a lost task keeps an
+        actor, and its GPU, from the next round, which would wait for them for ever.
+        """
+        if self.executor is not None:
+            self.executor.shutdown(force=True)
+            self.executor = None
+        while self.actor_ids:
+            kill_actor(self.actor_ids.pop())

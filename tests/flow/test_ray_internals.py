@@ -1,0 +1,111 @@
+"""Every private name of Ray that we use exists: an upgrade of Ray fails here, by name."""
+
+import inspect
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import ray
+import ray.data
+from ray._private import ray_constants
+from ray.actor import ActorHandle
+from ray.data import ActorPoolStrategy, DataContext
+from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
+from ray.data._internal.execution.streaming_executor import StreamingExecutor
+
+from pipeline.errors import RoundEnded
+from pipeline.flow.monitor import ExecutionMonitor, StageStates, decode_batch, stage_of
+from pipeline.flow.ray_internals import OperatorState, monitored
+from pipeline.stages.label import FindAndLabelSegments, LabelSegments
+from pipeline.stages.segment import FindSegments
+
+
+def test_a_dataset_maps_whole_blocks_in_a_stage_with_gpus() -> None:
+    parameters = inspect.signature(ray.data.Dataset.map_batches_internal).parameters
+    wanted = {"fn_constructor_args", "batch_size", "batch_format", "compute", "num_gpus"}
+    assert wanted <= parameters.keys()
+
+
+def test_the_uv_hook_is_a_constant_that_can_be_set() -> None:
+    assert isinstance(ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV, bool)
+
+
+def test_an_actor_can_be_ended_by_its_id() -> None:
+    import ray._raylet as raylet
+
+    core_worker: Any = raylet
+    assert callable(core_worker.CoreWorker.kill_actor)
+
+
+def test_attributes_that_objects_get_when_they_are_made_are_still_named_so() -> None:
+    assert "self._topology" in inspect.getsource(StreamingExecutor)
+    assert "self._data_context" in inspect.getsource(StreamingExecutor)
+    assert "self._actor_pool" in inspect.getsource(ActorPoolMapOperator)
+    pool = inspect.getmodule(ActorPoolMapOperator)
+    assert pool is not None
+    for name in ("_running_actors", "_pending_actors"):
+        assert f"self.{name}" in inspect.getsource(pool)
+    assert "_ray_actor_id" in inspect.getsource(ActorHandle)
+    assert hasattr(ActorHandle, "_get_local_state")
+
+
+class _Double:
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        return batch
+
+
+class _Watch:
+    """Keeps what it is told of an execution."""
+
+    def __init__(self) -> None:
+        self.started = False
+        self.steps: list[list[OperatorState]] = []
+
+    def on_start(self, executor: Any) -> None:
+        self.started = True
+
+    def on_step(self, operators: list[OperatorState]) -> None:
+        self.steps.append(operators)
+
+
+def test_two_executions_tell_each_its_own_monitor(ray_session: None) -> None:
+    watches = [_Watch(), _Watch()]
+    for n_rows, watch in enumerate(watches, start=3):
+        with monitored(DataContext.get_current(), watch):
+            rows = ray.data.from_arrow(pa.table({"n": range(n_rows)})).map_batches(
+                _Double, compute=ActorPoolStrategy(size=1), num_cpus=0.5, batch_format="pyarrow"
+            )
+            assert len(list(rows.iter_rows())) == n_rows
+    for n_rows, watch in enumerate(watches, start=3):
+        assert watch.started
+        seen = [one for step in watch.steps for one in step if "_Double" in one.name]
+        assert max(one.n_rows for one in seen) == n_rows
+        assert max(one.n_workers for one in seen) == 1
+        assert len({actor for one in seen for actor in one.actor_ids}) == 1
+        assert not any(one.all_dead for one in seen)
+    assert DataContext.get_current().custom_execution_callback_classes == []
+
+
+@pytest.mark.parametrize(
+    ("operator", "stage"),
+    [
+        (f"MapBatches({decode_batch.__name__})", "decode"),
+        (f"MapBatches({FindSegments.__name__})", "segment"),
+        (f"MapBatches({LabelSegments.__name__})", "label"),
+        (f"MapBatches({FindAndLabelSegments.__name__})", "label"),
+        (f"Input->MapBatches({decode_batch.__name__})", "decode"),
+        ("Input", ""),
+    ],
+)
+def test_an_operator_belongs_to_a_stage_by_its_callable(operator: str, stage: str) -> None:
+    assert stage_of(operator) == stage
+
+
+def test_a_pool_whose_workers_are_all_dead_ends_the_round() -> None:
+    seen: list[StageStates] = []
+    monitor = ExecutionMonitor(seen.append)
+    monitor.on_start(None)
+    dead = OperatorState("MapBatches(LabelSegments)", 3, 1.0, 0, frozenset(), all_dead=True)
+    with pytest.raises(RoundEnded, match="all workers of stage label died 20 times"):
+        monitor.on_step([dead])
+    assert seen[0]["label"].n_rows == 3
