@@ -1,1 +1,1 @@
-"""One command per module: parse, call, report."""
+"""One command per module: parse the options, call the library, print the result."""

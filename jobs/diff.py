@@ -1,44 +1,58 @@
-"""What did the other model change? python -m jobs.diff ROOT FINGERPRINT_A FINGERPRINT_B.
+"""Compare two models: python -m jobs diff ROOT FINGERPRINT_A FINGERPRINT_B."""
 
-Fingerprints by their first letters: `SELECT DISTINCT fingerprint, model FROM recordings`.
-"""
-
-import sys
+import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import load_options
-from pipeline.errors import ConfigError, StoreError
+from pipeline.console.commands import (
+    AsJson,
+    Root,
+    StorageOptions,
+    one_command,
+    refusing,
+    results,
+    show_json,
+)
 from pipeline.evaluation.compare import Agreement, Comparison, compare
 from pipeline.tables import open_snapshot
 
-_SHOWN = 12  # kinds of flips
+_SHOWN = 12  # kinds of changes
 
 
 def main(
-    root: Annotated[str, typer.Argument(help="where the tables are: a path or an s3:// URI")],
-    a: Annotated[str, typer.Argument(metavar="FINGERPRINT_A", help="the one to compare with")],
-    b: Annotated[str, typer.Argument(metavar="FINGERPRINT_B", help="the other one")],
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="storage option, e.g. endpoint_url=..."),
-    ] = None,
+    root: Root,
+    a: Annotated[
+        str, typer.Argument(metavar="FINGERPRINT_A", help="fingerprint to compare with: side A")
+    ],
+    b: Annotated[
+        str, typer.Argument(metavar="FINGERPRINT_B", help="fingerprint that is compared: side B")
+    ],
+    options: StorageOptions = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Languages and emotions flipped, character error rate, errors gained and lost."""
-    try:
+    """Compare the labels of two models for the same recordings.
+
+    Shows changed languages and emotions, the character error rate of B with A as the reference,
+    and errors that only one of them has. The first letters of a fingerprint are enough; this lists
+    them: python -m jobs query ROOT "SELECT DISTINCT fingerprint, model FROM recordings"
+    """
+    with refusing():
         given = load_options(options or [])
         snapshot = open_snapshot(root, given, fingerprint=a)
         other = open_snapshot(root, given, seq=snapshot.seq, fingerprint=b)
         result = compare(snapshot, other)
-    except (ConfigError, StoreError, OSError) as error:
-        Console(stderr=True).print(f"refused: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
-    console = Console(soft_wrap=True, highlight=False)
+    if as_json:
+        sides = {"seq": snapshot.seq, "a": snapshot.fingerprint, "b": other.fingerprint}
+        show_json(sides | _facts(result))
+        return
+    console = results()
     console.print(f"A {snapshot.fingerprint}\nB {other.fingerprint}\n")
     _show(console, result)
 
@@ -46,10 +60,10 @@ def main(
 def _show(console: Console, result: Comparison) -> None:
     console.print(
         f"{result.n_both:,} recordings in both, {result.n_only_a:,} only in A, "
-        f"{result.n_only_b:,} only in B; segments that the other side has not: "
+        f"{result.n_only_b:,} only in B; segments without a match on the other side: "
         f"{result.n_unmatched_a:,} of A, {result.n_unmatched_b:,} of B\n"
     )
-    table = Table("language in A", "stretches", "language flipped", "emotion flipped", "CER of B")
+    table = Table("language in A", "stretches", "language changed", "emotion changed", "CER of B")
     for language, agreement in sorted(result.by_language.items()):
         table.add_row(language, *_cells(agreement))
     table.add_row("all", *_cells(result.total))
@@ -79,5 +93,34 @@ def _arrows(flips: Counter[tuple[str, str]]) -> Mapping[str, int]:
     return {f"{old} -> {new}": count for (old, new), count in flips.most_common(_SHOWN)}
 
 
+def _facts(result: Comparison) -> dict[str, Any]:
+    """The comparison for --json. A change is {"a": old, "b": new, "n": how often}."""
+    languages = sorted(result.by_language.items())
+    return {
+        "n_both": result.n_both,
+        "n_only_a": result.n_only_a,
+        "n_only_b": result.n_only_b,
+        "n_unmatched_a": result.n_unmatched_a,
+        "n_unmatched_b": result.n_unmatched_b,
+        "total": _with_cer(result.total),
+        "by_language": {language: _with_cer(agreement) for language, agreement in languages},
+        "language_flips": _changes(result.language_flips),
+        "emotion_flips": _changes(result.emotion_flips),
+        "errors_gained": dict(result.errors_gained.most_common()),
+        "errors_lost": dict(result.errors_lost.most_common()),
+    }
+
+
+def _with_cer(agreement: Agreement) -> dict[str, Any]:
+    cer = None if math.isnan(agreement.cer) else agreement.cer
+    return asdict(agreement) | {"cer": cer}
+
+
+def _changes(flips: Counter[tuple[str, str]]) -> list[dict[str, Any]]:
+    return [{"a": old, "b": new, "n": count} for (old, new), count in flips.most_common()]
+
+
+app = one_command(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -1,18 +1,22 @@
-"""Can tables be kept there? python -m jobs.doctor ROOT|CONFIG [--set key=value ...].
-
-Asks the store for every promise that the commit log needs, and says what to do about a broken one.
-Exit codes: 0 all kept, 1 not, 2 refused. With a CONFIG, its output and storage options are used.
-"""
+"""Check a store before the first run: python -m jobs doctor ROOT|CONFIG."""
 
 import sys
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.config import load_config, load_options
-from pipeline.errors import ConfigError, StoreError
+from pipeline.console.commands import (
+    AsJson,
+    ConfigKeysOrStorageOptions,
+    one_command,
+    refusing,
+    results,
+    show_json,
+)
 from pipeline.storage.probe import Check, examine
 from pipeline.storage.store import Store, open_store
 
@@ -21,25 +25,31 @@ _STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"
 
 def main(
     place: Annotated[
-        str, typer.Argument(metavar="ROOT|CONFIG", help="path, s3:// URI or YAML file of a run")
+        str,
+        typer.Argument(
+            metavar="ROOT|CONFIG",
+            help="where the tables will be (a path or an s3:// URI), or the YAML file of a run",
+        ),
     ],
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="storage option, or a key of CONFIG"),
-    ] = None,
+    options: ConfigKeysOrStorageOptions = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Probe a store: each promise with what was seen and what to do."""
-    try:
+    """Check that a store can hold tables, and say how to fix it.
+
+    Tests each operation that the commit log needs. With a CONFIG, its keys `output`,
+    `storage_options` and `single_writer` are used. Exit codes: 0 the store can be used, 1 it
+    cannot, 2 refused.
+    """
+    with refusing():
         store, single_writer = _open(place, options or [])
-    except (ConfigError, StoreError) as error:
-        Console(stderr=True).print(f"refused: {error}", style="red", soft_wrap=True, markup=False)
-        sys.exit(2)
-    checks = examine(store)
-    _show(Console(), store, checks)
-    failed = [check for check in checks if check.state == "failed"]
-    if single_writer:
-        failed = [check for check in failed if not check.is_conditional_write]
-    sys.exit(1 if failed else 0)
+        checks = examine(store)
+    is_usable = not any(_stops_a_run(check, single_writer=single_writer) for check in checks)
+    if as_json:
+        facts = [asdict(check) for check in checks]
+        show_json({"root": store.root, "ok": is_usable, "checks": facts})
+    else:
+        _show(store, checks)
+    sys.exit(0 if is_usable else 1)
 
 
 def _open(place: str, overrides: list[str]) -> tuple[Store, bool]:
@@ -49,15 +59,22 @@ def _open(place: str, overrides: list[str]) -> tuple[Store, bool]:
     return open_store(place, load_options(overrides)), False
 
 
-def _show(console: Console, store: Store, checks: list[Check]) -> None:
-    console.print(store.root, soft_wrap=True, highlight=False, markup=False)
+def _stops_a_run(check: Check, *, single_writer: bool) -> bool:
+    return check.state == "failed" and not (single_writer and check.is_conditional_write)
+
+
+def _show(store: Store, checks: list[Check]) -> None:
+    console = results()
+    console.print(store.root)
     table = Table.grid(padding=(0, 2))
     for check in checks:
         advice = f"\n-> {check.advice}" if check.advice else ""
-        state = f"[{_STYLES[check.state]}]{check.state}[/]"
-        table.add_row(state, check.name, check.text.replace("[", r"\[") + advice)
-    console.print(table)
+        state = Text(check.state, style=_STYLES[check.state])
+        table.add_row(state, check.name, check.text + advice)
+    console.print(table, soft_wrap=False)
 
+
+app = one_command(main)
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

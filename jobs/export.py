@@ -1,43 +1,59 @@
-"""Export labelled segments: python -m jobs.export ROOT --format FORMAT -o DIR [--where SQL].
-
-Exit codes: 0 done, 2 refused, 3 done without some recordings: their audio is gone (export.json).
-"""
+"""Export labelled segments: python -m jobs export ROOT --format FORMAT -o DIR [--where SQL]."""
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline.config import load_options
-from pipeline.errors import ConfigError, ExportError, StoreError
-from pipeline.export.write import Audio, Format, export
+from pipeline.console.commands import (
+    AsJson,
+    Root,
+    StorageOptions,
+    one_command,
+    refusing,
+    results,
+    show_json,
+)
+from pipeline.export.write import Audio, Exported, Format, export
 
 
 def main(
-    root: Annotated[str, typer.Argument(help="where the tables are: a path or an s3:// URI")],
-    format: Annotated[Format, typer.Option(help="what to write")],
-    target: Annotated[Path, typer.Option("--output", "-o", help="a directory, new or empty")],
+    root: Root,
+    format: Annotated[Format, typer.Option(help="format to write")],
+    target: Annotated[Path, typer.Option("--output", "-o", help="local directory, new or empty")],
     where: Annotated[
-        str, typer.Option(help="SQL condition on the view segments; default: all of them")
+        str,
+        typer.Option(help="SQL condition on the view `segments`; default: export all segments"),
     ] = "",
     audio: Annotated[
         Audio | None,
-        typer.Option(help="refer to stretches of the recordings, or cut clips (16 kHz mono wav)"),
+        typer.Option(
+            help="reference: name a stretch of the original recording; clips: write each segment "
+            "as a 16 kHz mono wav; default: reference where the format allows it"
+        ),
     ] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="storage option, e.g. endpoint_url=..."),
-    ] = None,
+    options: StorageOptions = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Write the segments that fit a condition, in a format that other tools read."""
-    try:
+    """Write labelled segments in a format that other tools read.
+
+    Exit codes: 0 done, 2 refused, 3 done, but recordings whose audio cannot be read any more are
+    left out (export.json in the directory lists them).
+    """
+    with refusing():
         done = export(root, target, format, where, audio, load_options(options or []))
-    except (ExportError, StoreError, ConfigError, OSError) as error:
-        Console(stderr=True).print(f"refused: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
-    console = Console(markup=False, soft_wrap=True)
+    if as_json:
+        show_json(asdict(done) | {"output": str(target)})
+    else:
+        _show(done, target)
+    sys.exit(3 if done.skipped else 0)
+
+
+def _show(done: Exported, target: Path) -> None:
+    console = results()
     console.print(
         f"{done.n_segments:,} segments of {done.n_recordings:,} recordings, {done.hours:.3f} h, "
         f"as {done.format} in {target} (commit {done.seq})"
@@ -48,8 +64,9 @@ def main(
             f"{len(done.skipped):,} recordings left out, listed in {target / 'export.json'}, "
             f"e.g. {recording_id}: {reason}"
         )
-    sys.exit(3 if done.skipped else 0)
 
+
+app = one_command(main)
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -1,22 +1,21 @@
-"""What a run would cost, before it is started: python -m jobs.plan CONFIG.yaml|MANIFEST.
+"""Estimate a run before it starts: python -m jobs plan CONFIG|MANIFEST."""
 
-Says how many recordings there are, what is done already, and, from the heads of a random sample,
-codecs, hours, the share that cannot be read, core-hours and GPU-hours (these are arithmetic until
-somebody has measured a GPU). Writes nothing.
-"""
-
-import json
-import sys
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from pipeline.config import RunConfig, load_config, load_options
+from pipeline.console.commands import (
+    AsJson,
+    ConfigKeysOrStorageOptions,
+    one_command,
+    refusing,
+    results,
+    show_json,
+)
 from pipeline.console.summary import show_plan, show_survey
-from pipeline.errors import ConfigError, ManifestError, ModelError, StoreError
 from pipeline.manifest.read import read_manifest
 from pipeline.planning.costs import MachineHours, Speeds, estimate_cost, load_speeds
 from pipeline.planning.plan import Plan, make_plan
@@ -24,57 +23,54 @@ from pipeline.planning.survey import N_SAMPLED, Survey, survey_todo
 from pipeline.runs import execute as run
 from pipeline.schema import TABLES
 
-REFUSALS = (ConfigError, ManifestError, ModelError, StoreError, OSError)
+_BUILT_IN_SPEEDS = "one core of an AMD EPYC; for yours: python -m jobs benchmark speed --json FILE"
 
 
 def main(
     source: Annotated[
         str,
-        typer.Argument(metavar="CONFIG|MANIFEST", help="a run's YAML file, or a manifest alone"),
+        typer.Argument(
+            metavar="CONFIG|MANIFEST", help="the YAML file of a run, or a manifest without one"
+        ),
     ],
-    overrides: Annotated[
-        list[str] | None,
+    overrides: ConfigKeysOrStorageOptions = None,
+    n_sampled: Annotated[
+        int, typer.Option("--sample", min=1, help="number of recordings to examine")
+    ] = N_SAMPLED,
+    seed: Annotated[int, typer.Option(help="another number examines another sample")] = 0,
+    benchmark: Annotated[
+        Path | None,
         typer.Option(
-            "--set", metavar="KEY=VALUE", help="override one key; of a manifest: a storage option"
+            help="speeds to calculate with: a file that `benchmark speed --json FILE` wrote; "
+            "default: built-in figures"
         ),
     ] = None,
-    n_sampled: Annotated[
-        int, typer.Option("--sample", min=1, help="how many recordings to look into")
-    ] = N_SAMPLED,
-    seed: Annotated[int, typer.Option(help="another seed, another sample")] = 0,
-    benchmark: Annotated[
-        Path | None, typer.Option(help="JSON of `jobs.benchmark speed`; else our figures")
-    ] = None,
     gpu: Annotated[
-        bool | None, typer.Option("--gpu/--cpu", help="label there; else as the config says")
+        bool | None,
+        typer.Option("--gpu/--cpu", help="where the model will run; default: as CONFIG says"),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Say what labelling would take."""
-    console = Console()
-    try:
+    """Estimate the size and the cost of a run before it starts.
+
+    Counts the recordings and those that are done. Reads the first bytes of a random sample, and
+    estimates from it codecs, hours, the share of unreadable files, core-hours and GPU-hours. The
+    built-in speed of a GPU is a calculation, not a measurement. Writes nothing.
+    """
+    with refusing():
         config, plan = _plan(source, overrides or [])
         speeds = load_speeds(benchmark) if benchmark else Speeds()
-    except REFUSALS as error:
-        Console(stderr=True).print(f"refused: {error}", style="red", soft_wrap=True, markup=False)
-        sys.exit(2)
-    survey = survey_todo(
-        plan.todo, config.audio, config.storage_options, n_sampled=n_sampled, seed=seed
-    )
+        survey = survey_todo(
+            plan.todo, config.audio, config.storage_options, n_sampled=n_sampled, seed=seed
+        )
     on_gpu = config.ray.num_gpus > 0 if gpu is None else gpu
     cost = estimate_cost(survey.seconds.value, speeds, on_gpu=on_gpu)
     if as_json:
-        console.print_json(json.dumps(_facts(plan, survey, cost)), indent=None, highlight=False)
+        show_json(_facts(plan, survey, cost))
         return
+    console = results()
     show_plan(console, plan)
-    show_survey(
-        console,
-        survey,
-        cost,
-        f"{benchmark}"
-        if benchmark
-        else "one core of an AMD EPYC; measure yours: jobs.benchmark speed",
-    )
+    show_survey(console, survey, cost, f"{benchmark or _BUILT_IN_SPEEDS}")
 
 
 def _plan(source: str, overrides: list[str]) -> tuple[RunConfig, Plan]:
@@ -93,5 +89,7 @@ def _facts(plan: Plan, survey: Survey, cost: MachineHours) -> dict[str, Any]:
     return counts | asdict(survey) | asdict(cost)
 
 
+app = one_command(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

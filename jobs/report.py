@@ -1,37 +1,41 @@
-"""Write the dataset card of a snapshot: python -m jobs.report ROOT [-o FILE].
+"""Write the dataset card of a snapshot: python -m jobs report ROOT [-o FILE]."""
 
-Without -o it goes to ROOT/report.html, where every run leaves one, too.
-"""
-
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from pipeline.config import load_options
-from pipeline.errors import ConfigError, StoreError
+from pipeline.console.commands import (
+    AsJson,
+    Fingerprint,
+    Root,
+    Seq,
+    StorageOptions,
+    one_command,
+    refusing,
+    results,
+    show_json,
+)
 from pipeline.report.card import REPORT, make_report
 from pipeline.storage.store import open_store
 
 
 def main(
-    root: Annotated[str, typer.Argument(help="where the tables are: a path or an s3:// URI")],
+    root: Root,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="a local file; default: ROOT/report.html")
+        Path | None, typer.Option("--output", "-o", help=f"a local file; default: ROOT/{REPORT}")
     ] = None,
-    seq: Annotated[int | None, typer.Option(help="as of this commit; default: the newest")] = None,
-    fingerprint: Annotated[
-        str | None, typer.Option(help="of this model and configuration; default: the current one")
-    ] = None,
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="storage option, e.g. endpoint_url=..."),
-    ] = None,
+    seq: Seq = None,
+    fingerprint: Fingerprint = None,
+    options: StorageOptions = None,
+    as_json: AsJson = False,
 ) -> None:
-    """One self-contained HTML page about what the tables hold."""
-    try:
+    """Write an HTML page that describes a snapshot: the dataset card.
+
+    The page is one file without scripts. Every label run writes it, too.
+    """
+    with refusing():
         chosen = load_options(options or [])
         page = make_report(root, chosen, seq, fingerprint).encode()
         if output is None:
@@ -40,11 +44,14 @@ def main(
         else:
             output.parent.mkdir(parents=True, exist_ok=True)
             output.write_bytes(page)
-    except (StoreError, ConfigError, OSError) as error:
-        Console(stderr=True).print(f"refused: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
-    Console(markup=False, soft_wrap=True).print(f"{output or store.uri(REPORT)}")
+    written = f"{output or store.uri(REPORT)}"
+    if as_json:
+        show_json({"report": written})
+    else:
+        results().print(written)
 
+
+app = one_command(main)
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -1,45 +1,49 @@
-"""Is everything as it was committed? python -m jobs.verify ROOT [--set key=value ...].
-
-Reads the whole output. One line and exit code 0 if all is well; else what is wrong, and 1.
-"""
+"""Check that the tables are as they were committed: python -m jobs verify ROOT."""
 
 import sys
-from typing import Annotated
-
-import typer
-from rich.console import Console
+from dataclasses import asdict
 
 from pipeline.config import load_options
-from pipeline.errors import ConfigError, StoreError
+from pipeline.console.commands import (
+    AsJson,
+    Root,
+    StorageOptions,
+    one_command,
+    refusing,
+    results,
+    show_json,
+)
 from pipeline.maintenance.verify import Verdict, verify
 from pipeline.tables import open_snapshot
 
 _SHOWN = 100  # problems
 
 
-def main(
-    root: Annotated[str, typer.Argument(help="where the tables are: a path or an s3:// URI")],
-    options: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="storage option, e.g. endpoint_url=..."),
-    ] = None,
-) -> None:
-    """Check the log, every file, every row and every second."""
-    console = Console(soft_wrap=True, highlight=False)
-    try:
+def main(root: Root, options: StorageOptions = None, as_json: AsJson = False) -> None:
+    """Check every commit, every file and every row of the tables.
+
+    Reads all of them. Exit codes: 0 no problems (one line is printed), 1 problems (they are
+    listed), 2 refused.
+    """
+    with refusing():
         verdict = verify(open_snapshot(root, load_options(options or [])).store)
-    except (ConfigError, StoreError, OSError) as error:
-        Console(stderr=True).print(f"refused: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(2)
+    if as_json:
+        show_json({"ok": not verdict.problems, **asdict(verdict)})
+    else:
+        _show(root, verdict)
+    sys.exit(1 if verdict.problems else 0)
+
+
+def _show(root: str, verdict: Verdict) -> None:
+    console = results()
     if not verdict.problems:
         console.print(_line(verdict))
         return
     for problem in verdict.problems[:_SHOWN]:
-        console.print(problem, style="red", markup=False)
+        console.print(problem, style="red")
     hidden = len(verdict.problems) - _SHOWN
-    more = f" ({hidden:,} more are not shown)" if hidden > 0 else ""
-    console.print(f"{root}: {len(verdict.problems):,} problems{more}", markup=False)
-    sys.exit(1)
+    more = f" ({hidden:,} more are not shown; --json prints all)" if hidden > 0 else ""
+    console.print(f"{root}: {len(verdict.problems):,} problems{more}")
 
 
 def _line(verdict: Verdict) -> str:
@@ -52,5 +56,7 @@ def _line(verdict: Verdict) -> str:
     )
 
 
+app = one_command(main)
+
 if __name__ == "__main__":
-    typer.run(main)
+    app()

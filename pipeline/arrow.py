@@ -1,4 +1,4 @@
-"""Names for what pyarrow and numpy hand about. Knows types; nothing of what they hold."""
+"""Type names and helpers for Arrow columns and numpy arrays. Knows nothing of their meaning."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
-pc: Any = pyarrow.compute  # its stubs know no plain str or bool beside an array
+pc: Any = pyarrow.compute  # its type stubs reject a plain str or bool next to an array
 
 Column = Any  # pyarrow Array or ChunkedArray
 Row = dict[str, Any]  # one row, by column name
@@ -22,7 +22,7 @@ def to_mask(values: Column) -> Mask:
 
 
 def replace_columns(rows: pa.Table, **columns: Column) -> pa.Table:
-    """`rows` with other values in some of its columns; types and places stay."""
+    """`rows` with new values in some of its columns; names, order and types stay."""
     for name, column in columns.items():
         rows = rows.set_column(rows.column_names.index(name), rows.field(name), column)
     return rows

@@ -1,7 +1,7 @@
-"""One YAML file per run, checked before anything starts. Knows every knob, no library behind it.
+"""One YAML file per run, checked before anything starts. Knows the keys, not who uses them.
 
 Every field has a one-line description and its unit in its name. An unknown key is an error that
-names the nearest known one. Secrets never stand here: stores read them from the environment.
+names the nearest known one. Put no secrets here: stores read them from the environment.
 """
 
 import difflib
@@ -30,7 +30,7 @@ class AudioConfig(_Section):
     """Decoding of recordings."""
 
     window_s: float = Field(
-        default=1800.0, ge=10, description="a longer recording is cut into windows, s"
+        default=1800.0, ge=10, description="cut longer recordings into windows of this length, s"
     )
     max_duration_s: float = Field(
         default=172_800.0, gt=0, description="refuse longer recordings, s"
@@ -38,139 +38,149 @@ class AudioConfig(_Section):
     max_bytes: int = Field(default=8 << 30, gt=0, description="refuse larger files, bytes")
     min_rate_hz: int = Field(default=4_000, gt=0, description="refuse lower sample rates, Hz")
     max_rate_hz: int = Field(default=384_000, gt=0, description="refuse higher sample rates, Hz")
-    max_channels: int = Field(default=64, gt=0, description="refuse more channels")
+    max_channels: int = Field(default=64, gt=0, description="refuse files with more channels")
     min_decoded_share: float = Field(
-        default=0.9, ge=0, le=1, description="refuse a file that yields less of its declared length"
+        default=0.9, ge=0, le=1, description="refuse if less of the declared length can be decoded"
     )
 
 
 class SegmentConfig(_Section):
-    """From VAD to the segments that SenseVoice hears."""
+    """How recordings are cut into segments for SenseVoice."""
 
     max_segment_s: float = Field(default=30.0, gt=0, le=60, description="longest segment, s")
     min_segment_s: float = Field(
-        default=0.1, ge=0.05, description="shorter segments count as silence, s"
+        default=0.1, ge=0.05, description="count shorter segments as silence, s"
     )
     merge_length_s: float = Field(
-        default=15.0, ge=0, description="join neighbours up to this length, s"
+        default=15.0, ge=0, description="join neighbouring segments up to this length in total, s"
     )
     merge_gap_s: float = Field(
-        default=0.5, ge=0, description="never join across a longer silence, s"
+        default=0.5, ge=0, description="do not join segments across a longer silence, s"
     )
     end_silence_s: float = Field(default=0.8, gt=0, description="silence that ends a segment, s")
     pad_s: float = Field(
-        default=0.1, ge=0, description="silero: keep this much around a segment, s"
+        default=0.1, ge=0, description="silero: audio to keep before and after a segment, s"
     )
-    threshold: float = Field(default=0.5, gt=0, lt=1, description="silero: speech probability")
+    threshold: float = Field(
+        default=0.5, gt=0, lt=1, description="silero: smallest probability that counts as speech"
+    )
 
 
 class LabelConfig(_Section):
-    """What SenseVoice is asked, and how much of it at a time."""
+    """How SenseVoice labels segments, and how many at a time."""
 
     language: Language = Field(
-        default="auto", description="language prompt, unless the row names one"
+        default="auto", description="language prompt; a language in the manifest has priority"
     )
     allowed_languages: tuple[SpokenLanguage, ...] = Field(
-        default=(), description="hear only these languages; empty: all"
+        default=(), description="choose only among these languages; empty: all"
     )
-    use_itn: bool = Field(default=True, description="write numbers as digits, with punctuation")
+    use_itn: bool = Field(default=True, description="write numbers as digits, and add punctuation")
     batch_s: float | None = Field(
-        default=None, gt=0, description="audio per forward pass, s; none: what suits the device"
+        default=None, gt=0, description="audio per model batch, s; none: what suits the device"
     )
-    device: Device = Field(default="auto", description="auto, cpu, cuda")
+    device: Device = Field(default="auto", description="auto (a GPU if there is one), cpu or cuda")
     precision: Literal["auto", Precision] = Field(
-        default="auto", description="fp32 (exact), bf16, int8; auto: bf16 on a GPU, else fp32"
+        default="auto", description="fp32 (exact), bf16 or int8; auto: bf16 on a GPU, else fp32"
     )
     compile: bool = Field(
         default=False,
-        description="torch.compile the layers on a GPU; without a C compiler it goes without",
+        description="use torch.compile on a GPU; ignored where there is no C compiler",
     )
 
 
 class RayConfig(_Section):
-    """Where it runs. None of this changes a label."""
+    """Where the run takes place. No value here changes a label."""
 
     address: str | None = Field(
-        default=None, description="Ray address; none: this machine or the job's"
+        default=None, description="Ray address; none: the cluster of the Ray job, else this machine"
     )
     num_cpus: int | None = Field(default=None, ge=1, description="local Ray only: CPUs; none: all")
     object_store_bytes: int = Field(
-        default=512 << 20, ge=80 << 20, description="local Ray only, bytes"
+        default=512 << 20, ge=80 << 20, description="local Ray only: object store, bytes"
     )
     decode_cpus: float = Field(
-        default=0.5, gt=0, description="CPUs of a decode task; half of its time is waiting"
+        default=0.5, gt=0, description="CPUs of a decode task, which waits for half of its time"
     )
-    segment_workers: int = Field(default=1, ge=1, description="VAD actors")
+    segment_workers: int = Field(default=1, ge=1, description="number of VAD workers")
     segment_workers_max: int = Field(
-        default=0, ge=0, description="let their number grow to this while they lag; 0: fixed"
+        default=0, ge=0, description="upper limit for autoscaling; 0 turns it off"
     )
-    segment_cpus: float = Field(default=1.0, gt=0, description="CPUs of a VAD actor")
-    label_workers: int = Field(default=1, ge=1, description="SenseVoice actors")
+    segment_cpus: float = Field(default=1.0, gt=0, description="CPUs of a VAD worker")
+    label_workers: int = Field(default=1, ge=1, description="number of SenseVoice workers")
     label_workers_max: int = Field(
-        default=0, ge=0, description="let their number grow to this while they lag; 0: fixed"
+        default=0, ge=0, description="upper limit for autoscaling; 0 turns it off"
     )
     label_cpus: float = Field(
-        default=1.0, ge=0, description="CPUs of a SenseVoice actor (0 on a GPU)"
+        default=1.0, ge=0, description="CPUs of a SenseVoice worker (0 if it has a GPU)"
     )
     num_gpus: float = Field(
-        default=0.0, ge=0, description="GPUs of a SenseVoice actor; a share is fine"
+        default=0.0, ge=0, description="GPUs of a SenseVoice worker; 0.5: two workers share a GPU"
     )
     segment_with_model: bool = Field(
         default=False,
-        description="features and VAD in the SenseVoice actors, on their device; no VAD actors",
+        description="compute features and VAD in the SenseVoice workers; no VAD workers",
     )
     batch_audio_s: float = Field(
-        default=600.0, gt=0, description="audio per row batch, what a worker is given at once, s"
+        default=600.0, gt=0, description="audio per row batch, which a worker gets at once, s"
+    )
+    no_progress_s: float = Field(
+        default=0.0,
+        ge=0,
+        description="stop after this time without any progress, s; 0: never (nodes may come late)",
     )
 
 
 class RunConfig(_Section):
     """One labelling run."""
 
-    manifest: str = Field(
-        description="manifest file or glob, or a directory of audio (path or URI)"
-    )
-    output: str = Field(description="root of the tables (path or s3:// URI)")
+    manifest: str = Field(description="manifest file or glob, or directory of audio (path or URI)")
+    output: str = Field(description="where the tables are written: a path or an s3:// URI")
     storage_options: dict[str, Any] = Field(
-        default_factory=dict, description="fsspec options of the object store, without secrets"
+        default_factory=dict, description="fsspec options of the object store; no secrets"
     )
     model: str = Field(default="iic/SenseVoiceSmall", description="hub id, local directory or URI")
     hub: Literal["ms", "hf"] = Field(
-        default="ms", description="ModelScope (ms) or Hugging Face (hf)"
+        default="ms", description="hub of the model: ModelScope (ms) or Hugging Face (hf)"
     )
     model_revision: str = Field(default="", description="hub revision; empty: the hub's default")
     vad: str = Field(
-        default="fsmn-vad", description="none, silero, fsmn-vad, or an FSMN-VAD directory/URI"
+        default="fsmn-vad", description="none, silero, fsmn-vad, or a directory or URI of FSMN-VAD"
     )
     allowed_roots: tuple[str, ...] = Field(
         default=(),
         description="read only below these directories and URI prefixes; empty: the manifest's own",
     )
     allow_http: bool = Field(
-        default=False, description="the manifest may name http(s) addresses of public hosts"
+        default=False, description="allow http(s) addresses of public hosts in the manifest"
     )
     error_exit_code: int = Field(
         default=3, ge=0, le=125, description="exit code of a finished run with failed recordings"
     )
     publish_every_s: float = Field(
-        default=60.0, gt=0, description="commit finished work this often, s"
+        default=60.0, gt=0, description="time between two commits of finished recordings, s"
+    )
+    store_patience_s: float = Field(
+        default=900.0, ge=0, description="wait this long for a store that does not answer, s"
     )
     retry: Literal["none", "errors"] = Field(
-        default="none", description="errors: take up again what failed for a reason outside it"
+        default="none",
+        description="errors: retry recordings that failed for a temporary reason "
+        "(store, permissions, crash)",
     )
-    max_attempts: int = Field(default=3, ge=1, description="never try a recording more often")
+    max_attempts: int = Field(default=3, ge=1, description="try a recording at most this often")
     max_error_share: float = Field(
         default=0.5,
         ge=0,
         le=1,
-        description="stop when more than this share of recordings fail by one outside fault",
+        description="stop when more than this share of recordings fail for one temporary reason",
     )
     fail_fast_after: int = Field(
-        default=100, ge=1, description="but not before this many recordings are through"
+        default=100, ge=1, description="apply max_error_share only after this many recordings"
     )
     single_writer: bool = Field(
         default=False,
-        description="commit to a store without conditional writes, under a lease (weaker)",
+        description="use a lease, for a store without conditional writes; never two runs at once",
     )
     audio: AudioConfig = AudioConfig()
     segment: SegmentConfig = SegmentConfig()
@@ -191,8 +201,8 @@ class RunConfig(_Section):
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """The run that a YAML file and `key.sub=value` overrides describe.
 
-    Environment variables named SENSEVOICE_KEY__SUB override the file, `overrides` both. Values are
-    read as YAML. Raises ConfigError, naming the key and the nearest valid one.
+    Environment variables named SENSEVOICE_KEY__SUB override the file; `overrides` override both.
+    Values are read as YAML. Raises ConfigError, naming the key and the nearest valid one.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
@@ -212,10 +222,10 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
 
 
 def label_precision(config: RunConfig) -> Precision:
-    """The precision of a run's labels; told from the configuration, so that all workers agree.
+    """The precision of a run's labels, from the configuration alone, so that all workers agree.
 
-    On a CPU float32 equals FunASR's text and bf16 is a loss without avx512_bf16 or AMX; on a GPU
-    float32 leaves nine tenths of the arithmetic unused. Workers see a GPU if `ray.num_gpus` asks.
+    On a CPU, float32 gives the same text as FunASR, and bf16 is slower without avx512_bf16 or AMX.
+    On a GPU, float32 uses a tenth of the arithmetic. Workers have a GPU if `ray.num_gpus` is set.
     """
     if config.label.precision != "auto":
         return config.label.precision
@@ -226,7 +236,7 @@ def label_precision(config: RunConfig) -> Precision:
 
 
 def load_options(overrides: Iterable[str]) -> dict[str, Any]:
-    """Storage options from `key.sub=value`, for jobs that need a store and no run."""
+    """Storage options from `key.sub=value`, for commands that need a store but no run."""
     values: dict[str, Any] = {}
     _override(values, overrides)
     return values
@@ -279,14 +289,14 @@ def _explain(error: ValidationError) -> Iterator[str]:
             yield f"unknown key {key!r}{_nearest(key, known)}"
         elif problem["type"] == "literal_error":
             choices = re.findall(r"'([^']+)'", problem["ctx"]["expected"])
-            value = str(problem["input"])
-            yield f"{key}: {value!r} is not valid{_nearest(value, choices)}; use {choices}"
+            value, quoted = str(problem["input"]), ", ".join(map(repr, choices))
+            yield f"{key}: {value!r} is not valid{_nearest(value, choices)}; use one of {quoted}"
         else:
             yield f"{key}: {problem['msg']}" if key else str(problem["msg"])
 
 
 def _nearest(key: str, known: list[str]) -> str:
-    """' (did you mean ...?)', by the last part of a dotted key or by the whole; '' if none is."""
+    """' (did you mean ...?)': the key with the same last part, else the most similar; or ''."""
     same_last = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
     best = (same_last or difflib.get_close_matches(key, known, n=1, cutoff=0.4))[:1]
     return f" (did you mean {best[0]!r}?)" if best else ""

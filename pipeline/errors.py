@@ -1,6 +1,6 @@
 """Every exception that this project raises, and every `error_type` that a row can carry.
 
-Knows names, what a retry can change, and what to do about each. Imports nothing of the project.
+States for each error type whether a retry can help, and what to do. Imports nothing of the project.
 """
 
 from enum import StrEnum
@@ -28,7 +28,11 @@ class ModelError(Refused):
 
 
 class StoreError(Refused, RuntimeError):
-    """The store cannot be used, or does not hold what it should; the message names the object."""
+    """The store cannot be used, or an object in it is wrong; the message names the object."""
+
+
+class DamagedError(StoreError):
+    """An object does not have the bytes that were written; the message names the object."""
 
 
 class ExportError(Refused, ValueError):
@@ -36,26 +40,26 @@ class ExportError(Refused, ValueError):
 
 
 class RunStopped(PipelineError, RuntimeError):
-    """The run cannot go on; the message names the fault and what to do about it.
+    """The run cannot continue; the message names the reason and says what to do.
 
-    Whatever was finished before is committed.
+    All recordings that were finished before are committed.
     """
 
 
 class RoundEnded(PipelineError, RuntimeError):
-    """One round of a run ended early because workers kept crashing; the next may get further."""
+    """One round of a run ended early because workers kept crashing; another round may succeed."""
 
 
 class BatchTooLarge(PipelineError):
-    """The device has no memory for this model batch; one with fewer clips may fit."""
+    """The device has too little memory for this model batch; one with fewer clips may fit."""
 
 
 class DecoderError(PipelineError):
-    """A decoder cannot read this file, or cannot read on; another decoder may."""
+    """A decoder cannot read this file, or not to its end; another decoder may succeed."""
 
 
 class RecordingError(PipelineError):
-    """This recording cannot be labelled; its row says why and the run goes on.
+    """This recording cannot be labelled; its row states the reason and the run continues.
 
     `kind` becomes the `error_type` of the row: an ErrorType, or the name of another library's
     exception.
@@ -74,8 +78,8 @@ _LIMIT = "Raise the limit that the message names, if such recordings are wanted"
 class ErrorType(StrEnum):
     """Values of the column `error_type`.
 
-    permanent: the same recording would fail in the same way again, so `retry: errors` leaves it.
-    advice: what to do about it, as a sentence without its full stop.
+    permanent: the same recording would fail again in the same way, so `retry: errors` skips it.
+    advice: what to do, as a sentence without its full stop.
     """
 
     permanent: bool
@@ -114,29 +118,33 @@ class ErrorType(StrEnum):
     TOO_LONG = "TooLong", True, _LIMIT
     TOO_MANY_CHANNELS = "TooManyChannels", True, _LIMIT
     TOO_SHORT = "TooShort", True, "Leave recordings of under 25 ms out of the manifest"
-    # The surroundings: another attempt may succeed
+    # Store, disks and workers: another attempt may succeed
     ACCESS_DENIED = (
         "AccessDenied",
         False,
         "Check the credentials and the bucket's policy, on the workers too",
     )
     ARCHIVED = "Archived", False, "Restore these objects from the archive tier of the store"
-    CHANGED_WHILE_READ = "ChangedWhileRead", False, "Run again when the audio is no longer written"
+    CHANGED_WHILE_READ = (
+        "ChangedWhileRead",
+        False,
+        "Run again when no program writes this audio any more",
+    )
     FILE_MISSING = (
         "FileMissing",
         False,
-        "Check the paths in the manifest, and that workers see the same disks",
+        "Check the paths in the manifest, and that the workers mount the same disks",
     )
     NOT_ALLOWED = "NotAllowed", False, "Add the directory or bucket to allowed_roots"
     STORE_UNAVAILABLE = (
         "StoreUnavailable",
         False,
-        "Check that the store answers from the workers, and its throttling",
+        "Check that the workers can reach the store, and whether the store throttles them",
     )
     WORKER_CRASH = (
         "WorkerCrash",
         False,
-        "Look for the workers' last messages in Ray's logs; memory and native libraries first",
+        "Read the last messages of the workers in Ray's logs; suspect memory and native libraries",
     )
     # Exceptions of Python and torch, by their class names
     OS_ERROR = "OSError", False, "Check the disks of the workers: space, permissions, mounts"
@@ -144,7 +152,7 @@ class ErrorType(StrEnum):
     OUT_OF_MEMORY_ERROR = (
         "OutOfMemoryError",
         False,
-        "Lower label.batch_s, or let fewer workers share a GPU",
+        "Lower label.batch_s, or run fewer workers on each GPU",
     )
 
 
@@ -155,5 +163,8 @@ _OTHER = "See error_message of these rows in the recordings table"
 
 
 def advice_for(kind: str) -> str:
-    """What to do about an error type, as a sentence without its full stop; `kind` may be any."""
+    """What to do about an error type, as a sentence without its full stop.
+
+    `kind` may also be the name of another library's exception.
+    """
     return _ADVICE.get(kind, _OTHER)

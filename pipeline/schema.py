@@ -1,31 +1,31 @@
-"""What a row is, from the manifest to the tables. Knows names, types and units; does nothing.
+"""Rows, units, label sets and stage names, from the manifest to the tables. Definitions only.
 
-A row is a recording, or one window of a long one, from the plan to the bundle, with its segments
-nested inside. It never splits, so a silent or a broken recording keeps its row. Times are seconds
-in float64 from the start of the audio file. In flight there are no nulls: an absent string is "",
-because Ray turns an all-null column of a numpy batch into the string "nan".
+From the plan to the bundle, a row is one recording, or one window of a long recording, with its
+segments nested in it. No stage splits or drops a row, so a silent or failed recording keeps its
+row. Times are float64 seconds from the start of the audio file. Rows between stages have no nulls:
+an absent string is "", because Ray turns an all-null column of a numpy batch into the string "nan".
 """
 
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1  # rises when a column changes its type or meaning; new columns do not raise it
+SCHEMA_VERSION = 1  # raised when a column changes its type or meaning, not for a new column
 
-SAMPLE_RATE = 16_000  # Hz, the rate at which every model here listens
+SAMPLE_RATE = 16_000  # Hz, the rate of the waveforms that all models here take
 FRAME = SAMPLE_RATE // 100  # 160 samples, 10 ms: the step of the log-mel features
-FRAME_LENGTH = SAMPLE_RATE // 40  # 400 samples, 25 ms: what one feature frame sees
+FRAME_LENGTH = SAMPLE_RATE // 40  # 400 samples, 25 ms: the window of one feature frame
 N_MELS = 80
 FRAMES_PER_S = SAMPLE_RATE // FRAME  # 100
-LFR_STACK = 7  # SenseVoice's low frame rate (LFR): 7 frames side by side, ...
-LFR_STEP = 6  # ... every 6th kept: one LFR frame is 60 ms, and so is a step of CTC
+LFR_STACK = 7  # SenseVoice's low frame rate (LFR): 7 neighbouring frames are joined, ...
+LFR_STEP = 6  # ... starting at every 6th frame: an LFR frame is 60 ms, as is a step of CTC
 LFR_FRAME_S = LFR_STEP / FRAMES_PER_S
-N_PROMPT_FRAMES = 4  # before the LFR frames of a clip: language, 1, 2, text normalisation
+N_PROMPT_FRAMES = 4  # before the LFR frames of a clip: language, event, emotion, text normalisation
 
-# The stages that a row passes, in their order: keys of progress, metrics and run records.
+# The stages that a row passes, in this order. Progress, metrics and run records use them as keys.
 STAGES = ("decode", "segment", "label", "write")
 
-# The labels that SenseVoice's tags can carry, lower case, in the order of their token ids.
+# The labels of SenseVoice's tags, in lower case and in the order of their token ids.
 # https://github.com/FunAudioLLM/SenseVoice; "unknown" stands for EMO_UNKNOWN and Event_UNK.
 LANGUAGES = ("zh", "en", "yue", "ja", "ko", "nospeech")
 EMOTIONS = (
@@ -57,7 +57,7 @@ EVENTS = (
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of speech or sound, in seconds from the start of its waveform."""
+    """An interval of speech or sound, in seconds from the start of its waveform."""
 
     start_s: float
     end_s: float
@@ -91,7 +91,7 @@ EVENT = _struct(
     ("source", pa.string()),  # "tag": the segment's own event tag; "inline": a tag inside the text
 )
 
-# One labelled segment, as it lies nested in a bundle row. `publish` spreads it over four tables.
+# One labelled segment, nested in a bundle row. tables/to_tables.py divides it over four tables.
 LABELLED_SEGMENT = _struct(
     ("start_s", pa.float64()),
     ("end_s", pa.float64()),
@@ -123,24 +123,24 @@ ERROR_FIELDS = (
     ("error_message", pa.string()),
 )
 
-# What the plan hands to Ray: one row per recording that is still to do.
+# A row of the plan: one recording that is still to do.
 PLANNED_FIELDS = (
     ("recording_id", pa.string()),
     ("uri", pa.string()),
     ("offset_s", pa.float64()),  # where in the file the recording starts
-    ("length_s", pa.float64()),  # how much of it is wanted; 0: to the end of the file
-    ("language", pa.string()),  # the prompt: auto, zh, en, yue, ja, ko; "": as the config says
-    ("version", pa.string()),  # what the store said of the object when it was planned
+    ("length_s", pa.float64()),  # length of the recording; 0: to the end of the file
+    ("language", pa.string()),  # the prompt: auto, zh, en, yue, ja, ko; "": as configured
+    ("version", pa.string()),  # of the object in the store, when it was planned
     ("bytes", pa.int64()),
     ("work_key", pa.string()),  # hash of recording, version and fingerprint
-    ("supersedes", pa.string()),  # ledger state that this work replaces; "": none (see publish)
+    ("supersedes", pa.string()),  # ledger state that this row replaces (manifest.keys); "": none
     ("attempts", pa.int32()),  # 1 for the first attempt
-    ("extra", pa.map_(pa.string(), pa.string())),  # manifest columns that we do not know
+    ("extra", pa.map_(pa.string(), pa.string())),  # manifest columns that this program does not use
     *ERROR_FIELDS,
 )
 PLANNED = _schema(*PLANNED_FIELDS)
 
-# What decoding adds. Windows of one recording share `attempt_id`; the last one carries `n_windows`.
+# What decoding adds. All windows of a recording have one `attempt_id`; the last has `n_windows`.
 WINDOW_FIELDS = (
     *PLANNED_FIELDS,
     ("attempt_id", pa.string()),
@@ -152,12 +152,16 @@ WINDOW_FIELDS = (
     ("channels", pa.int32()),
     ("codec", pa.string()),
     ("warning", pa.string()),
+    ("gap_s", pa.float64()),  # silence in place of gaps between packets, of the recording so far
+    ("start_offset_s", pa.float64()),  # how much later the audio starts than the file's video
+    ("audio_streams", pa.int32()),  # in the file
+    ("audio_stream", pa.int32()),  # the one that was decoded, from 0; what FFmpeg calls 0:a:N
 )
-# The waveform is int16, mono, at SAMPLE_RATE: half the bytes of float32. Rounding adds 0.3 of a
-# step of noise, a third of the dither that FunASR adds by default.
+# The waveform is int16, mono, at SAMPLE_RATE: half the bytes of float32. Rounding adds noise of 0.3
+# of a step, a third of the dither that FunASR adds by default.
 WINDOW = _schema(*WINDOW_FIELDS, ("waveform", pa.large_binary()))
 
-# Features of the segments only, one after the other: float32 (sum of n_frames, N_MELS).
+# Features of the segments only, one segment after the other: float32 (sum of n_frames, N_MELS).
 SEGMENTED = _schema(
     *WINDOW_FIELDS,
     (
@@ -245,5 +249,11 @@ TABLES: dict[str, pa.Schema] = {
         ("work_key", pa.string()),
         ("run_id", pa.string()),
         ("committed_at", pa.timestamp("us", tz="UTC")),
+        # Since schema 1, code 2; null in the rows of older code.
+        ("gap_s", pa.float64()),
+        ("start_offset_s", pa.float64()),  # captions and exports of video add it
+        ("audio_streams", pa.int32()),
+        ("audio_stream", pa.int32()),
+        nullable=("gap_s", "start_offset_s", "audio_streams", "audio_stream"),
     ),
 }

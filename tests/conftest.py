@@ -1,13 +1,21 @@
 """Fixtures that several tests share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from pipeline.config import load_config
+from pipeline.storage.store import Store, open_store
 from pipeline.tables import Snapshot, open_snapshot
 from tests.support.demo import ROOT, demo_config, execute
 from tests.support.s3_server import S3, serve_s3
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """An empty output on the local disk."""
+    return open_store(str(tmp_path / "root"))
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +36,7 @@ def ray_session(s3: S3) -> Iterator[None]:
 
 @pytest.fixture
 def kernel(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FlashAttention's for clips of any length: a GPU has it, this machine another in its place."""
+    """Replace FlashAttention's kernel for clips of any length, which only GPUs have."""
     from torch.nn.attention import varlen
 
     from tests.support.kernels import varlen_attn

@@ -66,7 +66,7 @@ def test_a_file_that_is_not_a_config_is_named(tmp_path: Path) -> None:
         load_config(tmp_path / "nowhere.yaml")
 
 
-def test_a_device_that_is_none_is_refused_before_a_worker_meets_it(tmp_path: Path) -> None:
+def test_an_unknown_device_is_refused_with_the_valid_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"label\.device: 'gpu' is not valid.*'cuda'"):
         load_config(write(tmp_path, MINIMAL), ["label.device=gpu"])
 

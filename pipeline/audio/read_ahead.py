@@ -1,4 +1,4 @@
-"""Work on the next few items while one is being used. Knows threads, not what they do."""
+"""Process the next few items in threads while the caller uses one. Knows nothing of the items."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ _Out = TypeVar("_Out")
 def map_ahead(
     pool: ThreadPoolExecutor, function: Callable[[_In], _Out], items: Iterable[_In], n_ahead: int
 ) -> Iterator[_Out]:
-    """As pool.map, but not more than `n_ahead` items ahead of who takes the results."""
+    """Like pool.map, but at most `n_ahead` items ahead of the caller."""
     waiting: deque[Future[_Out]] = deque()
     for item in items:
         waiting.append(pool.submit(function, item))

@@ -1,8 +1,8 @@
-"""The bytes of one recording, wherever it lies, and what they look like. Decodes nothing."""
+"""Open the bytes of a recording at any URI and detect their format. Decodes nothing."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
+from io import BytesIO, RawIOBase
 from typing import Any, BinaryIO
 
 from pipeline.config import AudioConfig
@@ -10,11 +10,32 @@ from pipeline.errors import ErrorType, RecordingError
 from pipeline.storage.store import filesystem_for
 from pipeline.storage.store_errors import explain_store_error
 
-_FETCH_WHOLE = 32 << 20  # bytes: one request is quicker than many small ones
-_READ_AHEAD = 8 << 20  # bytes per request of a larger file, which is read from front to back
+_FETCH_WHOLE = 32 << 20  # bytes; up to this size one request is faster than many small ones
+_READ_AHEAD = 8 << 20  # bytes per request for a larger file, which is read from start to end
 
-_SIGNATURES = (  # (offset, bytes, what it is, whether it may hold audio)
+_SIGNATURES = (  # (offset, bytes, format, whether it may contain audio)
     (0, b"RIFF", "RIFF", True),
+    (0, b"RIFX", "RIFX", True),
+    (0, b"wvpk", "WavPack", True),
+    (0, b"MAC ", "Monkey's Audio", True),
+    (0, b"TTA", "TTA", True),
+    (0, b"DSD ", "DSF", True),
+    (0, b"FRM8", "DSDIFF", True),
+    (0, b"caff", "CAF", True),
+    (0, b"riff", "Wave64", True),
+    (0, b".snd", "AU", True),
+    (0, b"Creative Voice File", "VOC", True),
+    (0, b"ajkg", "Shorten", True),
+    (0, b"tBaK", "TAK", True),
+    (0, b"MP+", "Musepack", True),
+    (0, b"MPCK", "Musepack", True),
+    (0, b"FLV\x01", "FLV", True),
+    (0, b".RMF", "RealMedia", True),
+    (0, b"\x06\x0e\x2b\x34\x02\x05\x01\x01", "MXF", True),
+    (0, b"PVF1", "PVF", True),
+    (0, b" paf", "PAF", True),
+    (0, b"2BIT", "AVR", True),
+    (0, b"\x64\xa3", "IRCAM", True),
     (0, b"fLaC", "FLAC", True),
     (0, b"OggS", "Ogg", True),
     (0, b"ID3", "MP3", True),
@@ -38,21 +59,21 @@ _SIGNATURES = (  # (offset, bytes, what it is, whether it may hold audio)
 
 
 class Source:
-    """A file that remembers why it failed.
+    """A file object that keeps the exception of a failed read, for `check` to raise later.
 
-    libsndfile reads through C callbacks: cffi prints an exception raised in one and returns 0,
-    which looks like the end of the file. So an exception is kept here, and asked for afterwards.
+    libsndfile reads through C callbacks. If one raises an exception, cffi prints it and returns 0,
+    which libsndfile takes for the end of the file.
     """
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: BinaryIO | RawIOBase, size: int) -> None:
         self.size = size
-        self.is_held = isinstance(file, BytesIO)  # all of it was read when it was opened
+        self.is_in_memory = isinstance(file, BytesIO)  # the whole file was read when opened
         self._file = file
         self._failure: Exception | None = None
 
     def read(self, n: int = -1) -> bytes:
         try:
-            return self._file.read(n)
+            return self._file.read(n) or b""
         except Exception as error:
             self._failure = error
             return b""
@@ -60,28 +81,76 @@ class Source:
     def seek(self, offset: int, whence: int = 0) -> int:
         try:
             return self._file.seek(offset, whence)
-        except (ValueError, OSError):  # before the start, as broken headers ask for
+        except (ValueError, OSError):  # before the start of the file, because of a broken header
             return self._file.tell()
 
     def tell(self) -> int:
         return self._file.tell()
 
     def head(self, n: int, start: int = 0) -> bytes:
+        """`n` bytes from `start`; the place in the file stays. Raises RecordingError."""
+        position = self.tell()
         self.seek(start)
         data = self.read(n)
-        self.seek(0)
+        self.seek(position)
         self.check()
         return data
 
+    def find(self, magic: bytes, start: int) -> int:
+        """Where these bytes stand from `start` on, in a file that is in memory; -1 if nowhere."""
+        held = self._file.getvalue() if isinstance(self._file, BytesIO) else b""
+        return held.find(magic, start)
+
+    def part(self, start: int, end: int, patches: Mapping[int, bytes]) -> "Source":
+        """The bytes from `start` to before `end`, with other bytes at some places of the file."""
+        if not patches and (start, end) == (0, self.size):
+            return self
+        return Source(_Part(self, start, end, patches), end - start)
+
     def check(self) -> None:
-        """Raise what reading has failed with, if it has."""
+        """Raise RecordingError if a read failed."""
         if self._failure:
             raise explain_store_error(self._failure)
 
 
+class _Part(RawIOBase):
+    """Some bytes of a source as a file of their own; see Source.part."""
+
+    def __init__(self, source: Source, start: int, end: int, patches: Mapping[int, bytes]) -> None:
+        self._source = source
+        self._start, self._end = start, end
+        self._patches = patches
+        self._at = start
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def read(self, n: int = -1) -> bytes:
+        at, left = self._at, self._end - self._at
+        self._source.seek(at)
+        data = bytearray(self._source.read(left if n < 0 else min(n, left)))
+        for place, patch in self._patches.items():
+            for index, byte in enumerate(patch, start=place - at):
+                if 0 <= index < len(data):
+                    data[index] = byte
+        self._at += len(data)
+        return bytes(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        base = {0: self._start, 1: self._at, 2: self._end}[whence]
+        self._at = min(max(self._start, base + offset), self._end)
+        return self.tell()
+
+    def tell(self) -> int:
+        return self._at - self._start
+
+
 @contextmanager
 def open_source(uri: str, config: AudioConfig, options: Mapping[str, Any]) -> Iterator[Source]:
-    """The bytes of a recording; small ones are read at once. Raises RecordingError."""
+    """The bytes of a recording; a small file is read at once. Raises RecordingError."""
     try:
         fs, path = filesystem_for(uri, options)
         info = fs.info(path)
@@ -96,7 +165,7 @@ def open_source(uri: str, config: AudioConfig, options: Mapping[str, Any]) -> It
             raise RecordingError(
                 ErrorType.TOO_LARGE, f"{size} bytes; audio.max_bytes allows {config.max_bytes}"
             )
-        # A web server may send more than it has announced: there, only ranges are asked for.
+        # A web server may send more bytes than it announced, so only ranges are requested there.
         if size <= _FETCH_WHOLE and "http" not in fs.protocol:
             file: BinaryIO = BytesIO(fs.cat_file(path))
         else:
@@ -109,8 +178,8 @@ def open_source(uri: str, config: AudioConfig, options: Mapping[str, Any]) -> It
         yield Source(file, size)
 
 
-def sniff(head: bytes) -> tuple[str, bool | None]:
-    """What the first bytes look like, and whether that may hold audio (None: cannot tell)."""
+def detect_format(head: bytes) -> tuple[str, bool | None]:
+    """The format by its first bytes, and whether it may contain audio (None: unknown)."""
     for start, signature, name, is_audio in _SIGNATURES:
         if head[start:].startswith(signature):
             return name, is_audio

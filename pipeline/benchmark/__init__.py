@@ -1,4 +1,4 @@
-"""Measure what labelling costs, beside other ways to run SenseVoice.
+"""Measure the cost of labelling, and compare it with other software that runs SenseVoice.
 
 Imported by jobs only.
 """

@@ -1,13 +1,16 @@
-"""Other ways to run SenseVoice, each as its own documentation runs it, for jobs.benchmark only."""
+"""Other software that runs SenseVoice, each called as its own documentation calls it."""
 
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipeline.benchmark.loop import Cost
+from pipeline.benchmark.loop import Cost, Stopwatch
+from pipeline.models.sensevoice.decoding import LANGUAGE_PROMPTS, TEXT_NORM_PROMPTS
+from pipeline.schema import LFR_STACK, LFR_STEP, SAMPLE_RATE
+
+_FULL_SCALE = np.float32(1 << 15)  # int16 samples to -1 ... 1
 
 
 class FunAsr:
@@ -15,7 +18,7 @@ class FunAsr:
 
     def __init__(self, model: str, vad: str, device: str, threads: int) -> None:
         self._model, self._vad, self._device, self._threads = model, vad, device, threads
-        self._spoken = self._load(with_vad=True)
+        self._with_vad = self._load(with_vad=True)
 
     def _load(self, with_vad: bool, **options: Any) -> Any:
         from funasr import AutoModel
@@ -34,38 +37,38 @@ class FunAsr:
             **options,
         )
 
-    def walk(self, files: Sequence[str]) -> Cost:
-        cpu_s, wall_s = time.process_time(), time.perf_counter()
-        for file in files:
-            self._spoken.generate(
-                input=file,
-                cache={},
-                language="auto",
-                use_itn=True,
-                batch_size_s=60,
-                merge_vad=bool(self._vad),
-                merge_length_s=15,
-            )
-        return Cost(time.process_time() - cpu_s, time.perf_counter() - wall_s)
+    def run(self, files: Sequence[str]) -> Cost:
+        """Label the files one after the other."""
+        stopwatch = Stopwatch()
+        with stopwatch("files"):
+            for file in files:
+                self._with_vad.generate(
+                    input=file,
+                    cache={},
+                    language="auto",
+                    use_itn=True,
+                    batch_size_s=60,
+                    merge_vad=bool(self._vad),
+                    merge_length_s=15,
+                )
+        return stopwatch.costs["files"]
 
     def texts(self, waveforms: Sequence[np.ndarray]) -> list[str]:
-        """One clip at a time, without VAD; without dither, which makes FunASR differ from itself.
+        """Rich text of int16 clips, one clip at a time, without VAD and without dither.
 
-        Dither is set here because generate() goes back to a copy of its first arguments.
+        With dither FunASR's text differs from run to run. It is set for a model of its own, because
+        generate() returns to a copy of the arguments with which the model was made.
         """
-        exact = self._load(with_vad=False, frontend_conf={"dither": 0.0})
-        return [
-            str(
-                exact.generate(input=w / np.float32(32768), language="auto", use_itn=True)[0][
-                    "text"
-                ]
-            )
-            for w in waveforms
+        model = self._load(with_vad=False, frontend_conf={"dither": 0.0})
+        outputs = [
+            model.generate(input=waveform / _FULL_SCALE, language="auto", use_itn=True)
+            for waveform in waveforms
         ]
+        return [str(output[0]["text"]) for output in outputs]
 
 
 class SherpaOnnx:
-    """sherpa-onnx's offline recogniser on the exported model, one VAD segment per stream."""
+    """sherpa-onnx's offline recogniser with the exported model."""
 
     def __init__(self, onnx_file: Path, threads: int) -> None:
         import sherpa_onnx
@@ -77,25 +80,26 @@ class SherpaOnnx:
             use_itn=True,
         )
 
-    def walk(self, waveforms: Sequence[np.ndarray]) -> Cost:
-        cpu_s, wall_s = time.process_time(), time.perf_counter()
-        for waveform in waveforms:
-            stream = self._recogniser.create_stream()
-            stream.accept_waveform(16_000, waveform / np.float32(32768))
-            self._recogniser.decode_stream(stream)
-        return Cost(time.process_time() - cpu_s, time.perf_counter() - wall_s)
+    def run(self, waveforms: Sequence[np.ndarray]) -> Cost:
+        """Label int16 clips, one stream for each."""
+        stopwatch = Stopwatch()
+        with stopwatch("clips"):
+            for waveform in waveforms:
+                stream = self._recogniser.create_stream()
+                stream.accept_waveform(SAMPLE_RATE, waveform / _FULL_SCALE)
+                self._recogniser.decode_stream(stream)
+        return stopwatch.costs["clips"]
 
 
 def export_for_sherpa(model: str, directory: Path) -> Path:
-    """FunASR's own export, with the metadata that sherpa-onnx reads; takes minutes and 2 GB.
+    """FunASR's own export, with the metadata that sherpa-onnx reads. Takes minutes and 2 GB.
 
-    As scripts/sense-voice/export-onnx.py of k2-fsa/sherpa-onnx does it.
+    The source is scripts/sense-voice/export-onnx.py of k2-fsa/sherpa-onnx. Returns the ONNX file.
     """
     import onnx
     import torch
     from funasr import AutoModel
 
-    from pipeline.models.features import read_cmvn
     from pipeline.models.files import resolve_model
 
     files = resolve_model(model)
@@ -117,27 +121,33 @@ def export_for_sherpa(model: str, directory: Path) -> Path:
         },
         dynamo=False,
     )
-    shift, scale = read_cmvn(files.cmvn)
     pieces = _pieces(str(files.tokenizer))
     exported = onnx.load(str(target))
-    for key, value in {
-        "lfr_window_size": 7,
-        "lfr_window_shift": 6,
-        "normalize_samples": 0,
-        "neg_mean": ",".join(map(str, shift.tolist())),
-        "inv_stddev": ",".join(map(str, scale.tolist())),
-        "model_type": "sense_voice_ctc",
-        "version": 2,
-        "vocab_size": len(pieces),
-        **{"lang_auto": 0, "lang_zh": 3, "lang_en": 4, "lang_yue": 7, "lang_ja": 11, "lang_ko": 12},
-        "with_itn": 14,
-        "without_itn": 15,
-    }.items():
+    for key, value in _sherpa_metadata(files.cmvn, len(pieces)).items():
         exported.metadata_props.add(key=key, value=str(value))
     onnx.save(exported, str(target))
     lines = [f"{piece} {index}" for index, piece in enumerate(pieces)]
     target.with_name("tokens.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     return target
+
+
+def _sherpa_metadata(cmvn: Path, n_pieces: int) -> dict[str, Any]:
+    from pipeline.models.features import read_cmvn
+
+    shift, scale = read_cmvn(cmvn)
+    return {
+        "lfr_window_size": LFR_STACK,
+        "lfr_window_shift": LFR_STEP,
+        "normalize_samples": 0,
+        "neg_mean": ",".join(map(str, shift.tolist())),
+        "inv_stddev": ",".join(map(str, scale.tolist())),
+        "model_type": "sense_voice_ctc",
+        "version": 2,
+        "vocab_size": n_pieces,
+        **{f"lang_{language}": prompt for language, prompt in LANGUAGE_PROMPTS.items()},
+        "with_itn": TEXT_NORM_PROMPTS[True],
+        "without_itn": TEXT_NORM_PROMPTS[False],
+    }
 
 
 def _pieces(tokenizer: str) -> list[str]:

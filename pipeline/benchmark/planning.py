@@ -1,29 +1,24 @@
-"""What planning costs at scale: seconds and memory of a manifest against a ledger of its size.
+"""Cost of planning a large corpus: time and memory for a manifest and a ledger of the same size.
 
-python -m jobs.benchmark planning [--rows 10000000] [--folder DIR] [--json PATH]
-
-Makes a parquet manifest with object versions and a committed ledger that holds all of it but one
-row in a hundred, then plans in a process of its own, as a run does: from files to the rows to do.
+Makes a parquet manifest with object versions and a committed ledger that holds all its rows but one
+in a hundred. Then plans in a process of its own, as a run does: from the files to the rows to do.
 """
 
 import json
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import typer
 from rich.console import Console
 
+from pipeline.benchmark.process_tree import peak_bytes
 from pipeline.manifest.keys import work_keys
 from pipeline.manifest.read import read_manifest
 from pipeline.planning.plan import make_plan
@@ -33,13 +28,13 @@ from pipeline.tables.commit_log import DataFile, Record, write_record
 from pipeline.tables.ledger import ledger_parts
 
 _FINGERPRINT = "f" * 32
-_PART = 1_000_000  # rows of a ledger file
-_TODO_EVERY = 100
+_PART_ROWS = 1_000_000  # of a ledger file
+_TODO_EVERY = 100  # one row in so many is not in the ledger
 
 
 @dataclass(frozen=True, slots=True)
 class PlanningCost:
-    """Of one process that plans, interpreter and libraries included."""
+    """What one process that plans takes, including the interpreter and libraries."""
 
     n_manifest: int
     n_ledger: int
@@ -49,29 +44,8 @@ class PlanningCost:
     peak_mib: float
 
 
-def planning(
-    rows: Annotated[int, typer.Option(help="recordings in the manifest")] = 10_000_000,
-    folder: Annotated[Path | None, typer.Option(help="keep manifest and ledger here")] = None,
-    json_path: Annotated[Path | None, typer.Option("--json", help="write the numbers")] = None,
-) -> None:
-    """Plan a manifest of that many rows against a ledger of nearly all of them."""
-    with ExitStack() as stack:
-        work = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="planning-")))
-        if not (work / "manifest.parquet").exists():
-            make_corpus(work, rows)
-        cost = measure_apart(work)
-    if json_path:
-        json_path.write_text(json.dumps(asdict(cost), indent=1) + "\n")
-    Console().print(
-        f"{cost.n_manifest:,} manifest rows against {cost.n_ledger:,} in the ledger: "
-        f"{cost.wall_s:.1f} s, {cost.cpu_s:.1f} CPU-seconds, peak {cost.peak_mib:,.0f} MiB, "
-        f"{cost.n_todo:,} to do",
-        soft_wrap=True,
-    )
-
-
-def measure_apart(work: Path) -> PlanningCost:
-    """`measure` in a fresh process: memory that others have left behind would count, too."""
+def measure_in_child(work: Path) -> PlanningCost:
+    """`measure_planning` in a new process, so that no memory of this one is counted."""
     command = [sys.executable, "-m", "pipeline.benchmark.planning", str(work)]
     done = subprocess.run(
         command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, check=True
@@ -79,8 +53,8 @@ def measure_apart(work: Path) -> PlanningCost:
     return PlanningCost(**json.loads(done.stdout))
 
 
-def measure(work: Path) -> PlanningCost:
-    """Plan what `make_corpus` has made, and say what it took."""
+def measure_planning(work: Path) -> PlanningCost:
+    """Plan the corpus that `make_corpus` wrote to `work`, and return the cost of this process."""
     started = time.monotonic()
     manifest = read_manifest(str(work / "manifest.parquet"), {}, ["s3://corpus/"])
     ledger = ledger_parts(str(work / "labels"), fingerprint=_FINGERPRINT)
@@ -93,12 +67,12 @@ def measure(work: Path) -> PlanningCost:
         n_todo=plan.todo.num_rows,
         wall_s=wall_s,
         cpu_s=usage.ru_utime + usage.ru_stime,
-        peak_mib=_peak_mib(),
+        peak_mib=peak_bytes() / (1 << 20),
     )
 
 
 def make_corpus(work: Path, n_rows: int) -> None:
-    """A manifest and the committed ledger of all its rows but every hundredth."""
+    """Write a manifest and a committed ledger that holds all its rows but every hundredth."""
     work.mkdir(parents=True, exist_ok=True)
     store = open_store(str(work / "labels"))
     files = []
@@ -116,8 +90,8 @@ def make_corpus(work: Path, n_rows: int) -> None:
 
 
 def _parts(n_rows: int) -> Iterator[tuple[int, pa.Table]]:
-    for start in range(0, n_rows, _PART):
-        yield start, _rows(start, min(start + _PART, n_rows))
+    for start in range(0, n_rows, _PART_ROWS):
+        yield start, _rows(start, min(start + _PART_ROWS, n_rows))
 
 
 def _rows(first: int, last: int) -> pa.Table:
@@ -137,7 +111,7 @@ def _rows(first: int, last: int) -> pa.Table:
 
 
 def _done(rows: pa.Table) -> pa.Table:
-    """The ledger of these manifest rows, as the publisher would have left it."""
+    """The ledger of these manifest rows, with the columns that planning reads."""
     n_rows = rows.num_rows
     ids = [f"{uri}#t=0,9.5" for uri in rows["audio"].to_pylist()]
     named = pa.table(
@@ -162,13 +136,15 @@ def _done(rows: pa.Table) -> pa.Table:
     return ledger.filter(pa.array(np.arange(n_rows) % _TODO_EVERY != 0))
 
 
-def _peak_mib() -> float:
-    """VmHWM: ru_maxrss would count what the parent held before this process began."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def show_planning(console: Console, cost: PlanningCost) -> None:
+    """Print the cost in one line."""
+    console.print(
+        f"{cost.n_manifest:,} manifest rows and {cost.n_ledger:,} ledger rows: "
+        f"{cost.wall_s:.1f} s, {cost.cpu_s:.1f} CPU-seconds, peak {cost.peak_mib:,.0f} MiB, "
+        f"{cost.n_todo:,} to do",
+        soft_wrap=True,
+    )
 
 
-if __name__ == "__main__":  # the process of measure_apart
-    sys.stdout.write(json.dumps(asdict(measure(Path(sys.argv[1])))))
+if __name__ == "__main__":  # the process of measure_in_child
+    sys.stdout.write(json.dumps(asdict(measure_planning(Path(sys.argv[1])))))

@@ -1,49 +1,55 @@
-"""CPU and memory of this process and everything it started. Reads /proc, so Linux only."""
+"""CPU time and memory of this process and of all processes that it started."""
 
-import os
 import resource
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+import psutil
 
 
-@dataclass(slots=True)
-class Tree:
-    """What this process and its descendants have used, dead ones by their last sighting."""
+class ProcessTree:
+    """CPU seconds since this was made, and peak memory, of this process and its descendants."""
 
-    cpu_ticks: dict[int, int] = field(default_factory=dict)
-    peak_bytes: int = 0
-    before: int = 0
+    def __init__(self) -> None:
+        self.peak_bytes = 0
+        self._root = psutil.Process()
+        self._cpu_s: dict[psutil.Process, float] = {}
+        self.sample()
+        self._cpu_s_before = sum(self._cpu_s.values())
 
-    def look(self) -> None:
-        found = dict(_descendants(os.getpid()))
-        for pid, ticks in found.items():
-            self.cpu_ticks[pid] = max(ticks, self.cpu_ticks.get(pid, 0))
-        self.peak_bytes = max(self.peak_bytes, sum(map(_resident_bytes, found)))
+    def sample(self) -> None:
+        """Read the CPU time and the memory of each process that is alive."""
+        private, shared = [0], [0]
+        for process in [self._root, *self._root.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                times, memory = process.cpu_times(), process.memory_info()
+                self._cpu_s[process] = times.user + times.system
+                private.append(memory.rss - memory.shared)
+                shared.append(memory.shared)
+        self.peak_bytes = max(self.peak_bytes, sum(private) + max(shared))
 
     def cpu_s(self) -> float:
-        return (sum(self.cpu_ticks.values()) - self.before) / _TICKS_PER_S
+        """Of a process that has ended, the CPU time at its last sample counts."""
+        return sum(self._cpu_s.values()) - self._cpu_s_before
 
 
 @contextmanager
-def watch_tree(every_s: float = 0.25) -> Iterator[Tree]:
-    """CPU and memory of all descendants, sampled: Ray's workers are children that none waits for.
+def watch_tree(every_s: float = 0.25) -> Iterator[ProcessTree]:
+    """Sample all descendants, because Ray's workers are not waited for by this process.
 
-    A process that starts and ends between two looks is missed. Memory that processes
-    share (the object store) counts once for each.
+    A process that starts and ends between two samples is not counted. Memory is the private memory
+    of all processes plus the largest shared memory of any one of them, so libraries and Ray's
+    object store count once. PSS would be exact, but its 9 ms of CPU time for a process of 600 MB
+    would change the measured CPU time; a sample takes 2 ms for 100 processes on the machine.
     """
-    tree = Tree()
-    tree.look()
-    tree.before = sum(tree.cpu_ticks.values())
+    tree = ProcessTree()
     stop = threading.Event()
 
     def watch() -> None:
         while not stop.wait(every_s):
-            tree.look()
+            tree.sample()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -52,31 +58,15 @@ def watch_tree(every_s: float = 0.25) -> Iterator[Tree]:
     finally:
         stop.set()
         thread.join()
-        tree.look()
+        tree.sample()
 
 
-def _descendants(root: int) -> Iterator[tuple[int, int]]:
-    """(pid, CPU ticks) of a process and everything under it."""
-    parents, ticks = {}, {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                # After the name in brackets: state, parent (fields 3, 4) ... utime, stime (14, 15).
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            parents[int(entry.name)] = int(fields[1])
-            ticks[int(entry.name)] = int(fields[11]) + int(fields[12])
-    for pid, n_ticks in ticks.items():
-        ancestor = pid
-        while ancestor and ancestor != root:
-            ancestor = parents.get(ancestor, 0)
-        if ancestor == root:
-            yield pid, n_ticks
+def peak_bytes() -> int:
+    """The most memory that this process has used so far.
 
-
-def _resident_bytes(pid: int) -> int:
-    try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return 0
+    VmHWM of /proc, because ru_maxrss also counts what the parent used before this process began.
+    """
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,104 +1,107 @@
-"""What `jobs.benchmark speed` has measured, as tables and sentences."""
+"""The results of `jobs benchmark speed` on a terminal, as tables and sentences."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
 from pipeline.benchmark.loop import STAGES
+from pipeline.planning.speed_report import (
+    Failure,
+    FunAsrSpeed,
+    LoopSpeed,
+    Speed,
+    SpeedReport,
+)
 
-Result = dict[str, Any]
-
-_GPU_CORES = 16  # that a GPU commonly has beside it
+_CORES_PER_GPU = 16  # CPU cores that machines commonly have for each GPU
 _ON_GPU = ("features", "vad", "model")  # with ray.segment_with_model
 
 
-def show(console: Console, report: Mapping[str, Any]) -> None:
-    """All of it. Exits with 1 when ours has failed: there is nothing to hold the others against."""
-    clock = report["clock"]
-    console.print(", ".join(f"{key} {value}" for key, value in report["machine"].items()))
-    for name, result in report["results"].items():
-        if "error" in result:
-            console.print(f"{name}: {result['error']}", markup=False, soft_wrap=True)
-    results = {name: r for name, r in report["results"].items() if "error" not in r}
-    ours: Result = next((r for name, r in results.items() if name.startswith("ours")), {})
-    if not ours:
-        raise typer.Exit(1)
-    funasr = results.get("funasr", {})
-    if funasr:
-        funasr["audio_s"] = ours["audio_s"]  # the recordings', whatever VAD made of them
-    _show_costs(console, results, clock)
-    _show_stages(console, results, clock)
-    _show_peers(console, results, ours, clock)
+def show_speed(console: Console, report: SpeedReport) -> None:
+    """Print the failures and, if a loop of ours succeeded, all speeds."""
+    console.print(", ".join(f"{key} {value}" for key, value in report.machine.items()))
+    speeds = {}
+    for name, result in report.results.items():
+        if isinstance(result, Failure):
+            console.print(f"{name}: {result.error}", markup=False, soft_wrap=True)
+        else:
+            speeds[name] = result
+    if not report.ours:
+        return
+    ours, clock = next(iter(report.ours.values())), report.settings.clock
+    _show_costs(console, speeds, clock)
+    _show_stages(console, speeds, clock)
+    _show_peers(console, speeds, ours)
     if clock == "cpu_s":
-        _show_feed(console, ours)
+        _show_cores_for_gpu(console, ours)
 
 
-def _show_costs(console: Console, results: Mapping[str, Result], clock: str) -> None:
-    speed = {"cpu_s": "x/core", "wall_s": "x real time"}[clock]
-    table = Table("", "audio s", "CPU s", "wall s", speed, "h per 1000 h", "peak MB", "/FunASR")
-    base = results.get("funasr", {})
-    for name, result in results.items():
-        if name == "sherpa-onnx":
+def _show_costs(console: Console, speeds: Mapping[str, Speed], clock: str) -> None:
+    unit = {"cpu_s": "x/core", "wall_s": "x real time"}[clock]
+    table = Table("", "audio s", "CPU s", "wall s", unit, "h per 1000 h", "peak MB", "/FunASR")
+    funasr = speeds.get("funasr")
+    for name, speed in speeds.items():
+        if name == "sherpa-onnx":  # it takes segments, the others whole recordings
             continue
-        speed_x = result["audio_s"] / result[clock]
+        real_time = _real_time(speed, clock)
         table.add_row(
             name,
-            f"{result['audio_s']:.0f}",
-            f"{result['cpu_s']:.2f}",
-            f"{result['wall_s']:.2f}",
-            f"{speed_x:,.1f}",
-            f"{1000 / speed_x:.3g}",
-            f"{result['peak_bytes'] / 1e6:.0f}",
-            f"{speed_x * base[clock] / base['audio_s']:.2f}" if base else "",
+            f"{speed.audio_s:.0f}",
+            f"{speed.cpu_s:.2f}",
+            f"{speed.wall_s:.2f}",
+            f"{real_time:,.1f}",
+            f"{1000 / real_time:.3g}",
+            f"{speed.peak_bytes / 1e6:.0f}",
+            f"{real_time / _real_time(funasr, clock):.2f}" if funasr else "",
         )
     console.print(table)
 
 
-def _show_stages(console: Console, results: Mapping[str, Result], clock: str) -> None:
+def _real_time(speed: Speed, clock: str) -> float:
+    return speed.audio_s / float(getattr(speed, clock))
+
+
+def _show_stages(console: Console, speeds: Mapping[str, Speed], clock: str) -> None:
     table = Table("share", *STAGES, "in segments", "attention fill")
-    for name, result in results.items():
-        if "stages_s" in result:
-            shares = (result["stages_s"][stage] / result[clock] for stage in STAGES)
+    for name, speed in speeds.items():
+        if isinstance(speed, LoopSpeed):
+            total_s = getattr(speed, clock)
             table.add_row(
                 name,
-                *(f"{share:.1%}" for share in shares),
-                f"{result['segment_s'] / result['audio_s']:.0%} ({result['n_segments']})",
-                f"{result['attention_fill']:.0%}",
+                *(f"{stage_s / total_s:.1%}" for stage_s in asdict(speed.stages_s).values()),
+                f"{speed.segment_s / speed.audio_s:.0%} ({speed.n_segments})",
+                f"{speed.attention_fill:.0%}",
             )
     console.print(table)
 
 
-def _show_peers(console: Console, results: Mapping[str, Result], ours: Result, clock: str) -> None:
-    sherpa, funasr = results.get("sherpa-onnx", {}), results.get("funasr", {})
-    if sherpa:  # no decoding and no VAD in it: to be held against our model alone
+def _show_peers(console: Console, speeds: Mapping[str, Speed], ours: LoopSpeed) -> None:
+    sherpa, ray, funasr = (speeds.get(name) for name in ("sherpa-onnx", "ray", "funasr"))
+    if sherpa:  # it neither decodes files nor finds segments, so only our model is comparable
         console.print(
-            f"of the same segments, x/core: sherpa-onnx {sherpa['audio_s'] / sherpa['cpu_s']:.1f}, "
-            f"our model {ours['segment_s'] / ours['stages_s']['model']:.1f} (features apart)"
+            f"On the same segments, x/core: sherpa-onnx {sherpa.audio_s / sherpa.cpu_s:.1f}, "
+            f"our model without features {ours.segment_s / ours.stages_s.model:.1f}"
         )
-    if "ray" in results:
-        with_ray = results["ray"]
-        per_s = ours["audio_s"] / with_ray["audio_s"]
-        more = (
-            with_ray["least"][kind] * per_s / ours["least"][kind] - 1 for kind in with_ray["least"]
-        )
-        console.print("With Ray, to the bare loop: CPU {:+.1%}, wall {:+.1%}".format(*more))
-    if funasr:
-        console.print(
-            f"{funasr['n_equal']} of {funasr['n_compared']} clips have FunASR's text to the letter"
-        )
+    if ray:
+        ours_per_ray = ours.audio_s / ray.audio_s
+        cpu = ray.least.cpu_s * ours_per_ray / ours.least.cpu_s - 1
+        wall = ray.least.wall_s * ours_per_ray / ours.least.wall_s - 1
+        console.print(f"Ray compared with the loop without Ray: CPU {cpu:+.1%}, wall {wall:+.1%}")
+    if isinstance(funasr, FunAsrSpeed):
+        console.print(f"Text equal to FunASR's: {funasr.n_equal} of {funasr.n_compared} clips")
 
 
-def _show_feed(console: Console, ours: Result) -> None:
-    """What the CPUs beside a GPU could keep up with, were all their time in these stages."""
-    stages_s = ours["stages_s"]
-    both = sum(cost_s for stage, cost_s in stages_s.items() if stage != "model")
-    least = sum(cost_s for stage, cost_s in stages_s.items() if stage not in _ON_GPU)
+def _show_cores_for_gpu(console: Console, ours: LoopSpeed) -> None:
+    """How much audio the CPU cores of a machine with a GPU can prepare, if they do nothing else."""
+    stages_s = asdict(ours.stages_s)
+    without_model_s = sum(cost_s for stage, cost_s in stages_s.items() if stage != "model")
+    rest_s = sum(cost_s for stage, cost_s in stages_s.items() if stage not in _ON_GPU)
+    audio_s = _CORES_PER_GPU * ours.audio_s
     console.print(
-        f"Beside a GPU, {_GPU_CORES} cores like this one would feed it "
-        f"{_GPU_CORES * ours['audio_s'] / both:,.0f} x real time, with features and VAD on it "
-        f"(ray.segment_with_model) {_GPU_CORES * ours['audio_s'] / least:,.0f} x",
+        f"{_CORES_PER_GPU} CPU cores like this one can supply a GPU with audio at "
+        f"{audio_s / without_model_s:,.0f} x real time, or at {audio_s / rest_s:,.0f} x with "
+        f"ray.segment_with_model (features and VAD on the GPU)",
         soft_wrap=True,
     )

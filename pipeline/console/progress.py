@@ -1,7 +1,7 @@
-"""Where a run is: a live table on a terminal, lines in a log. Decides nothing.
+"""Progress of a run: a live table on a terminal, lines in a log. Decides nothing.
 
-A log has a line every ten seconds, `key=value` for grep and awk, or one JSON object a line. What
-the library logs comes out in the same form, with the run's id.
+A log gets a line every ten seconds: `key=value` for grep and awk, or one JSON object per line.
+Log records of the library are printed in the same form, with the id of the run.
 """
 
 import json
@@ -25,13 +25,13 @@ _STAGE_NAMES = {
     "label": "labelled",
 }
 _LOG_EVERY_S = 10.0
-_PACE_S = 300.0  # speed and time left are judged by the last five minutes, not by the start
+_PACE_S = 300.0  # speed and time left are computed from the last five minutes, not from the start
 _LOGGERS = ("pipeline", "jobs")
 _log = logging.getLogger("jobs.run")
 
 
 class Pace:
-    """How fast a run is now. `add` what is done whenever it has grown."""
+    """How fast a run is now. Call `add` with the totals whenever they have grown."""
 
     def __init__(self) -> None:
         self._points: deque[tuple[float, int, float]] = deque()  # time, recordings, audio seconds
@@ -42,13 +42,13 @@ class Pace:
             self._points.popleft()
 
     def rtfx(self, now_s: float) -> float:
-        """Audio seconds per second of wall clock."""
+        """Audio seconds per second of wall clock, over the last five minutes."""
         if not self._points or now_s <= self._points[0][0]:
             return 0.0
         return (self._points[-1][2] - self._points[0][2]) / (now_s - self._points[0][0])
 
     def left_s(self, now_s: float, n_left: int) -> float | None:
-        """Seconds until `n_left` more recordings are done; None while that cannot be said."""
+        """Seconds until `n_left` more recordings are done; None while nothing is done yet."""
         if not self._points or self._points[-1][1] == self._points[0][1]:
             return None
         elapsed_s = now_s - self._points[0][0]
@@ -56,7 +56,7 @@ class Pace:
 
 
 class ProgressLines:
-    """A live table on a terminal; else a log line every ten seconds."""
+    """Shows the progress of a run: a live table on a terminal, else log lines."""
 
     def __init__(self, console: Console, *, log_json: bool = False) -> None:
         self._console = console
@@ -105,7 +105,7 @@ class ProgressLines:
         self._seq = progress.seq
 
     def finish(self, outcome: Outcome, exit_code: int) -> None:
-        """The last line of a log: what the run did."""
+        """Print the last line of a log: what the run did."""
         progress, wall_s = outcome.progress, max(outcome.label_wall_s, 1e-9)
         ended = "unfinished" if outcome.n_unfinished else "partial" if progress.n_errors else "done"
         self._handler.run_id = outcome.run.run_id
@@ -127,11 +127,11 @@ class ProgressLines:
     def end(
         self, outcome: str, exit_code: int, fields: Mapping[str, Any] = MappingProxyType({})
     ) -> None:
-        """The last line of every log: "finished outcome=... exit_code=..."."""
+        """Print the last line of every log: "finished outcome=... exit_code=..."."""
         if not self._is_live:
             with self:
-                told = {"outcome": outcome, "exit_code": exit_code, **fields}
-                _log.info("finished", extra={"fields": told})
+                values = {"outcome": outcome, "exit_code": exit_code, **fields}
+                _log.info("finished", extra={"fields": values})
 
     def _fields(self, progress: Progress, now_s: float) -> dict[str, Any]:
         fields: dict[str, Any] = {
@@ -178,7 +178,7 @@ class ProgressLines:
 
 
 class _Lines(logging.Handler):
-    """Log records as lines of text or of JSON, above the live table if there is one."""
+    """Prints log records as lines of text or JSON; above the live table if there is one."""
 
     def __init__(self, console: Console, as_json: bool) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""Two models' labels of the same recordings, side by side. Reads two snapshots, changes nothing.
+"""Compare the labels of two models for the same recordings. Reads two snapshots; writes nothing.
 
-Two models may cut the same speech differently. Segments are matched by time: two belong together
-if they share at least half of the shorter one, and everything linked so is one *stretch*. A
-stretch has the language and the emotion of its longest segment on each side, and the texts of all
-of its segments.
+Two models may segment the same speech differently, so segments are matched by time. Two segments
+match if they overlap by at least half of the shorter one; all segments connected by matches form
+one *stretch*. On each side, a stretch has the language and the emotion of its longest segment, and
+the texts of all its segments in order.
 """
 
 import unicodedata
@@ -30,8 +30,9 @@ _SEGMENTS = """
     JOIN {side}_languages l USING (segment_id)
     JOIN {side}_emotions e USING (segment_id)
 """
-# Segments of a side do not overlap by half of their length, so the links of a recording, in order
-# of time, never cross: a link that shares a segment with the one before continues its stretch.
+# Segments of one side do not overlap by half of their length. So the matches of a recording are in
+# the same order on both sides, and a match belongs to the stretch of the one before it if they
+# share a segment.
 _LINKS = """
     CREATE TEMP TABLE links AS
     WITH pairs AS (
@@ -55,7 +56,7 @@ _LINKS = """
 """
 _STRETCHES = """
     WITH {sides}
-    SELECT a.language, b.language, a.emotion, b.emotion, a.text, b.text
+    SELECT a.language, a.emotion, a.text, b.language, b.emotion, b.text
     FROM a_stretches a JOIN b_stretches b USING (recording_id, stretch)
 """
 _SIDE = """
@@ -80,19 +81,28 @@ _STATUSES = """
 """
 
 
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """The labels of a stretch on one side."""
+
+    language: str
+    emotion: str
+    text: str
+
+
 @dataclass(slots=True)
 class Agreement:
-    """How far two models agree over some stretches."""
+    """How often two models agree, over some stretches."""
 
     n_stretches: int = 0
     n_language_flips: int = 0
     n_emotion_flips: int = 0
     n_characters: int = 0  # of A's texts, normalised
-    n_edits: int = 0  # characters to change to make B's texts of them
+    n_edits: int = 0  # Levenshtein distance from A's texts to B's
 
     @property
     def cer(self) -> float:
-        """Character error rate of B's texts, A's taken as the reference; nan without any text."""
+        """Character error rate of B's texts with A's as the reference; nan if A has no text."""
         return self.n_edits / self.n_characters if self.n_characters else float("nan")
 
 
@@ -100,7 +110,7 @@ class Agreement:
 class Comparison:
     """What differs between A and B."""
 
-    by_language: dict[str, Agreement] = field(default_factory=dict)  # language as A heard it
+    by_language: dict[str, Agreement] = field(default_factory=dict)  # the language in A
     language_flips: Counter[tuple[str, str]] = field(default_factory=Counter)  # (A, B)
     emotion_flips: Counter[tuple[str, str]] = field(default_factory=Counter)
     errors_gained: Counter[str] = field(default_factory=Counter)  # ok in A; by error_type in B
@@ -108,7 +118,7 @@ class Comparison:
     n_both: int = 0  # recordings that both have, good or bad
     n_only_a: int = 0
     n_only_b: int = 0
-    n_unmatched_a: int = 0  # segments of those where the other side heard nothing
+    n_unmatched_a: int = 0  # segments of the recordings in both without a match in B
     n_unmatched_b: int = 0
 
     @property
@@ -125,7 +135,7 @@ class Comparison:
 
 
 def compare(a: Snapshot, b: Snapshot) -> Comparison:
-    """What B labels differently from A. DuckDB matches; it spills to disk what memory lacks."""
+    """What B labels differently from A. DuckDB spills to disk what does not fit in memory."""
     import duckdb
 
     connection = duckdb.connect()
@@ -135,15 +145,15 @@ def compare(a: Snapshot, b: Snapshot) -> Comparison:
     connection.execute(_LINKS)
     result = Comparison()
     _count_recordings(connection, result)
-    for row in _stretches(connection):
-        _count_stretch(result, *row)
+    for a_labels, b_labels in _stretches(connection):
+        _count_stretch(result, a_labels, b_labels)
     result.n_unmatched_a = _count_unmatched(connection, "a", "b")
     result.n_unmatched_b = _count_unmatched(connection, "b", "a")
     return result
 
 
 def normalise(text: str) -> str:
-    """What counts in a text: letters, digits and marks, in one case and one form."""
+    """Only the letters, digits and marks of a text, NFKC-normalised and case-folded."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(c for c in folded if unicodedata.category(c)[0] in "LNM")
 
@@ -162,33 +172,24 @@ def _count_recordings(connection: "duckdb.DuckDBPyConnection", result: Compariso
                 result.errors_lost[a_type] += count
 
 
-def _stretches(
-    connection: "duckdb.DuckDBPyConnection",
-) -> Iterator[tuple[str, str, str, str, str, str]]:
+def _stretches(connection: "duckdb.DuckDBPyConnection") -> Iterator[tuple[Labels, Labels]]:
     sides = ", ".join(_SIDE.format(side=side) for side in "ab")
     cursor = connection.execute(_STRETCHES.format(sides=sides))
     while rows := cursor.fetchmany(_BATCH):
-        yield from rows
+        for row in rows:
+            yield Labels(*row[:3]), Labels(*row[3:])
 
 
-def _count_stretch(
-    result: Comparison,
-    a_language: str,
-    b_language: str,
-    a_emotion: str,
-    b_emotion: str,
-    a_text: str,
-    b_text: str,
-) -> None:
-    agreement = result.by_language.setdefault(a_language, Agreement())
+def _count_stretch(result: Comparison, a: Labels, b: Labels) -> None:
+    agreement = result.by_language.setdefault(a.language, Agreement())
     agreement.n_stretches += 1
-    if a_language != b_language:
+    if a.language != b.language:
         agreement.n_language_flips += 1
-        result.language_flips[a_language, b_language] += 1
-    if a_emotion != b_emotion:
+        result.language_flips[a.language, b.language] += 1
+    if a.emotion != b.emotion:
         agreement.n_emotion_flips += 1
-        result.emotion_flips[a_emotion, b_emotion] += 1
-    reference, hypothesis = normalise(a_text), normalise(b_text)
+        result.emotion_flips[a.emotion, b.emotion] += 1
+    reference, hypothesis = normalise(a.text), normalise(b.text)
     agreement.n_characters += len(reference)
     agreement.n_edits += Levenshtein.distance(reference, hypothesis)
 

@@ -1,4 +1,4 @@
-"""Write the segments of a snapshot in formats that other tools read.
+"""Write the segments of a snapshot in the formats of other tools.
 
 Knows nothing of reports, evaluations or runs.
 """

@@ -1,4 +1,4 @@
-"""Segments to wav files: each recording is decoded once. Knows audio and files, not labels."""
+"""Segments to wav files: decodes each recording once. Knows audio and files; no labels."""
 
 import wave
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,10 +12,10 @@ from pipeline.audio.read_ahead import map_ahead
 from pipeline.audio.windows import Waveform, decode
 from pipeline.config import AudioConfig
 from pipeline.errors import ErrorType, RecordingError
-from pipeline.export.rows import Row
+from pipeline.export.rows import ExportRow
 from pipeline.schema import SAMPLE_RATE
 
-# What was labelled is exported, whatever limits the run had; one window is decoded at a time.
+# No limits: a recording that a run has labelled can be exported. Decoding goes window by window.
 _DECODING = AudioConfig(
     window_s=60.0,
     max_duration_s=1e9,
@@ -25,23 +25,24 @@ _DECODING = AudioConfig(
     max_channels=1 << 15,
     min_decoded_share=0.0,
 )
-_NEAR_S = 60.0  # decoding this much takes less time than opening a file
-_MISSING_S = 0.01  # a decoder's last packet may end this much before the segment does
+_NEAR_S = 60.0  # to decode this much takes less time than to open a file
+_MISSING_S = 0.01  # a decoder's last packet may end this much before the segment
 
 
 def cut_clips(
-    recordings: Iterable[Sequence[Row]],
+    recordings: Iterable[Sequence[ExportRow]],
     folder: Path,
     options: Mapping[str, Any],
     n_threads: int,
 ) -> dict[str, str]:
-    """Write `row.clip` under `folder` for every row; why, by recording_id, where that failed.
+    """Write the clip of every row to `folder / row.clip`: 16 kHz, mono, 16 bit, as it was labelled.
 
-    A clip is what the model heard: 16 kHz, mono, 16 bit. Rows of one recording come together and
-    in time order. A recording that fails leaves none of its clips. Decoders let other threads run.
+    `recordings` are the rows of one recording each, in time order. Returns the reason, by
+    recording_id, for each recording that cannot be read; it leaves no clips. Decoders release the
+    GIL, so threads are enough.
     """
 
-    def cut(rows: Sequence[Row]) -> tuple[str, str]:
+    def cut(rows: Sequence[ExportRow]) -> tuple[str, str]:
         try:
             _cut_recording(rows, folder, options)
         except RecordingError as error:
@@ -55,16 +56,16 @@ def cut_clips(
         return {recording_id: reason for recording_id, reason in done if reason}
 
 
-def _cut_recording(rows: Sequence[Row], folder: Path, options: Mapping[str, Any]) -> None:
+def _cut_recording(rows: Sequence[ExportRow], folder: Path, options: Mapping[str, Any]) -> None:
     for row, waveform in zip(rows, _waveforms(rows, options), strict=True):
         path = folder / row.clip
         path.parent.mkdir(parents=True, exist_ok=True)
         write_wav(path, waveform)
 
 
-def _waveforms(rows: Sequence[Row], options: Mapping[str, Any]) -> Iterator[Waveform]:
+def _waveforms(rows: Sequence[ExportRow], options: Mapping[str, Any]) -> Iterator[Waveform]:
     """The samples of each row, (n_samples,). Raises RecordingError if the file is shorter now."""
-    # From the start where that is near: some decoders need a while to settle after a seek.
+    # No seek if the first row is near the start: after one, some decoders are inexact for a while.
     offset_s = rows[0].start_s if rows[0].start_s > _NEAR_S else 0.0
     first = round(offset_s * SAMPLE_RATE)
     windows = decode(rows[0].uri, _DECODING, options, offset_s)
@@ -79,7 +80,7 @@ def _waveforms(rows: Sequence[Row], options: Mapping[str, Any]) -> Iterator[Wave
         yield _exactly(held[start - first : end - first], row)
 
 
-def _exactly(samples: Waveform, row: Row) -> Waveform:
+def _exactly(samples: Waveform, row: ExportRow) -> Waveform:
     missing = row.n_samples - samples.size
     if missing > _MISSING_S * SAMPLE_RATE:
         raise RecordingError(

@@ -1,6 +1,6 @@
-"""Labelled segments in the formats that training reads. Knows the formats; opens no audio.
+"""Labelled segments in the formats of training tools. Knows the formats; decodes no audio.
 
-Each writer takes rows once and leaves files under `place.folder`.
+Each writer reads the rows once and writes files into `target.staging`.
 """
 
 import gzip
@@ -14,122 +14,121 @@ from typing import Any, TextIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.export.rows import ExportTarget, Row
-from pipeline.schema import SAMPLE_RATE
+from pipeline.export.rows import ExportRow, ExportTarget
+from pipeline.models.sensevoice.decoding import (
+    EMOTION_TAGS,
+    EVENT_TAGS,
+    LANGUAGE_TAGS,
+    TEXT_NORM_TAGS,
+)
+from pipeline.schema import FRAME, SAMPLE_RATE
 
-_EVENT_TAGS = {
-    "speech": "Speech",
-    "bgm": "BGM",
-    "speech_noise": "Speech_Noise",
-    "gbg": "GBG",
-    "unknown": "Event_UNK",
-}
 _PARQUET_BYTES = 256 << 20  # of audio in one file
 _ROW_GROUP = 200  # clips; the Hub's viewer reads whole row groups
 
 
-def write_sensevoice(rows: Iterable[Row], place: ExportTarget) -> None:
+def write_sensevoice(rows: Iterable[ExportRow], target: ExportTarget) -> None:
     """`train.jsonl` as in FunAudioLLM/SenseVoice data/train_example.jsonl; needs clips.
 
-    Lengths as FunASR's sensevoice2jsonl.py counts them: `source_len` in frames of 10 ms,
-    `target_len` in words if there is a space, else in characters. FunASR's loader silently leaves
-    out what is longer than its max_token_length (finetune.sh: 2000, so 20 s).
+    Lengths are those of FunASR's sensevoice2jsonl.py: `source_len` in frames of 10 ms,
+    `target_len` in words if there is a space, else in characters. FunASR's loader leaves out,
+    without a message, clips longer than its max_token_length (finetune.sh: 2000, so 20 s).
     """
-    with (place.folder / "train.jsonl").open("w", encoding="utf-8") as file:
+    with (target.staging / "train.jsonl").open("w", encoding="utf-8") as file:
         for row in rows:
             line = {
                 "key": row.key,
-                "text_language": f"<|{row.language}|>",
-                "emo_target": emotion_tag(row.emotion),
-                "event_target": event_tag(row.event),
-                "with_or_wo_itn": "<|withitn|>" if row.itn else "<|woitn|>",
+                "text_language": LANGUAGE_TAGS[row.language],
+                "emo_target": EMOTION_TAGS[row.emotion],
+                "event_target": EVENT_TAGS[row.event],
+                "with_or_wo_itn": TEXT_NORM_TAGS[row.itn],
                 "target": row.text,
-                "source": str(place.home / row.clip),
+                "source": str(target.final / row.clip),
                 "target_len": len(row.text.split()) if " " in row.text else len(row.text),
-                "source_len": row.n_samples * 100 // SAMPLE_RATE,
+                "source_len": row.n_samples // FRAME,
             }
             _write_line(file, line)
 
 
-def write_nemo(rows: Iterable[Row], place: ExportTarget) -> None:
+def write_nemo(rows: Iterable[ExportRow], target: ExportTarget) -> None:
     """`manifest.jsonl` of NVIDIA NeMo; a relative path is relative to the manifest.
 
     https://docs.nvidia.com/nemo-framework/user-guide/latest/nemotoolkit/asr/datasets.html
     """
-    with (place.folder / "manifest.jsonl").open("w", encoding="utf-8") as file:
+    with (target.staging / "manifest.jsonl").open("w", encoding="utf-8") as file:
         for row in rows:
-            stretch = {
-                "audio_filepath": row.clip if place.clips else row.uri,
-                "offset": 0.0 if place.clips else row.start_s,
+            interval = {
+                "audio_filepath": row.clip if target.clips else row.uri,
+                "offset": 0.0 if target.clips else row.start_s,
                 "duration": row.duration_s,
             }
-            _write_line(file, stretch | {"text": row.text, "lang": row.language} | _labels(row))
+            _write_line(file, interval | {"text": row.text, "lang": row.language} | _labels(row))
 
 
-def write_lhotse(rows: Iterable[Row], place: ExportTarget) -> None:
+def write_lhotse(rows: Iterable[ExportRow], target: ExportTarget) -> None:
     """`recordings.jsonl.gz`, `supervisions.jsonl.gz` and `cuts.jsonl.gz`, one cut per segment.
 
-    https://lhotse.readthedocs.io/en/latest/cuts.html; labels are in `custom`, words in `alignment`.
+    https://lhotse.readthedocs.io/en/latest/cuts.html. Labels are in `custom`, words in `alignment`.
     """
     with ExitStack() as stack:
         recordings, supervisions, cuts = (
-            stack.enter_context(_open_gzip(place.folder / f"{name}.jsonl.gz"))
+            stack.enter_context(_open_gzip(target.staging / f"{name}.jsonl.gz"))
             for name in ("recordings", "supervisions", "cuts")
         )
         written = ""
         for row in rows:
-            recording = _lhotse_recording(row, place)
+            recording = _lhotse_recording(row, target)
             if recording["id"] != written:
                 _write_line(recordings, recording)
                 written = recording["id"]
-            start_s = 0.0 if place.clips else row.start_s
+            start_s = 0.0 if target.clips else row.start_s
             supervision = _lhotse_supervision(row, recording, start_s)
             _write_line(supervisions, supervision)
             _write_line(cuts, _lhotse_cut(row, recording, supervision, start_s))
 
 
-def write_audiofolder(rows: Iterable[Row], place: ExportTarget) -> None:
+def write_audiofolder(rows: Iterable[ExportRow], target: ExportTarget) -> None:
     """`metadata.jsonl` beside the clips, as Hugging Face `datasets` reads an audiofolder.
 
     https://huggingface.co/docs/datasets/audio_dataset#audiofolder
     """
-    with (place.folder / "metadata.jsonl").open("w", encoding="utf-8") as file:
+    with (target.staging / "metadata.jsonl").open("w", encoding="utf-8") as file:
         for row in rows:
             _write_line(file, {"file_name": row.clip} | _columns(row))
 
 
-def write_parquet(rows: Iterable[Row], place: ExportTarget) -> None:
+def write_parquet(rows: Iterable[ExportRow], target: ExportTarget) -> None:
     """`data/train-*.parquet` with the clips inside, as Hugging Face `datasets` reads them.
 
-    The clips are taken from `place.folder`, file by file, and removed.
+    Removes the wav files of the clips after they are in a parquet file.
     """
-    (place.folder / "data").mkdir()
-    for number, some in enumerate(_by_size(rows)):
-        clips = ((place.folder / row.clip).read_bytes() for row in some)
+    (target.staging / "data").mkdir()
+    for number, batch in enumerate(_in_batches(rows)):
+        clips = ((target.staging / row.clip).read_bytes() for row in batch)
         columns = [
             {"audio": {"bytes": clip, "path": row.clip}} | _columns(row)
-            for clip, row in zip(clips, some, strict=True)
+            for clip, row in zip(clips, batch, strict=True)
         ]
         table = pa.Table.from_pylist(columns, _HUB)
-        path = place.folder / "data" / f"train-{number:05d}.parquet"
+        path = target.staging / "data" / f"train-{number:05d}.parquet"
         pq.write_table(table, path, row_group_size=_ROW_GROUP, write_page_checksum=True)
-        for row in some:
-            (place.folder / row.clip).unlink()
+        for row in batch:
+            (target.staging / row.clip).unlink()
 
 
-def write_kaldi(rows: Iterable[Row], place: ExportTarget) -> None:
-    """A Kaldi data directory; rows must come in the order of their keys (LC_ALL=C).
+def write_kaldi(rows: Iterable[ExportRow], target: ExportTarget) -> None:
+    """A Kaldi data directory. The rows must be sorted by key, as with LC_ALL=C.
 
-    https://kaldi-asr.org/doc/data_prep.html. Speakers are not known: each utterance is its own.
-    A recording is read through ffmpeg, whatever its format; the shell that Kaldi starts for it
-    never sees an unquoted name.
+    https://kaldi-asr.org/doc/data_prep.html. Speakers are not known: each utterance has its own.
+    wav.scp reads every recording with ffmpeg, in any format. Kaldi passes that command to a shell,
+    so the names in it are quoted.
     """
     names = ("text", "utt2spk", "spk2utt", "utt2dur", "utt2lang", "utt2emotion", "utt2event")
     recordings: dict[str, str] = {}
     with ExitStack() as stack:
         files = {
-            name: stack.enter_context((place.folder / name).open("w", encoding="utf-8"))
-            for name in (*names, "wav.scp" if place.clips else "segments")
+            name: stack.enter_context((target.staging / name).open("w", encoding="utf-8"))
+            for name in (*names, "wav.scp" if target.clips else "segments")
         }
         for row in rows:
             values = (
@@ -138,31 +137,21 @@ def write_kaldi(rows: Iterable[Row], place: ExportTarget) -> None:
             )
             for name, value in zip(names, values, strict=True):
                 files[name].write(f"{row.key} {value}".rstrip() + "\n")
-            if place.clips:
-                files["wav.scp"].write(f"{row.key} {place.home / row.clip}\n")
+            if target.clips:
+                files["wav.scp"].write(f"{row.key} {target.final / row.clip}\n")
             else:
                 files["segments"].write(f"{row.key} {row.name} {row.start_s:.4f} {row.end_s:.4f}\n")
                 recordings[row.name] = row.uri
-    if not place.clips:
+    if not target.clips:
         lines = (f"{name} {_kaldi_pipe(recordings[name])}\n" for name in sorted(recordings))
-        (place.folder / "wav.scp").write_text("".join(lines), encoding="utf-8")
+        (target.staging / "wav.scp").write_text("".join(lines), encoding="utf-8")
 
 
-def emotion_tag(emotion: str) -> str:
-    """SenseVoice's own tag of one of schema.EMOTIONS."""
-    return "<|EMO_UNKNOWN|>" if emotion == "unknown" else f"<|{emotion.upper()}|>"
-
-
-def event_tag(event: str) -> str:
-    """SenseVoice's own tag of one of schema.EVENTS."""
-    return f"<|{_EVENT_TAGS.get(event, event.capitalize())}|>"
-
-
-def _labels(row: Row) -> dict[str, Any]:
+def _labels(row: ExportRow) -> dict[str, Any]:
     return {"emotion": row.emotion, "event": row.event, "confidence": round(row.confidence, 4)}
 
 
-def _columns(row: Row) -> dict[str, Any]:
+def _columns(row: ExportRow) -> dict[str, Any]:
     return {
         "segment_id": row.segment_id,
         "recording_id": row.recording_id,
@@ -185,7 +174,7 @@ _HUB_FEATURES = {
     "audio": {"sampling_rate": SAMPLE_RATE, "_type": "Audio"},
     **{name: {"dtype": kind, "_type": "Value"} for name, kind in _HUB_TYPES.items()},
 }
-# `datasets` learns from the metadata that the struct is audio.
+# The metadata says to `datasets` that the struct is audio.
 _HUB = pa.schema(
     [
         pa.field("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
@@ -198,30 +187,30 @@ _HUB = pa.schema(
 )
 
 
-def _by_size(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    some: list[Row] = []
+def _in_batches(rows: Iterable[ExportRow]) -> Iterator[list[ExportRow]]:
+    batch: list[ExportRow] = []
     n_bytes = 0
     for row in rows:
-        some.append(row)
+        batch.append(row)
         n_bytes += 2 * row.n_samples
         if n_bytes >= _PARQUET_BYTES:
-            yield some
-            some, n_bytes = [], 0
-    if some:
-        yield some
+            yield batch
+            batch, n_bytes = [], 0
+    if batch:
+        yield batch
 
 
 def _open_gzip(path: Path) -> TextIO:
     return gzip.open(path, "wt", encoding="utf-8")
 
 
-def _lhotse_recording(row: Row, place: ExportTarget) -> dict[str, Any]:
-    rate_hz, channels = (SAMPLE_RATE, 1) if place.clips else (row.sample_rate_hz, row.channels)
-    n_samples = row.n_samples if place.clips else round(row.recording_end_s * rate_hz)
-    uri = str(place.home / row.clip) if place.clips else row.uri
+def _lhotse_recording(row: ExportRow, target: ExportTarget) -> dict[str, Any]:
+    rate_hz, channels = (SAMPLE_RATE, 1) if target.clips else (row.sample_rate_hz, row.channels)
+    n_samples = row.n_samples if target.clips else round(row.recording_end_s * rate_hz)
+    uri = str(target.final / row.clip) if target.clips else row.uri
     kind = "url" if "://" in uri else "file"
     return {
-        "id": row.key if place.clips else row.name,
+        "id": row.key if target.clips else row.name,
         "sources": [{"type": kind, "channels": list(range(channels)), "source": uri}],
         "sampling_rate": rate_hz,
         "num_samples": n_samples,
@@ -230,7 +219,9 @@ def _lhotse_recording(row: Row, place: ExportTarget) -> dict[str, Any]:
     }
 
 
-def _lhotse_supervision(row: Row, recording: Mapping[str, Any], start_s: float) -> dict[str, Any]:
+def _lhotse_supervision(
+    row: ExportRow, recording: Mapping[str, Any], start_s: float
+) -> dict[str, Any]:
     channels = recording["channel_ids"]
     words = [
         [
@@ -255,7 +246,7 @@ def _lhotse_supervision(row: Row, recording: Mapping[str, Any], start_s: float) 
 
 
 def _lhotse_cut(
-    row: Row, recording: Mapping[str, Any], supervision: Mapping[str, Any], start_s: float
+    row: ExportRow, recording: Mapping[str, Any], supervision: Mapping[str, Any], start_s: float
 ) -> dict[str, Any]:
     aligned = [[word, at - start_s, *rest] for word, at, *rest in supervision["alignment"]["word"]]
     return {
@@ -263,7 +254,7 @@ def _lhotse_cut(
         "start": start_s,
         "duration": row.duration_s,
         "channel": supervision["channel"],
-        # Inside a cut, time begins at the cut.
+        # The times of a supervision are relative to its cut.
         "supervisions": [{**supervision, "start": 0.0, "alignment": {"word": aligned}}],
         "recording": recording,
         "type": "MultiCut" if len(recording["channel_ids"]) > 1 else "MonoCut",
@@ -272,7 +263,7 @@ def _lhotse_cut(
 
 def _kaldi_pipe(uri: str) -> str:
     if "\n" in uri or uri.startswith("s3"):
-        raise ValueError(f"{uri!r} cannot stand in wav.scp; cut clips instead")
+        raise ValueError(f"{uri!r} cannot be named in wav.scp: use --audio clips")
     source = shlex.quote(uri)
     return f"ffmpeg -nostdin -loglevel error -i {source} -f wav -ac 1 -ar {SAMPLE_RATE} - |"
 

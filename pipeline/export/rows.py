@@ -1,4 +1,4 @@
-"""The labelled segments that an export takes, one by one. Knows SQL and names; writes nothing."""
+"""The labelled segments that an export selects, as rows. Knows SQL and names; writes nothing."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,17 +12,18 @@ if TYPE_CHECKING:
 
 _FETCH = 10_000  # rows in memory at a time
 
-# A recording_id may be a whole URI. Its name in file names and line formats is the id itself where
-# that is plain, else what is plain of its end and a piece of its hash. Names sort as bytes do.
+# A recording_id may be a whole URI. Its name, for file names and line formats, is the id itself if
+# that is short and has only letters, digits and "_.-". Otherwise it is the end of the id, with "_"
+# for all other characters, and the start of its hash. DuckDB sorts names by bytes, like LC_ALL=C.
 _NAMES = r"""
     CREATE OR REPLACE VIEW exported AS
     SELECT
         c.*, name, name || substr(segment_id, length(recording_id) + 1) AS key,
-        left(md5(recording_id), 2) AS shelf,
+        left(md5(recording_id), 2) AS subfolder,
         recording_end_s, sample_rate_hz, channels,
         coalesce(v.tag, 'unknown') AS event,
         coalesce(v.sounds, []) AS sounds
-    FROM chosen c
+    FROM selected c
     JOIN (
         SELECT
             recording_id, sample_rate_hz, channels, offset_s + duration_s AS recording_end_s,
@@ -46,12 +47,12 @@ Order = Literal["recording_id, segment_id", "key"]
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ExportRow:
     """One labelled segment. Times are seconds in the file at `uri`."""
 
-    key: str  # unique; safe as a file name and as a word of a line; segment_id where that is
-    name: str  # the same of the recording
-    shelf: str  # one of 256 directories, so that none holds millions of clips
+    key: str  # unique, and safe as a file name or a word of a line; equal to segment_id if that is
+    name: str  # the same for the recording
+    subfolder: str  # one of 256, so that no directory holds millions of clips
     recording_id: str
     segment_id: str
     uri: str
@@ -75,51 +76,52 @@ class Row:
 
     @property
     def n_samples(self) -> int:
-        """Samples of its clip, at SAMPLE_RATE."""
+        """Length of its clip at SAMPLE_RATE."""
         return round(self.end_s * SAMPLE_RATE) - round(self.start_s * SAMPLE_RATE)
 
     @property
     def clip(self) -> str:
-        """Where its clip lies under the export's directory, if clips are cut."""
-        return f"audio/{self.shelf}/{self.key}.wav"
+        """Path of its clip in the directory of the export, if clips are cut."""
+        return f"audio/{self.subfolder}/{self.key}.wav"
 
 
 @dataclass(frozen=True, slots=True)
 class ExportTarget:
     """Where an export is written."""
 
-    folder: Path  # to write in; it is moved to `home` when it is complete
-    home: Path  # absolute, for formats whose paths must be
-    clips: bool  # whether the clips lie under `folder`, or rows refer to whole recordings
+    staging: Path  # the directory to write in; it becomes `final` when it is complete
+    final: Path  # absolute, for formats that need absolute paths
+    clips: bool  # True: the clips are in `staging`; False: rows refer to whole recordings
 
 
 _COLUMNS = (
-    *("key", "name", "shelf", "recording_id", "segment_id", "uri", "start_s", "end_s", "text"),
+    *("key", "name", "subfolder", "recording_id", "segment_id", "uri", "start_s", "end_s", "text"),
     *("language", "emotion", "event", "sounds", "confidence", "itn", "words"),
     *("recording_end_s", "sample_rate_hz", "channels"),
 )
 
 
-def choose(connection: "duckdb.DuckDBPyConnection", where: str) -> None:
-    """Prepare `read_rows`: the segments that fit an SQL condition on the view `segments`.
+def select_rows(connection: "duckdb.DuckDBPyConnection", where: str) -> None:
+    """Select the segments for `read_rows` by an SQL condition on the view `segments`.
 
-    The condition is parsed as one expression, so it cannot be anything else. Raises duckdb.Error.
+    DuckDB parses the condition as one expression, so it cannot contain statements. Raises
+    duckdb.Error.
     """
-    chosen = connection.view("segments")
+    selected = connection.view("segments")
     if where:
-        chosen = chosen.filter(where)
-    chosen.create_view("chosen", replace=True)
+        selected = selected.filter(where)
+    selected.create_view("selected", replace=True)
     connection.execute(_NAMES)
 
 
 def read_rows(
     connection: "duckdb.DuckDBPyConnection", order: Order = "recording_id, segment_id"
-) -> Iterator[Row]:
-    """The chosen segments. One iteration at a time: the connection holds one answer."""
+) -> Iterator[ExportRow]:
+    """The selected segments. Finish one iteration before the next: they share the connection."""
     columns = ", ".join(_COLUMNS)
     answer = connection.execute(f"SELECT {columns} FROM exported ORDER BY {order}")
     while rows := answer.fetchmany(_FETCH):
         for values in rows:
             row = dict(zip(_COLUMNS, values, strict=True))
             row["sounds"], row["words"] = tuple(row["sounds"]), tuple(row["words"])
-            yield Row(**row)
+            yield ExportRow(**row)

@@ -1,6 +1,6 @@
-"""Labelled segments to a directory that training or editing tools read. Complete or absent.
+"""Labelled segments of one snapshot to a directory for other tools. It is complete or absent.
 
-The tables are read by SQL at one commit, row by row; nothing here holds a corpus in memory.
+The rows are read one after the other by SQL; a corpus never has to fit into memory.
 """
 
 import json
@@ -18,7 +18,7 @@ from pipeline.errors import ExportError
 from pipeline.export import captions
 from pipeline.export import formats as export_formats
 from pipeline.export.clips import cut_clips
-from pipeline.export.rows import ExportTarget, Order, Row, choose, read_rows
+from pipeline.export.rows import ExportRow, ExportTarget, Order, read_rows, select_rows
 from pipeline.tables import connect, open_snapshot
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ Format = Literal[
 Audio = Literal["reference", "clips"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
-_WRITERS: Mapping[Format, Callable[[Iterable[Row], ExportTarget], None]] = {
+_WRITERS: Mapping[Format, Callable[[Iterable[ExportRow], ExportTarget], None]] = {
     "sensevoice": export_formats.write_sensevoice,
     "nemo": export_formats.write_nemo,
     "lhotse": export_formats.write_lhotse,
@@ -41,13 +41,13 @@ _WRITERS: Mapping[Format, Callable[[Iterable[Row], ExportTarget], None]] = {
     "vtt": captions.write_vtt,
     "rttm": captions.write_rttm,
 }
-_NEED_CLIPS = {"sensevoice", "audiofolder", "parquet"}  # no field for a place inside a file
-_NO_CLIPS = {"srt", "vtt", "rttm"}  # their times are those of whole recordings
+_NEED_CLIPS = {"sensevoice", "audiofolder", "parquet"}  # no field for a start inside a file
+_NO_CLIPS = {"srt", "vtt", "rttm"}  # their times are relative to the whole recording
 
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What an export holds. It lies beside the data as `export.json`."""
+    """What was exported. It is also written to `export.json` in the directory."""
 
     format: str
     audio: str
@@ -58,7 +58,7 @@ class Exported:
     n_recordings: int
     n_segments: int
     hours: float
-    skipped: Mapping[str, str] = field(default_factory=dict)  # recording_id -> why it is not in it
+    skipped: Mapping[str, str] = field(default_factory=dict)  # recording_id -> reason
 
 
 def export(
@@ -69,10 +69,11 @@ def export(
     audio: Audio | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Exported:
-    """Write the segments that fit `where`, an SQL condition on the view `segments`, to `target`.
+    """Write the segments for which `where` is true to the directory `target`.
 
-    `audio` defaults to references where the format has them. A recording whose audio is gone or
-    shorter than it was is left out and listed. Raises ExportError, StoreError.
+    `where` is an SQL condition on the view `segments`; "" selects all. `audio` defaults to
+    "reference" if the format can refer to a part of a file. A recording whose audio is missing, or
+    shorter than before, is left out and listed in `skipped`. Raises ExportError, StoreError.
     """
     import duckdb
 
@@ -80,63 +81,74 @@ def export(
     snapshot = open_snapshot(root, options)
     with connect(root, options, snapshot.seq) as connection:
         try:
-            choose(connection, where)
+            select_rows(connection, where)
         except duckdb.Error as error:
-            raise ExportError(f"{where!r} is no condition on the segments: {error}") from error
-        home = target.absolute()
-        folder = home.with_name(f".{home.name}.{uuid.uuid4().hex}.tmp")
-        place = ExportTarget(folder, home, clips=audio == "clips")
-        place.folder.mkdir(parents=True)
+            raise ExportError(
+                f"{where!r} is not an SQL condition on the view segments: {error}"
+            ) from error
+        final = target.absolute()
+        staging = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
+        staging.mkdir(parents=True)
         try:
-            skipped = _write(connection, format, place, options or {})
+            files = ExportTarget(staging, final, clips=audio == "clips")
+            skipped = _write(connection, format, files, options or {})
             counts = _count(connection, skipped)
             if not counts[1]:
-                raise ExportError(f"{root}: nothing to export: no segment fits {where or 'yet'!r}")
+                raise ExportError(f"{root}: nothing to export: {_why_empty(where, skipped)}")
             exported = Exported(
                 *(format, audio, root, snapshot.seq, snapshot.fingerprint, where, *counts, skipped)
             )
             text = json.dumps(asdict(exported), ensure_ascii=False, indent=1)
-            (place.folder / "export.json").write_text(text, encoding="utf-8")
-            place.folder.replace(home)  # takes the place of an empty directory, of nothing else
+            (staging / "export.json").write_text(text, encoding="utf-8")
+            staging.replace(final)  # replaces an empty directory; fails if there is anything in it
         finally:
-            shutil.rmtree(place.folder, ignore_errors=True)
+            shutil.rmtree(staging, ignore_errors=True)
     return exported
+
+
+def _why_empty(where: str, skipped: Mapping[str, str]) -> str:
+    if skipped:
+        recording_id, reason = next(iter(skipped.items()))
+        return f"no recording can be read, e.g. {recording_id}: {reason}"
+    return f"no segment fits {where!r}" if where else "the tables have no segments"
 
 
 def _check(format: Format, audio: Audio | None, target: Path) -> Audio:
     if ":/" in str(target):
-        raise ExportError(f"{target}: exports are written to a local directory; copy it from there")
+        raise ExportError(
+            f"{target}: is not a local directory; export to one and copy it from there"
+        )
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ExportError(f"{target}: is there already and not empty; choose another directory")
+        raise ExportError(f"{target}: exists and is not empty; choose another directory")
     if format in _NEED_CLIPS and audio == "reference":
-        raise ExportError(f"{format} cannot refer to a stretch of a file; use clips")
+        raise ExportError(f"{format} cannot refer to a part of a file; use --audio clips")
     if format in _NO_CLIPS and audio == "clips":
-        raise ExportError(f"{format} is about whole recordings; it has no clips")
+        raise ExportError(f"{format} describes whole recordings and has no clips; omit --audio")
     return audio or ("clips" if format in _NEED_CLIPS else "reference")
 
 
 def _write(
     connection: "duckdb.DuckDBPyConnection",
     format: Format,
-    place: ExportTarget,
+    target: ExportTarget,
     options: Mapping[str, Any],
 ) -> dict[str, str]:
     skipped = {}
-    if place.clips:
+    if target.clips:
         recordings = _recordings(read_rows(connection))
-        skipped = cut_clips(recordings, place.folder, options, os.cpu_count() or 1)
+        skipped = cut_clips(recordings, target.staging, options, os.cpu_count() or 1)
     order: Order = "key" if format == "kaldi" else "recording_id, segment_id"
     rows = (row for row in read_rows(connection, order) if row.recording_id not in skipped)
     try:
-        _WRITERS[format](rows, place)
+        _WRITERS[format](rows, target)
     except ValueError as error:
         raise ExportError(f"{format}: {error}") from error
     if format == "parquet":
-        shutil.rmtree(place.folder / "audio", ignore_errors=True)  # the clips are inside
+        shutil.rmtree(target.staging / "audio", ignore_errors=True)  # the clips are in the files
     return skipped
 
 
-def _recordings(rows: Iterator[Row]) -> Iterator[Sequence[Row]]:
+def _recordings(rows: Iterator[ExportRow]) -> Iterator[Sequence[ExportRow]]:
     for _, group in groupby(rows, attrgetter("recording_id")):
         yield list(group)
 

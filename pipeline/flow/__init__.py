@@ -1,4 +1,4 @@
-"""Run the stages on Ray Data and survive workers that die.
+"""Run the stages on Ray Data and continue when workers crash.
 
-Knows nothing of planning or publishing. ray is imported here and nowhere else.
+Knows nothing of planning or publishing. Only this room imports ray.
 """

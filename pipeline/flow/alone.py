@@ -1,7 +1,7 @@
 """Last resort: one recording per call, so a crash can be blamed on that recording.
 
-Everything but decoding, VAD and the model happens in the driver, and nothing in parallel, so it is
-for few recordings.
+Recordings are processed one after the other, and all but decoding, VAD and the model runs in the
+driver. So it is for few recordings.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -28,10 +28,9 @@ _TRIES = 2
 def label_alone(
     todo: pa.Table, config: RunConfig, run: RunInfo, *, stages: Stages | None = None
 ) -> Generator[Receipt]:
-    """As chain.label, but a recording that kills its worker twice becomes an error row.
+    """As chain.label, but a recording whose worker dies twice becomes an error row.
 
-    Needs a Ray session. Raises RunStopped when a worker cannot start, StoreError when the output
-    cannot be written.
+    Needs a Ray session. Raises RunStopped when a worker cannot start.
     """
     stages = stages or build_stages(config, run)
     workers = _Workers(stages, config, run.run_id)
@@ -41,7 +40,7 @@ def label_alone(
 
 
 class _Workers:
-    """The stages without Ray Data, called one after the other; a worker that died is replaced."""
+    """The stages as plain Ray tasks and actors; an actor that died is replaced."""
 
     def __init__(self, stages: Stages, config: RunConfig, run_id: str) -> None:
         resources = config.ray
@@ -64,7 +63,7 @@ class _Workers:
         for _ in range(_TRIES):
             try:
                 return pa.concat_tables(self._steps(planned))
-            except RayTaskError as error:  # raised where no stage expects it
+            except RayTaskError as error:  # an exception that no stage turns into a row
                 kind, message = type(error.cause).__name__, last_line(error)
                 break
             except RayError as error:

@@ -1,11 +1,12 @@
-"""The chain of stages on Ray Data, and what each one costs.
+"""The chain of stages on Ray Data, with the resources of each stage. Knows nothing of publishing.
 
 planned rows -> decode -> find segments -> label -> one bundle per row batch -> receipts
 
-Ray restarts a dead worker without limit and gives it the same recording again. Here both are
-bounded: a task that killed two workers is given up, and the flow goes on without its rows. Ray does
-not say which rows (DataContext.max_errored_blocks drops them silently), so the caller compares plan
-and ledger after the round and hands the rest to `alone`, which can blame a crash on one recording.
+By default Ray restarts a dead worker without limit and gives it the same rows again. Here both are
+limited: after two workers died of a task, its rows are skipped and the flow continues. Ray does not
+report which rows (DataContext.max_errored_blocks drops them silently). So the caller compares plan
+and ledger after the round and passes the missing recordings to `alone`, which can blame a crash on
+one of them.
 """
 
 import warnings
@@ -34,15 +35,16 @@ from pipeline.flow.receipts import Receipt, explain, receipt_of
 from pipeline.flow.row_batches import cut_row_batches
 from pipeline.flow.session import WRITE_CPUS
 from pipeline.flow.workers import find_and_label_args, labeller_args, segmenter_args
+from pipeline.schema import SAMPLE_RATE
 from pipeline.stages.build import Stages, build_stages
 from pipeline.stages.label import FindAndLabelSegments, LabelSegments
 from pipeline.stages.segment import FindSegments
 from pipeline.tables.run_records import RunInfo
 
-# Waveforms (int16) and features (float32, 80 every 10 ms) alike; a block of them is a row batch.
-_BYTES_PER_S = 32_000
-_RETRIES = 1  # of one task whose worker died
-_LOST_TASKS = 100  # given up for good, before a round ends
+# Of int16 waveforms. Float32 features have the same size: 4 * N_MELS * FRAMES_PER_S.
+_BYTES_PER_S = 2 * SAMPLE_RATE
+_RETRIES = 1  # of a task whose worker died
+_LOST_TASKS = 100  # tasks that a round may skip before it ends
 
 
 def label(
@@ -57,9 +59,9 @@ def label(
     """Run planned rows (schema.PLANNED) through all stages; one receipt per bundle written.
 
     `on_stages` is called with the state of each stage. With `isolate` no worker holds two
-    recordings at once. Recordings whose workers died are left out. `stages` defaults to those that
-    the configuration describes. Needs a Ray session. Raises RoundEnded when workers keep crashing,
-    RunStopped when one cannot start or the code fails.
+    recordings at once. Recordings whose workers died twice have no receipt. `stages` defaults to
+    those that the configuration describes. Needs a Ray session. Raises RoundEnded when workers keep
+    crashing, RunStopped when a worker cannot start or a stage raises.
     """
     stages = stages or build_stages(config, run)
     context = DataContext.get_current()
@@ -67,7 +69,7 @@ def label(
     quiet_data_logger()
     monitor = ExecutionMonitor(on_stages)
     with monitored(context, monitor):
-        with warnings.catch_warnings():  # max_restarts has no other name before ray 2.64
+        with warnings.catch_warnings():  # ray below 2.64 has no replacement
             warnings.simplefilter("ignore", RayDeprecationWarning)
             receipts = _chain(todo, config, run.run_id, stages, isolate)
         try:
@@ -124,13 +126,13 @@ def _pool(n_workers: int, n_most: int, isolate: bool, **options: Any) -> ActorPo
     return ActorPoolStrategy(
         min_size=n_workers,
         max_size=max(n_workers, n_most),
-        max_tasks_in_flight_per_actor=1 if isolate else None,  # what waits there dies with it
+        max_tasks_in_flight_per_actor=1 if isolate else None,  # queued rows die with it
         **options,
     )
 
 
 def _label_pool(resources: RayConfig, isolate: bool) -> ActorPoolStrategy:
-    """Two calls at a time: while one has the GPU, the other unpacks its rows."""
+    """The pool of the label stage: two calls at a time, so one unpacks rows while one runs."""
     n_calls = 1 if isolate else 2
     return _pool(
         resources.label_workers,
@@ -141,7 +143,7 @@ def _label_pool(resources: RayConfig, isolate: bool) -> ActorPoolStrategy:
 
 
 def _set_limits(context: DataContext, batch_audio_s: float) -> None:
-    """Settings of Ray Data; they are copied into a Dataset when it is made, hence before."""
+    """Ray Data's settings. Set them before a Dataset is created, because it copies them."""
     context.target_max_block_size = max(1, int(batch_audio_s * _BYTES_PER_S))
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -24,8 +24,8 @@ def write_batch(write: Callable[[Any], Any], rows: Any) -> Any:
     return write(rows)
 
 
-# Callable to stage. With features and VAD in the model's workers there is no operator "segment",
-# and the model is what takes the time of "label".
+# Callable to stage. If the model's workers compute features and VAD too, there is no operator
+# "segment", and "label" counts the time of both.
 _STAGES: dict[Callable[..., Any], str] = {
     decode_batch: "decode",
     FindSegments: "segment",
@@ -45,11 +45,11 @@ def stage_of(operator: str) -> str:
 class StageState:
     """How far a stage is, as Ray Data counts it."""
 
-    n_rows: int  # put out so far
-    # In the stage's own code, all its workers together. Of "label" it counts the wait of the
-    # second of two calls for the first, so a busy worker may show up to twice its time.
+    n_rows: int  # output rows so far
+    # Time in the stage's code, summed over its workers. A worker of "label" runs two calls at once,
+    # and the wait of one for the other counts, so this can be up to twice the true time.
     busy_s: float
-    worker_s: float  # all its workers (actors alive, or tasks running) have lived, together
+    worker_s: float  # lifetime, summed over its workers (actors alive, or tasks running)
 
 
 StageStates = Mapping[str, StageState]  # by schema.STAGES
@@ -70,10 +70,11 @@ class ExecutionMonitor:
         self._stepped = time.monotonic()
 
     def on_step(self, operators: list[OperatorState]) -> None:
-        """Raises RoundEnded when all workers of a stage are dead: Ray Data waits (ray#62746).
+        """Report the state of each stage.
 
-        A worker whose node is gone is not dead: it waits for another node with the GPU that it
-        wants, which the cluster may add, or a worker that has nothing left to do give up.
+        Raises RoundEnded when all workers of a stage are dead, because Ray Data would wait for ever
+        (ray#62746). A worker whose node is lost is not dead: it is pending until the cluster adds a
+        node with the resources that it needs, or another worker releases them.
         """
         now = time.monotonic()
         elapsed_s, self._stepped = now - self._stepped, now
@@ -92,9 +93,9 @@ class ExecutionMonitor:
     def release(self) -> None:
         """End the execution and its actors.
 
-        Ray Data's threads go on when nobody reads its output any more. When an execution is over
-        it only drops its handles, and what still refers to the blocks of a lost task keeps an
-        actor, and its GPU, from the next round, which would wait for them for ever.
+        Ray Data's threads continue when its output is no longer read. When an execution ends, Ray
+        Data only drops its actor handles. References to the blocks of a lost task can keep an actor
+        alive with its GPU, and the next round would wait for that GPU for ever.
         """
         if self.executor is not None:
             self.executor.shutdown(force=True)

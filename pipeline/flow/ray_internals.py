@@ -1,7 +1,7 @@
-"""Every private name of Ray that this project uses. Knows Ray's inside; decides nothing.
+"""Every private name of Ray that this project uses. Knows Ray's internals; decides nothing.
 
 Written against ray 2.60 to 2.63 (see pyproject). tests/flow/test_ray_internals.py asserts that each
-name exists, so that an upgrade fails there by name and not in the middle of a run.
+name exists. So an upgrade of Ray fails in that test, with the name, and not in the middle of a run.
 """
 
 import logging
@@ -32,29 +32,29 @@ class OperatorState:
     """What Ray Data counts of one operator of an execution."""
 
     name: str  # "MapBatches(LabelSegments)"
-    n_rows: int  # put out so far
-    busy_s: float  # in the callable's own code, all workers together
+    n_rows: int  # output rows so far
+    busy_s: float  # time in the callable's code, summed over all workers
     n_workers: int  # actors alive, or tasks running
     actor_ids: frozenset[Any]  # of running and pending actors; empty for tasks
-    all_dead: bool  # an actor pool whose actors are all dead, with none on the way
+    all_dead: bool  # an actor pool whose actors are all dead, and none is pending
 
 
 class Monitor(Protocol):
-    """Called in the driver while a Dataset is executed. What it raises ends the execution."""
+    """Called in the driver while a Dataset is executed. An exception ends the execution."""
 
     def on_start(self, executor: Any) -> None: ...
     def on_step(self, operators: list[OperatorState]) -> None: ...
 
 
-_monitors: dict[str, Monitor] = {}  # by the key that an execution carries in its DataContext
+_monitors: dict[str, Monitor] = {}  # by the key in the DataContext of their execution
 
 
 @contextmanager
 def monitored(context: DataContext, monitor: Monitor) -> Iterator[None]:
-    """Have `monitor` called by every Dataset that is made inside from this context.
+    """Call `monitor` for every Dataset that is created from this context inside the `with` block.
 
-    Ray Data takes the class of a callback, makes an instance itself, and pickles the context for
-    its workers. So the context carries a key, and the monitor stays here.
+    Ray Data takes the class of a callback, creates the instance itself, and pickles the context for
+    its workers. So the context contains only a key, and the monitor stays in this process.
     """
     key = uuid.uuid4().hex
     _monitors[key] = monitor
@@ -97,39 +97,39 @@ def _state_of(operator: Any) -> OperatorState:
         n_rows=metrics.rows_task_outputs_generated,
         busy_s=metrics.function_body_time_s or 0.0,
         n_workers=metrics.num_alive_actors or metrics.num_tasks_running,
-        # Ids: a handle would keep its actor alive.
+        # Ids, because a handle would keep its actor alive.
         actor_ids=frozenset(actor._ray_actor_id for actor in running + pending),
         all_dead=states == {_ACTOR_STATE_DEAD} and not pending,
     )
 
 
 def kill_actor(actor_id: Any) -> None:
-    """End an actor of which no handle is left; no error if it has ended already."""
+    """End an actor by its id, without a handle; no error if it has ended already."""
     worker: Any = ray._private.worker.global_worker
     with suppress(ActorHandleNotFoundError):
         worker.core_worker.kill_actor(actor_id, True)
 
 
 def label_blocks(rows: "ray.data.Dataset", stage: type, **options: Any) -> "ray.data.Dataset":
-    """`Dataset.map_batches` without its rule that a stage with GPUs names a number of rows.
+    """`Dataset.map_batches` without its check that a stage with GPUs sets `batch_size`.
 
-    A batch here is a whole block, cut by its bytes: a number of rows may be seconds of audio or
-    hours. `map_batches_internal` is what `map_batches` calls after its checks; in ray 2.57 it had
-    another name.
+    A batch here is a whole block, cut by its bytes, because a number of rows may be seconds or
+    hours of audio. `map_batches` calls `map_batches_internal` after its checks; in ray 2.57 that
+    had another name.
     """
     return rows.map_batches_internal(stage, **options)
 
 
 def disable_uv_hook() -> None:
-    """As RAY_ENABLE_UV_RUN_RUNTIME_ENV=0, for a process that imported ray before that was set."""
+    """RAY_ENABLE_UV_RUN_RUNTIME_ENV=0 for a process that imported ray before it was set."""
     if os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV") == "0":
         ray_constants.RAY_ENABLE_UV_RUN_RUNTIME_ENV = False
 
 
 def quiet_data_logger() -> None:
-    """Ray Data's errors go to its log file (logs/ray-data/ray-data.log of the session) only.
+    """Write Ray Data's errors only to its log file (logs/ray-data/ray-data.log of the session).
 
-    One lost worker fills a screen.
+    On a terminal the error of one lost worker would fill the screen.
     """
     logger = logging.getLogger("ray.data")
     logger.setLevel(logging.ERROR)
@@ -140,7 +140,7 @@ def quiet_data_logger() -> None:
 
 @contextmanager
 def native_stderr_closed() -> Iterator[None]:
-    """Ray's C++ side announces its log level on stderr (logging.cc), whatever that level is."""
+    """Close stderr in the `with` block: Ray's C++ code always prints its log level (logging.cc)."""
     kept = os.dup(2)
     with Path(os.devnull).open("wb") as nothing:
         os.dup2(nothing.fileno(), 2)

@@ -1,4 +1,4 @@
-"""What comes back from the flow: a receipt per bundle, and Ray's errors in one line."""
+"""Results of the flow: a receipt per bundle, and Ray's errors in one line. Knows no stage."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from pipeline.errors import RoundEnded, RunStopped
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What one bundle holds."""
+    """What one bundle contains."""
 
     n_recordings: int
     n_errors: int
@@ -22,12 +22,12 @@ class Receipt:
 
 
 def receipt_of(row: Mapping[str, Any]) -> Receipt:
-    """The receipt in a row of stages.write.write_rows."""
+    """The receipt in a row that stages.write.write_rows returned."""
     return Receipt(**{field: row[field] for field in Receipt.__slots__})
 
 
 def explain(error: Exception) -> Exception:
-    """Ray's error in one line: RunStopped for a fault of model or code, else RoundEnded."""
+    """Ray's error in one line: RunStopped if a model or the code fails, else RoundEnded."""
     if isinstance(error, ActorDiedError) and error.actor_init_failed:
         return RunStopped(f"a worker cannot start: {last_line(error)}")
     if isinstance(error, RayTaskError):

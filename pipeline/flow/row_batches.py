@@ -1,4 +1,4 @@
-"""Planned rows to row batches of about equal seconds of audio. Knows numbers; starts nothing."""
+"""Cut planned rows into row batches of about equal seconds of audio. Knows numbers; no Ray."""
 
 import math
 
@@ -6,21 +6,21 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-# Twice 16 kHz WAV, four times MP3: a task with too much audio is cut after decoding, one with too
-# little stays small.
+# Of an audio file: twice 16 kHz WAV, four times MP3. Too high is better than too low: a task with
+# too much audio is cut after decoding, one with too little stays small.
 _BYTES_PER_S = 64_000.0
 _SECONDS = 10.0  # of a recording whose length and size are unknown
-_MAX_BATCHES = 10_000  # in one round: each is an object that the driver keeps track of
-_BATCHES_PER_CPU = 4  # of a small corpus at least, so that no CPU waits for the last one
+_MAX_BATCHES = 10_000  # in one round; the driver keeps track of an object for each
+_BATCHES_PER_CPU = 4  # at least, for a small corpus, so that no CPU waits for the last batch
 
 
 def cut_row_batches(
     todo: pa.Table, batch_audio_s: float, n_cpus: float, *, isolate: bool = False
 ) -> list[pa.Table]:
-    """Planned rows in blocks of about `batch_audio_s`, as far as it is known before decoding.
+    """Planned rows in row batches of about `batch_audio_s` each, as estimated before decoding.
 
-    Each is one decode task, whose windows come out in blocks that are cut by their bytes. With
-    `isolate` every row is a block of its own.
+    A row batch is one decode task, whose windows are then cut into blocks by their bytes. With
+    `isolate` every row is a row batch of its own.
     """
     if isolate:
         return [todo.slice(index, 1) for index in range(todo.num_rows)]
@@ -34,9 +34,9 @@ def cut_row_batches(
 
 
 def guess_seconds(todo: pa.Table) -> npt.NDArray[np.float64]:
-    """(n_rows,) How much audio each planned row may hold: as the manifest says, or by its bytes.
+    """(n_rows,) Estimated seconds of audio of each planned row: from the manifest, else its bytes.
 
-    Wrong by its codec, but good enough to share work out by.
+    The estimate ignores the codec; it is good enough to distribute work.
     """
     length_s = todo["length_s"].to_numpy()
     by_bytes = todo["bytes"].to_numpy() / _BYTES_PER_S
@@ -49,8 +49,8 @@ def group_by_seconds(
 ) -> list[slice]:
     """Consecutive rows in groups of about `target_s`, in order; no group is empty.
 
-    A small corpus is cut finer, into `n_least` groups or single rows, so that every worker has
-    something to do; a huge one coarser, into `n_most`.
+    A small corpus is cut into smaller groups, `n_least` of them or single rows, so that every
+    worker has work; a huge corpus into larger groups, `n_most` of them.
     """
     total_s = float(seconds.sum())
     if not len(seconds):

@@ -1,4 +1,4 @@
-"""A running Ray: the caller's own, a cluster's, or one on this machine. Knows no stage."""
+"""Start Ray on this machine, or connect to the caller's or a cluster's Ray. Knows no stage."""
 
 import logging
 import math
@@ -23,10 +23,10 @@ _CONNECT_S = 10.0
 
 @contextmanager
 def ray_session(config: RayConfig) -> Iterator[None]:
-    """A running Ray: the caller's own, the job's or `ray.address`'s, else one on this machine.
+    """A running Ray: the caller's own, the job's or the one at `ray.address`, else a local one.
 
-    Leaving it frees what actors held, those of a failed round too, which Ray Data may leave behind.
-    Raises RunStopped if nothing answers at `ray.address`.
+    At the end it disconnects, which frees the resources of all actors; Ray Data may leave some of a
+    failed round behind. Raises RunStopped if nothing answers at `ray.address`.
     """
     if ray.is_initialized():
         yield
@@ -51,7 +51,7 @@ def _start(config: RayConfig) -> None:
         return
     with native_stderr_closed():
         ray.init(
-            address="local",  # without it ray joins what `ray start` has left on this machine
+            address="local",  # else ray connects to one that `ray start` left running here
             num_cpus=max(config.num_cpus or os.cpu_count() or 1, _cpus_needed(config)),
             object_store_memory=config.object_store_bytes,
             include_dashboard=False,
@@ -60,7 +60,7 @@ def _start(config: RayConfig) -> None:
 
 
 def _cpus_needed(config: RayConfig) -> int:
-    """Logical CPUs: at least what the actors hold, one decode task and one write beside them."""
+    """Logical CPUs that a local Ray needs: those of all actors, one decode task and one write."""
     n_segment_workers = 0 if config.segment_with_model else config.segment_workers
     return math.ceil(
         n_segment_workers * config.segment_cpus
@@ -71,13 +71,13 @@ def _cpus_needed(config: RayConfig) -> int:
 
 
 def check_reachable(address: str) -> None:
-    """Fail fast if nothing listens at host:port; ray.init would wait for minutes, silently.
+    """Fail fast if nothing listens at host:port; ray.init would wait for minutes without a message.
 
     Raises RunStopped.
     """
     host, _, port = address.rpartition(":")
     if not port.isdecimal() or "/" in host:
-        return  # auto, ray://...: Ray knows where that is
+        return  # auto, ray://...: Ray resolves these
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
     except OSError as error:
@@ -89,7 +89,7 @@ def check_reachable(address: str) -> None:
 
 @contextmanager
 def _sigterm_kept() -> Iterator[None]:
-    """ray.init takes SIGTERM over, with a handler that exits with code 15."""
+    """Restore the SIGTERM handler afterwards: ray.init installs one that exits with code 15."""
     kept = signal.getsignal(signal.SIGTERM)
     try:
         yield

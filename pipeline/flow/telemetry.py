@@ -1,9 +1,9 @@
-"""A run's progress as Prometheus metrics, through Ray. Knows figures, measures nothing itself.
+"""A run's progress as Prometheus metrics, reported through Ray. Knows figures; measures only waits.
 
-Nearly all of it is told by the driver, from the receipts of finished bundles and from what Ray
-Data counts. Only what happens between two passes of a model is told where the model is. Every node
-serves what its processes report at http://NODE:METRICS_EXPORT_PORT/metrics, each name with "ray_"
-before it. configs/grafana/dashboard.json draws them.
+The driver reports nearly all metrics, from the receipts of finished bundles and from Ray Data's own
+counts. Only the metrics of model batches are reported by the process that has the model. Every node
+serves the metrics of its processes at http://NODE:METRICS_EXPORT_PORT/metrics, with "ray_" before
+each name. configs/grafana/dashboard.json shows them.
 """
 
 import time
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ray.util.metrics import Counter, Gauge
 
+from pipeline.flow.monitor import StageStates
 from pipeline.schema import STAGES
 
 if TYPE_CHECKING:
@@ -19,51 +20,40 @@ if TYPE_CHECKING:
     from pipeline.models.sensevoice.model import Clip, Transcriber
 
 COUNTERS = {
-    "sensevoice_recordings_planned_total": ("Recordings that a run set out to label", ()),
+    "sensevoice_recordings_planned_total": ("Recordings that a run planned to label", ()),
     "sensevoice_audio_seconds_total": ("Seconds of audio whose labels are stored", ()),
-    "sensevoice_recordings_total": ("Finished recordings by outcome: ok, error", ("outcome",)),
-    "sensevoice_errors_total": ("Failed recordings by the type of their error", ("type",)),
+    "sensevoice_recordings_total": ("Finished recordings, by outcome: ok, error", ("outcome",)),
+    "sensevoice_errors_total": ("Failed recordings, by error type", ("type",)),
     "sensevoice_segments_total": ("Labelled segments", ()),
-    "sensevoice_stage_rows_total": ("Rows (recordings or windows) out of a stage", ("stage",)),
+    "sensevoice_stage_rows_total": ("Rows (recordings or windows) finished by a stage", ("stage",)),
     "sensevoice_stage_busy_seconds_total": (
-        "Seconds that all workers of a stage have spent in its code",
+        "Seconds in the code of a stage, summed over its workers",
         ("stage",),
     ),
     "sensevoice_stage_worker_seconds_total": (
-        "Seconds that all workers of a stage have lived; less the busy ones: waiting",
+        "Lifetime of the workers of a stage in seconds, summed; minus the busy seconds: waiting",
         ("stage",),
     ),
 }
 MODEL_COUNTERS = {
     "sensevoice_model_wait_seconds_total": (
-        "Seconds that models, and their GPUs, have waited from one pass to the next",
+        "Seconds that models and their GPUs waited between two model batches",
         (),
     ),
     "sensevoice_model_frames_total": (
-        "Frames (10 ms) in passes of models, by kind: speech; padding, what the clips lack to the "
-        "longest of their pack, for which attention on a GPU works in vain (on a CPU nothing does)",
+        "Frames (10 ms) in model batches, by kind: speech; padding: frames missing to the longest "
+        "clip of the batch (wasted work if attention is padded, as on some GPUs)",
         ("kind",),
     ),
 }
-# Ray forgets a gauge once it was scraped, until it is set again: only for what changes often.
+# Ray drops a gauge after a scrape until it is set again, so use one only for what changes often.
 GAUGES = {
-    "sensevoice_last_commit": "Number of the newest commit that this run has made or seen",
+    "sensevoice_last_commit": "Number of the newest commit that this run has made or read",
 }
 
 
-class Stage(Protocol):
-    """What is told of a stage (watch.StageState)."""
-
-    @property
-    def n_rows(self) -> int: ...
-    @property
-    def busy_s(self) -> float: ...
-    @property
-    def worker_s(self) -> float: ...
-
-
 class RunFigures(Protocol):
-    """What is told of a run (Progress)."""
+    """What is reported of a run (runs.progress.Progress)."""
 
     n_planned: int
     n_recordings: int
@@ -75,17 +65,17 @@ class RunFigures(Protocol):
     @property
     def errors(self) -> Mapping[str, int]: ...
     @property
-    def stages(self) -> Mapping[str, Stage]: ...
+    def stages(self) -> StageStates: ...
 
 
 class SumOverRounds:
-    """A figure that every pass of a run counts from zero, added up over them."""
+    """The sum of a figure that every round of a run counts from zero."""
 
     def __init__(self) -> None:
         self._before = self._last = 0.0
 
     def add(self, figure: float) -> float:
-        """The sum so far; a figure below the last one is of a new pass."""
+        """The sum so far; a figure below the previous one belongs to a new round."""
         if figure < self._last:
             self._before += self._last
         self._last = figure
@@ -93,7 +83,7 @@ class SumOverRounds:
 
 
 class Telemetry:
-    """The metrics of one run. Needs a Ray session; `update` belongs to one thread."""
+    """The metrics of one run. Needs a Ray session; call `update` from one thread only."""
 
     def __init__(self, run_id: str) -> None:
         run = {"run_id": run_id}
@@ -105,13 +95,13 @@ class Telemetry:
             name: Gauge(name, text, ("run_id",)).set_default_tags(run)
             for name, text in GAUGES.items()
         }
-        self._told: dict[tuple[str, str], float] = {}
+        self._reported: dict[tuple[str, str], float] = {}
         self._worker_s = {stage: SumOverRounds() for stage in STAGES}
         self._busy_s = {stage: SumOverRounds() for stage in STAGES}
         self._rows = {stage: SumOverRounds() for stage in STAGES}
 
     def update(self, progress: RunFigures) -> None:
-        """Tell what has been added since the last call."""
+        """Report what was added since the last call."""
         self._count("sensevoice_recordings_planned_total", progress.n_planned)
         self._count("sensevoice_audio_seconds_total", progress.audio_s)
         n_ok = progress.n_recordings - progress.n_errors
@@ -124,22 +114,22 @@ class Telemetry:
             worker_s = self._worker_s[name].add(state.worker_s)
             n_rows = self._rows[name].add(state.n_rows)
             self._count("sensevoice_stage_rows_total", n_rows, "stage", name)
-            # With two calls at a time Ray counts a wait of one for the other as busy.
+            # With two calls at a time, Ray counts the wait of one for the other as busy.
             busy_s = min(self._busy_s[name].add(state.busy_s), worker_s)
             self._count("sensevoice_stage_busy_seconds_total", busy_s, "stage", name)
             self._count("sensevoice_stage_worker_seconds_total", worker_s, "stage", name)
         self._gauges["sensevoice_last_commit"].set(progress.seq)
 
     def _count(self, name: str, total: float, tag: str = "", value: str = "") -> None:
-        """Raise a counter to a total; Prometheus counters know only steps upwards."""
-        step = total - self._told.get((name, value), 0.0)
+        """Increase a counter to `total`; Prometheus counters only take increments."""
+        step = total - self._reported.get((name, value), 0.0)
         if step > 0:
             self._counters[name].inc(step, {tag: value} if tag else {})
-            self._told[name, value] = total
+            self._reported[name, value] = total
 
 
 class MeteredModel:
-    """A model (sensevoice.Transcriber) that tells how long it waits and what its packs pad."""
+    """A Transcriber that reports how long it waits and how much padding its model batches have."""
 
     def __init__(self, load: "Callable[[], Transcriber]", run_id: str) -> None:
         self._model = load()
@@ -160,7 +150,7 @@ class MeteredModel:
             (self._frames, sum(lengths), {"kind": "speech"}),
             (self._frames, padding, {"kind": "padding"}),
         ):
-            if step > 0:  # a counter refuses a step of nothing
+            if step > 0:  # a counter refuses an increment of 0
                 counter.inc(step, tags)
         try:
             return self._model.transcribe(clips, languages, use_itn)

@@ -1,27 +1,26 @@
-"""Upkeep of the tables: fewer files, and none that nobody needs. Knows the log, not its writers.
+"""Merge small parts into larger ones. Knows the log and whole parts; knows nothing of runs.
 
-Both may run at any time, beside publishers and readers. Nothing here depends on clocks but how
-long readers of an older snapshot may go on.
+Can run at any time, beside publishers and readers. Readers of older snapshots keep the old parts
+until a vacuum deletes them.
 """
 
 import uuid
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import pyarrow.compute as pc
 
 from pipeline.errors import StoreError
-from pipeline.schema import SCHEMA_VERSION
 from pipeline.storage.store import Store
 from pipeline.tables import commit_log as commits
-from pipeline.tables.commit_log import DataFile, Record, State
+from pipeline.tables.commit_log import COMMIT_TRIES, DataFile, Record, State, new_record
 from pipeline.tables.parquet import read_files
 from pipeline.tables.parts import PartWriter, part_files, read_part
 
-GOOD_BYTES = 64 << 20  # on disk, all tables of a part; parts of half of it are left alone
-_TRIES = 20  # commits lost in a row before giving up
+GOOD_BYTES = 64 << 20  # on disk, all tables of a part; parts of at least half of it are kept
+
+_NO_LIMIT = 1 << 62  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,33 +29,33 @@ class Compacted:
 
     seq: int = 0  # the newest commit now
     n_commits: int = 0
-    n_parts_before: int = 0  # of those that were merged
-    n_parts_after: int = 0
+    n_parts_before: int = 0  # parts that were merged
+    n_parts_after: int = 0  # parts that they became
 
 
 def compact(store: Store, *, good_bytes: int = GOOD_BYTES) -> Compacted:
-    """Merge small parts of one fingerprint into parts of about `good_bytes`.
+    """Merge small parts of one fingerprint into parts of about `good_bytes`, each in one commit.
 
-    Each new part is an ordinary commit, sorted by recording_id. Parts are rewritten whole, in all
-    tables, because those of one name hold the same recordings. Memory: the rows of one new part,
-    decoded, a few times over. Raises StoreError if a file is not what was committed.
+    Parts are rewritten whole and in all tables, because the files of one part hold the same
+    recordings. Memory: a few times the decoded rows of one new part. Raises StoreError if a file is
+    not what was committed, or if other writers commit first COMMIT_TRIES times in a row.
     """
     run_id = f"compact-{uuid.uuid4().hex[:8]}"
     statuses: dict[str, str] = {}
     state, n_lost = State(), 0
     done = Compacted()
-    while n_lost < _TRIES:
+    while n_lost < COMMIT_TRIES:
         state = commits.read_state(store, since=state)
         try:
             group = _next_group(store, state, good_bytes, statuses)
             if not group:
                 return replace(done, seq=state.seq)
             record = _merge(store, state, group, run_id)
-        except FileNotFoundError:  # somebody rewrote the parts and a vacuum took the old ones
+        except FileNotFoundError:  # another writer replaced the parts, and a vacuum deleted them
             n_lost += 1
             continue
         if not commits.write_record(store, record):
-            n_lost += 1  # the files just written may be gone by now, too: a fence won
+            n_lost += 1  # not retried with the same files: a vacuum may have deleted them
             continue
         n_lost = 0
         state = commits.replay(store, state, [record])
@@ -68,7 +67,7 @@ def compact(store: Store, *, good_bytes: int = GOOD_BYTES) -> Compacted:
             n_parts_after=done.n_parts_after + len(record.added["recordings"]),
         )
     raise StoreError(
-        f"{store.root}: no commit in {_TRIES} tries, because other publishers were faster; "
+        f"{store.root}: no commit in {COMMIT_TRIES} tries, because other writers were faster; "
         "compact while fewer runs write here"
     )
 
@@ -76,7 +75,7 @@ def compact(store: Store, *, good_bytes: int = GOOD_BYTES) -> Compacted:
 def _next_group(
     store: Store, state: State, good_bytes: int, statuses: dict[str, str]
 ) -> list[DataFile]:
-    """`recordings` files of the next parts to merge: neighbours by id, all good or all failed."""
+    """`recordings` files of the next parts to merge: neighbours by id, with the same status."""
     small: dict[tuple[str, str], list[DataFile]] = defaultdict(list)
     for file in state.files.get("recordings", {}).values():
         if _part_bytes(state, file) < good_bytes / 2:
@@ -108,33 +107,14 @@ def _status(store: Store, file: DataFile) -> str:
 def _merge(store: Store, state: State, group: list[DataFile], run_id: str) -> Record:
     seq = state.seq + 1
     stem = f"c{seq:08d}-{uuid.uuid4().hex}"
-    everything = 1 << 62  # one part, however large
-    writer = PartWriter(store, group[0].fingerprint, stem, everything)
+    writer = PartWriter(store, group[0].fingerprint, stem, _NO_LIMIT)
     removed: dict[str, list[str]] = defaultdict(list)
     for file in group:
         writer.add(read_part(store, state, file.path))
         for table, part in part_files(state, file.path):
             removed[table].append(part.path)
-    return _record(
-        seq, run_id, writer.finish(), {table: tuple(paths) for table, paths in removed.items()}
+    return replace(
+        new_record(seq, run_id, datetime.now(UTC)),
+        added=writer.finish(),
+        removed={table: tuple(paths) for table, paths in removed.items()},
     )
-
-
-def _record(
-    seq: int,
-    run_id: str,
-    added: Mapping[str, tuple[DataFile, ...]],
-    removed: Mapping[str, tuple[str, ...]],
-) -> Record:
-    return Record(
-        seq=seq,
-        commit_id=uuid.uuid4().hex,
-        run_id=run_id,
-        committed_at=datetime.now(UTC).isoformat(),
-        schema_version=SCHEMA_VERSION,
-        added=added,
-        removed=removed,
-    )
-
-
-# --------------------------------------------------------------------------- vacuum

@@ -1,7 +1,7 @@
-"""What must be true of the rows of one part. Pure: tables in, sentences about what is wrong out.
+"""What must be true of the rows of one part. Pure: tables in, descriptions of problems out.
 
-A part holds the same recordings in all tables, so everything but the uniqueness of recordings over
-all parts can be checked a part at a time.
+A part holds the same recordings in all tables. So all checks can be done a part at a time, except
+that a recording must be in one part only.
 """
 
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _PROBABILITIES = {
     "events": "probability",
 }
 
-# What the checks across tables look at; the other columns need not be kept in memory.
+# The columns that the checks use; others need not be kept in memory.
 CHECKED = {
     "transcripts": [*_KEYS, "confidence"],
     "languages": [*_KEYS, "probability"],
@@ -48,7 +48,7 @@ CHECKED = {
 
 
 def wrong_schema(table: str, schema: pa.Schema) -> Iterator[str]:
-    """Columns that are not exactly as schema.TABLES has them; a nullable one may be absent."""
+    """Columns that differ from schema.TABLES; a nullable column may be absent."""
     expected = TABLES[table]
     for field in expected:
         if field.name not in schema.names:
@@ -58,20 +58,22 @@ def wrong_schema(table: str, schema: pa.Schema) -> Iterator[str]:
             yield f"column {field.name} is {schema.field(field.name)}, not {field}"
     for name in schema.names:
         if name not in expected.names:
-            yield f"column {name} is not one of ours"
+            yield f"column {name} is unknown"
 
 
 def wrong_rows(tables: Tables, fingerprint: str) -> Iterator[str]:
-    """What does not hold among the rows of a part, with the first recording or segment concerned.
+    """Problems among the rows of a part, each with the first recording or segment that has it.
 
     `tables` need only have the columns CHECKED.
     """
     recordings, transcripts = tables["recordings"], tables["transcripts"]
     for table, rows in tables.items():
         ids = rows["recording_id"].to_numpy(zero_copy_only=False)
-        yield from _say(ids, ids[:-1] > ids[1:], f"{table} are not sorted by recording_id")
+        yield from _report(ids, ids[:-1] > ids[1:], f"{table} are not sorted by recording_id")
     yield from _wrong_recordings(recordings, fingerprint)
-    known = np.asarray(pc.index_in(transcripts["recording_id"], _one(recordings["recording_id"])))
+    known = np.asarray(
+        pc.index_in(transcripts["recording_id"], _combined(recordings["recording_id"]))
+    )
     yield from _wrong_segments(recordings, transcripts, known)
     for table in _OF_SEGMENTS:
         if not tables[table].select(_KEYS).equals(transcripts.select(_KEYS)):
@@ -80,39 +82,39 @@ def wrong_rows(tables: Tables, fingerprint: str) -> Iterator[str]:
     for table, column in _PROBABILITIES.items():
         values = tables[table][column].to_numpy()
         bad = ~((values >= 0) & (values <= 1 + 1e-4))
-        yield from _say(_ids(tables[table]), bad, f"{table}.{column} is not a probability")
+        yield from _report(_ids(tables[table]), bad, f"{table}.{column} is not a probability")
 
 
 def _wrong_recordings(recordings: pa.Table, fingerprint: str) -> Iterator[str]:
     ids = recordings["recording_id"].to_numpy(zero_copy_only=False)
-    yield from _say(ids, ids[:-1] == ids[1:], "a recording is there twice")
+    yield from _report(ids, ids[:-1] == ids[1:], "a recording has two rows")
     column = {
         name: recordings[name].to_numpy(zero_copy_only=False) for name in CHECKED["recordings"]
     }
     spent_s = column["labelled_s"] + column["silence_s"] + column["failed_s"]
     unbalanced = ~(np.abs(spent_s - column["duration_s"]) < BALANCE_S)
-    yield from _say(ids, unbalanced, "labelled_s + silence_s + failed_s is not duration_s")
+    yield from _report(ids, unbalanced, "labelled_s + silence_s + failed_s is not duration_s")
     negative = np.zeros(len(ids), bool)
     for name in ("duration_s", "labelled_s", "silence_s", "failed_s"):
         negative |= ~(column[name] >= -BALANCE_S)
-    yield from _say(ids, negative, "seconds are negative or no number")
+    yield from _report(ids, negative, "seconds are negative or not a number")
     is_error = column["error_stage"] != ""
-    told = np.where(is_error, "error", "ok") == column["status"]
-    yield from _say(ids, ~told, "status and error_stage do not agree")
+    agrees = np.where(is_error, "error", "ok") == column["status"]
+    yield from _report(ids, ~agrees, "status and error_stage do not agree")
     foreign = column["fingerprint"] != fingerprint
-    yield from _say(ids, foreign, "rows are of another fingerprint than their file")
+    yield from _report(ids, foreign, "the fingerprint of a row is not the one of its file")
 
 
 def _wrong_segments(
     recordings: pa.Table, transcripts: pa.Table, owner: NDArray[Any]
 ) -> Iterator[str]:
-    """`owner` is the place of each segment's recording in `recordings`; NaN: it has none."""
+    """`owner` is the row of each segment's recording in `recordings`; NaN: it has none."""
     segment_ids = _ids(transcripts)
     is_known = ~np.isnan(owner.astype(float))
-    yield from _say(segment_ids, ~is_known, "a segment belongs to no recording")
+    yield from _report(segment_ids, ~is_known, "a segment belongs to no recording")
     counts = np.bincount(owner[is_known].astype(int), minlength=recordings.num_rows)
     miscounted = counts != recordings["n_segments"].to_numpy()
-    yield from _say(
+    yield from _report(
         recordings["recording_id"].to_numpy(zero_copy_only=False),
         miscounted,
         "n_segments is not the number of segments",
@@ -122,27 +124,27 @@ def _wrong_segments(
     run = np.cumsum(is_first) - 1
     index = np.arange(len(ids)) - np.flatnonzero(is_first)[run] if len(ids) else np.arange(0)
     digits = pc.utf8_lpad(pa.array(index).cast(pa.string()), 6, "0")
-    expected = pc.binary_join_element_wise(_one(transcripts["recording_id"]), digits, "-")
-    misnamed = ~np.asarray(pc.equal(_one(transcripts["segment_id"]), expected))
-    yield from _say(segment_ids, misnamed, "segment_ids are not numbered in order, each once")
+    expected = pc.binary_join_element_wise(_combined(transcripts["recording_id"]), digits, "-")
+    misnamed = ~np.asarray(pc.equal(_combined(transcripts["segment_id"]), expected))
+    yield from _report(segment_ids, misnamed, "segment_ids are not numbered in order, each once")
     start_s = transcripts["start_s"].to_numpy()
     late = ~is_first[1:] & ~(start_s[1:] >= start_s[:-1])
-    yield from _say(segment_ids[1:], late, "segments are not in the order of time")
+    yield from _report(segment_ids[1:], late, "segments are not in time order")
     yield from _outside(transcripts, recordings, "a segment")
 
 
 def _wrong_events(events: pa.Table, transcripts: pa.Table, recordings: pa.Table) -> Iterator[str]:
-    place = pc.index_in(events["segment_id"], _one(transcripts["segment_id"]))
-    yield from _say(_ids(events), np.asarray(place.is_null()), "an event has no segment")
-    owner = _one(transcripts["recording_id"]).take(place)
+    place = pc.index_in(events["segment_id"], _combined(transcripts["segment_id"]))
+    yield from _report(_ids(events), np.asarray(place.is_null()), "an event has no segment")
+    owner = _combined(transcripts["recording_id"]).take(place)
     moved = np.asarray(pc.fill_null(pc.not_equal(owner, events["recording_id"]), False))
-    yield from _say(_ids(events), moved, "an event's segment is of another recording")
+    yield from _report(_ids(events), moved, "an event's segment is of another recording")
     yield from _outside(events, recordings, "an event")
 
 
 def _outside(rows: pa.Table, recordings: pa.Table, what: str) -> Iterator[str]:
-    """Rows whose times run backwards or leave their recording."""
-    place = pc.index_in(rows["recording_id"], _one(recordings["recording_id"]))
+    """Rows that end before they start, or lie outside their recording."""
+    place = pc.index_in(rows["recording_id"], _combined(recordings["recording_id"]))
     from_s = np.asarray(recordings["offset_s"].take(place), float)
     to_s = from_s + np.asarray(recordings["duration_s"].take(place), float)
     start_s, end_s = rows["start_s"].to_numpy(), rows["end_s"].to_numpy()
@@ -150,7 +152,7 @@ def _outside(rows: pa.Table, recordings: pa.Table, what: str) -> Iterator[str]:
         (start_s >= from_s - _EDGE_S) & (end_s <= to_s + _EDGE_S) & (start_s <= end_s + _EDGE_S)
     )
     is_owned = np.asarray(place.is_valid())
-    yield from _say(_ids(rows), is_owned & ~is_inside, f"{what} lies outside its recording")
+    yield from _report(_ids(rows), is_owned & ~is_inside, f"{what} lies outside its recording")
 
 
 def _first_difference(tables: Tables, table: str) -> str:
@@ -169,11 +171,12 @@ def _ids(rows: pa.Table) -> NDArray[Any]:
     return ids
 
 
-def _one(column: Any) -> Any:
+def _combined(column: Any) -> Any:
     return column.combine_chunks()
 
 
-def _say(ids: NDArray[Any], is_bad: Any, sentence: str) -> Iterator[str]:
+def _report(ids: NDArray[Any], is_bad: Any, sentence: str) -> Iterator[str]:
+    """The sentence with the number of bad rows and the first of their ids, if there are any."""
     places = np.flatnonzero(is_bad)
     if len(places):
         yield f"{sentence}: {len(places)} of {len(ids)}, first {ids[places[0]]!r}"

@@ -1,8 +1,8 @@
-"""A frozen copy of one snapshot for people who read with a glob. Knows files; commits nothing.
+"""Copy one snapshot to files that can be read with a glob. Knows files; commits nothing.
 
-TARGET/{table}/part-00000.parquet, with language=en/ or commit_date=2026-01-31/ before the name if
-asked for; `_release.json` says what it was made from, and `_SUCCESS` is written last: a copy
-without it is not finished.
+The files are TARGET/{table}/part-00000.parquet and so on. If the copy is partitioned, a directory
+like language=en/ or commit_date=2026-01-31/ precedes the file name. `_release.json` says what was
+copied. `_SUCCESS` is written last: a copy without it is not complete.
 """
 
 import json
@@ -46,16 +46,16 @@ def release(
     partition_by: PartitionBy = "none",
     part_bytes: int = PART_BYTES,
 ) -> Released:
-    """Copy a snapshot to an empty directory, in files of good size, sorted by recording_id.
+    """Copy a snapshot to an empty directory, in files of `part_bytes`, sorted by recording_id.
 
-    By `language` only the tables of segments are divided, by what was heard in each. The dividing
-    column is in the path and not in the files, as Hive has it. Raises StoreError if the target is
-    not empty or a file is not what was committed.
+    Partitioning by `language` divides the segment tables only, by the language of each segment. As
+    in Hive, the partition column is in the path and not in the files. Raises StoreError if the
+    target is not empty or a file is not what was committed.
     """
     if target.list(""):
         raise StoreError(
-            f"{target.root}: is not empty; release to a new directory (one without _SUCCESS was "
-            "left by a release that did not finish, and can be deleted)"
+            f"{target.root}: is not empty; release to a new directory (a directory without "
+            "_SUCCESS is an incomplete release and can be deleted)"
         )
     writer = _Writer(target, snapshot.fingerprint, partition_by, part_bytes)
     for path in snapshot.parts():
@@ -76,7 +76,7 @@ def release(
 
 
 class _Writer:
-    """Gathers rows by table and directory; writes all when they are enough."""
+    """Collects rows by table and directory; writes them all when they reach `part_bytes`."""
 
     def __init__(
         self, target: Store, fingerprint: str, partition_by: PartitionBy, part_bytes: int
@@ -99,10 +99,10 @@ class _Writer:
             self._flush()
 
     def finish(self) -> dict[str, int]:
-        """Write the rest; rows by table."""
+        """Write the remaining rows; return the number of rows by table."""
         self._flush()
         for table, n_rows in self._n_rows.items():
-            if not n_rows:  # a glob that finds nothing is an error in most engines
+            if not n_rows:  # a glob without files is an error in most engines
                 self._write(table, "", TABLES[table].empty_table())
         return self._n_rows
 
@@ -119,7 +119,7 @@ class _Writer:
 
 
 def _divide(tables: Tables, partition_by: PartitionBy) -> Iterator[tuple[str, str, pa.Table]]:
-    """(table, directory, rows) of a part."""
+    """(table, directory, rows) of a part, one for each value of the partition column."""
     for table, rows in tables.items():
         values = _values(tables, table, partition_by)
         if values is None:
@@ -132,14 +132,14 @@ def _divide(tables: Tables, partition_by: PartitionBy) -> Iterator[tuple[str, st
 
 
 def _values(tables: Tables, table: str, partition_by: PartitionBy) -> Any:
-    """The dividing value of each row of a table; None if it is not divided."""
+    """The partition value of each row of a table; None if the table is not partitioned."""
     if partition_by == "commit_date":
         recordings = tables["recordings"]
         dates = pc.strftime(recordings["committed_at"], "%Y-%m-%d")
         return _look_up(tables[table]["recording_id"], recordings["recording_id"], dates)
     if partition_by == "language" and table != "recordings":
-        heard = tables["languages"]
-        return _look_up(tables[table]["segment_id"], heard["segment_id"], heard["language"])
+        languages = tables["languages"]
+        return _look_up(tables[table]["segment_id"], languages["segment_id"], languages["language"])
     return None
 
 

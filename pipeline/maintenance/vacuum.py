@@ -1,4 +1,4 @@
-"""Delete what no recent snapshot needs. Knows the log and file names, not what files hold."""
+"""Delete what no recent snapshot needs. Knows the log and file names, not file contents."""
 
 import re
 import uuid
@@ -8,21 +8,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from pipeline.errors import StoreError
-from pipeline.maintenance.compact import _TRIES, _record
 from pipeline.schema import TABLES
 from pipeline.storage.store import Store
 from pipeline.tables import commit_log as commits
 from pipeline.tables.bundles import BUNDLES
-from pipeline.tables.commit_log import State
+from pipeline.tables.commit_log import COMMIT_TRIES, State, new_record
 from pipeline.tables.parquet import N_READERS
 
 RETAIN_S = 7 * 86_400.0
 
-
-_PART = re.compile(r"/c(\d+)-[^/]*$")  # see parts
-
-
 _TEMPORARY_S = 86_400.0  # no writer takes a day for one object
+_PART = re.compile(r"/c(\d+)-[^/]*$")  # the seq in the name of a part (see parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,48 +27,49 @@ class Vacuumed:
 
     seq: int = 0  # the newest commit now
     first_seq: int = 0  # the oldest commit that can still be read
-    files: Sequence[str] = ()  # superseded, or left by a publisher that lost or died
+    files: Sequence[str] = ()  # superseded, or written for a commit that was never made
     bundles: Sequence[str] = ()  # published, and older than the retention
-    derived: Sequence[str] = ()  # file lists and checkpoints of commits that are no more
+    derived: Sequence[str] = ()  # file lists and checkpoints of commits before first_seq
     forgotten: Sequence[str] = ()  # names of bundles that an earlier vacuum deleted
-    n_temporaries: int = 0  # of writers that died
+    n_temporaries: int = 0  # temporary files of writers that died
 
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """What may still be read, by readers of the oldest commit that is kept and of newer ones."""
+    """What the oldest commit that is kept needs, and all newer commits."""
 
     first_seq: int
     files: frozenset[str]
-    published: frozenset[str]  # bundles that were done with before the retention began
+    published: frozenset[str]  # bundles consumed before the retention began: not needed
 
 
 def vacuum(store: Store, *, retain_s: float = RETAIN_S, dry_run: bool = False) -> Vacuumed:
-    """Delete what no commit that was the newest in the last `retain_s` seconds refers to.
+    """Delete files that no commit refers to that was the newest in the last `retain_s` seconds.
 
-    Bundles that are not published yet are never touched. It lists first and deletes only what was
-    listed. If some of that may belong to a publisher that has not committed yet, it commits an
-    empty record (the fence) before: that publisher loses the conditional write and writes new
-    files. A publisher whose commit number is taken already has lost and needs no fence.
+    Bundles that are not published yet are kept. Only what was listed at the start is deleted. A
+    listed file may belong to a writer that is about to commit it. In that case an empty commit is
+    made first: that writer's conditional write then fails, and it writes new files. A file whose
+    name has the seq of an existing commit needs no empty commit, because its writer has failed
+    already or will fail.
 
-    The log forgets the names of bundles that are gone, so that it grows with what there is and not
-    with what there ever was. Should such a bundle come back (a PUT that was on its way for days),
-    it is read once more, and every row of it names a ledger state that has passed: all are dropped.
+    The log also forgets the names of bundles that an earlier vacuum deleted, so that its size
+    depends on the present bundles only. If such a bundle appears again (a PUT that took days), it
+    is read once more and all its rows are dropped, because they name a past ledger state.
     """
     keys = _list_all(store)
     state = commits.read_state(store)
     if state.seq == 0:
         return Vacuumed()
-    doomed = _doomed(store, state, keys, retain_s)
+    found = _find_deletable(store, state, keys, retain_s)
     if dry_run:
-        return doomed
-    if doomed.forgotten or any(_may_be_in_flight(key, state.seq) for key in doomed.files):
-        fenced = _fence(store, state, tuple(doomed.forgotten))
-        doomed = replace(_doomed(store, fenced, keys, retain_s), forgotten=doomed.forgotten)
+        return found
+    if found.forgotten or any(_may_be_committed(key, state.seq) for key in found.files):
+        state = _commit_empty(store, state, tuple(found.forgotten))
+        found = replace(_find_deletable(store, state, keys, retain_s), forgotten=found.forgotten)
     with ThreadPoolExecutor(N_READERS) as pool:
-        for group in (doomed.derived, doomed.files, doomed.bundles):
+        for group in (found.derived, found.files, found.bundles):
             list(pool.map(lambda key: store.delete([key]), group))
-    return replace(doomed, n_temporaries=store.sweep(_TEMPORARY_S))
+    return replace(found, n_temporaries=store.sweep(_TEMPORARY_S))
 
 
 def _list_all(store: Store) -> list[str]:
@@ -80,27 +77,31 @@ def _list_all(store: Store) -> list[str]:
     return [key for prefix in prefixes for key in store.list(prefix)]
 
 
-def _may_be_in_flight(key: str, seq: int) -> bool:
-    """Whether a commit after `seq` may still add this file; its name says which one would."""
+def _may_be_committed(key: str, seq: int) -> bool:
+    """Whether a commit after `seq` may add this file. The name has the seq it was written for."""
     name = _PART.search(key)
     return name is None or int(name[1]) > seq
 
 
-def _fence(store: Store, state: State, forgotten: tuple[str, ...]) -> State:
-    """A commit without files, after which no publisher can win with files that it wrote before."""
+def _commit_empty(store: Store, state: State, forgotten: tuple[str, ...]) -> State:
+    """Commit without files. After it, no writer can commit files that it wrote before."""
     run_id = f"vacuum-{uuid.uuid4().hex[:8]}"
-    for _ in range(_TRIES):
-        record = replace(_record(state.seq + 1, run_id, {}, {}), forgotten=forgotten)
+    for _ in range(COMMIT_TRIES):
+        record = new_record(state.seq + 1, run_id, datetime.now(UTC))
+        record = replace(record, forgotten=forgotten)
         if commits.write_record(store, record):
             state = commits.replay(store, state, [record])
             commits.write_derived(store, state)
             return state
         state = commits.read_state(store, since=state)
-    raise StoreError(f"{store.root}: no commit in {_TRIES} tries; vacuum while fewer runs write")
+    raise StoreError(
+        f"{store.root}: no commit in {COMMIT_TRIES} tries, because other writers were faster; "
+        "vacuum while fewer runs write here"
+    )
 
 
-def _doomed(store: Store, state: State, keys: Sequence[str], retain_s: float) -> Vacuumed:
-    kept = _kept(store, state, retain_s)
+def _find_deletable(store: Store, state: State, keys: Sequence[str], retain_s: float) -> Vacuumed:
+    kept = _find_kept(store, state, retain_s)
     tables = tuple(f"{table}/" for table in TABLES)
     return Vacuumed(
         seq=state.seq,
@@ -112,7 +113,7 @@ def _doomed(store: Store, state: State, keys: Sequence[str], retain_s: float) ->
     )
 
 
-def _kept(store: Store, state: State, retain_s: float) -> _Kept:
+def _find_kept(store: Store, state: State, retain_s: float) -> _Kept:
     horizon = datetime.now(UTC) - timedelta(seconds=retain_s)
     added: set[str] = set()
     for seq in range(state.seq, 0, -1):
@@ -126,10 +127,10 @@ def _kept(store: Store, state: State, retain_s: float) -> _Kept:
 
 
 def _is_outdated(key: str, first_seq: int) -> bool:
-    """Derived files that only readers of commits before `first_seq` would want."""
+    """Whether a derived file is used only by readers of commits before `first_seq`."""
     folder, _, rest = key.partition("/")
     seq = rest.removesuffix(".json").partition("/")[0]
-    # A checkpoint is where a reader starts to replay from, so the last one before stays, too.
+    # Readers replay from the last checkpoint before first_seq, so it is kept, too.
     oldest = {
         "_snapshots": first_seq,
         "_checkpoints": first_seq - first_seq % commits.CHECKPOINT_EVERY,

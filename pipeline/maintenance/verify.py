@@ -1,6 +1,6 @@
-"""A whole output, checked again from the log down to the last byte. Changes nothing.
+"""Check a whole output: the log, every file and every row. Changes nothing.
 
-Reads every file once, one at a time; memory is one file, the narrow columns of its part, and eight
+Reads every file once, one at a time. Memory: one file, the checked columns of its part, and eight
 bytes per recording.
 """
 
@@ -29,7 +29,7 @@ from pipeline.tables.parts import part_files
 
 @dataclass(slots=True)
 class Verdict:
-    """What was found. All is well if `problems` is empty."""
+    """The result of verify(). The output is good if `problems` is empty."""
 
     seq: int = 0
     n_fingerprints: int = 0
@@ -39,12 +39,12 @@ class Verdict:
     audio_s: float = 0.0
     n_files: int = 0
     n_bytes: int = 0
-    n_waiting: int = 0  # bundles that no commit has taken yet; the next run does
+    n_waiting: int = 0  # bundles that no commit has consumed; the next run publishes them
     problems: list[str] = field(default_factory=list)
 
 
 def verify(store: Store) -> Verdict:
-    """Check every commit, file and row under a root; says what is wrong instead of raising."""
+    """Check every commit, file and row under a root. Problems are returned, not raised."""
     verdict = Verdict()
     try:
         state = _read_log(store)
@@ -54,7 +54,7 @@ def verify(store: Store) -> Verdict:
     verdict.seq = state.seq
     verdict.n_waiting = len(set(store.list(BUNDLES)) - state.consumed)
     verdict.problems += _wrong_derived(store, state)
-    verdict.problems += _strays(state)
+    verdict.problems += _stray_files(state)
     fingerprints = sorted({file.fingerprint for file in _files(state, "recordings")})
     verdict.n_fingerprints = len(fingerprints)
     for fingerprint in fingerprints:
@@ -63,22 +63,22 @@ def verify(store: Store) -> Verdict:
 
 
 def _read_log(store: Store) -> State:
-    """The newest state, replayed from the first commit and the same as from a checkpoint."""
-    state = commits.read_state(store)  # raises for a hole, or a record that cannot be read
+    """The newest state. Raises StoreError if the log and its newest checkpoint disagree."""
+    state = commits.read_state(store)  # raises for a hole or an unreadable record
     records = (commits.read_record(store, seq) for seq in range(1, state.seq + 1))
     replayed = commits.replay(store, State(), records)
     if state.seq and replayed != state:
         raise StoreError(
-            f"{store.root}: a checkpoint and the commit log disagree; delete _checkpoints/, the "
-            "log is the truth"
+            f"{store.root}: a checkpoint and the commit log disagree; delete _checkpoints/, which "
+            "is derived from the log"
         )
     return state
 
 
 def _wrong_derived(store: Store, state: State) -> Iterator[str]:
-    """The file lists for readers without this library, where they claim to be of this commit."""
+    """File lists for readers without this library that do not match the commit they name."""
     if not state.seq or commits.derived_seq(store) != state.seq:
-        return  # behind or lost: the next publisher writes them again
+        return  # older or missing: the next publisher writes them again
     for table in TABLES:
         key = f"_snapshots/{state.seq}/{table}.json"
         expected = [file.path for file in state.table(table, state.current_fingerprint)]
@@ -87,13 +87,13 @@ def _wrong_derived(store: Store, state: State) -> Iterator[str]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             yield f"{store.uri(key)}: cannot be read: {error}"
             continue
-        # The lists hold full paths; an output that was moved is still a whole one.
+        # The lists hold full paths. An output that was moved is still good.
         if len(listed) != len(expected) or not all(map(str.endswith, listed, expected)):
             yield f"{store.uri(key)}: does not list the files of commit {state.seq}"
 
 
-def _strays(state: State) -> Iterator[str]:
-    """Files of a part that has no `recordings` file."""
+def _stray_files(state: State) -> Iterator[str]:
+    """Files whose part has no file in `recordings`."""
     names = {file.path.partition("/")[2] for file in _files(state, "recordings")}
     for table in TABLES:
         for file in _files(state, table):
@@ -112,7 +112,7 @@ def _verify_fingerprint(store: Store, state: State, fingerprint: str, verdict: V
 
 
 def _verify_part(store: Store, state: State, path: str, verdict: Verdict) -> NDArray[np.uint64]:
-    """Hashes of the recording_ids of a part, once its files and rows are checked."""
+    """Check the files and rows of a part; return the hashes of its recording_ids."""
     tables = {name: TABLES[name].empty_table().select(CHECKED[name]) for name in TABLES}
     n_before = len(verdict.problems)
     for table, file in part_files(state, path):
@@ -123,7 +123,7 @@ def _verify_part(store: Store, state: State, path: str, verdict: Verdict) -> NDA
         if rows is not None:
             tables[table] = rows
     recordings = tables["recordings"]
-    if len(verdict.problems) == n_before:  # a damaged file would make every other table look wrong
+    if len(verdict.problems) == n_before:  # with a damaged file, all tables would look wrong
         fingerprint = state.files["recordings"][path].fingerprint
         verdict.problems += [
             f"{store.uri(path)}: {text}" for text in wrong_rows(tables, fingerprint)
@@ -138,7 +138,7 @@ def _verify_part(store: Store, state: State, path: str, verdict: Verdict) -> NDA
 
 
 def _read_file(store: Store, table: str, file: DataFile) -> tuple[pa.Table | None, list[str]]:
-    """The columns CHECKED of a file, None if it cannot be read; what is wrong with it."""
+    """(columns CHECKED of a file, or None if it cannot be read; its problems)."""
     try:
         data = store.get(file.path)
     except FileNotFoundError:
@@ -163,14 +163,14 @@ def _check_file(table: str, file: DataFile, data: bytes) -> tuple[pa.Table | Non
     problems = list(wrong_schema(table, schema))
     metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     if metadata.get("fingerprint") != file.fingerprint:
-        problems.append("says in its metadata that it is of another fingerprint")
+        problems.append("has another fingerprint in its metadata")
     if not metadata.get("schema_version", "").isdigit() or (
         int(metadata["schema_version"]) > SCHEMA_VERSION
     ):
         problems.append(f"has schema_version {metadata.get('schema_version')!r} in its metadata")
     if problems:
         return None, problems
-    rows = parquet.read(use_threads=False)  # all columns: every page has a checksum
+    rows = parquet.read(use_threads=False)  # all columns, so that each page's checksum is checked
     ids = rows["recording_id"]
     ends = (rows.num_rows, ids[0].as_py(), ids[-1].as_py()) if rows.num_rows else (0, "", "")
     if ends != (file.rows, file.first_id, file.last_id):
@@ -180,18 +180,18 @@ def _check_file(table: str, file: DataFile, data: bytes) -> tuple[pa.Table | Non
         for field, column in zip(rows.schema, rows.columns, strict=True)
         if not field.nullable
     ):
-        problems.append("has nulls where there must be none")
+        problems.append("has nulls in a column that must have none")
     return rows.select(CHECKED[table]).combine_chunks().replace_schema_metadata(None), problems
 
 
 def _repeated(store: Store, paths: list[str], hashes: list[NDArray[np.uint64]]) -> Iterator[str]:
-    """Recordings that more than one part of a fingerprint holds."""
+    """Recordings that are in more than one part of a fingerprint."""
     everything = np.sort(np.concatenate([*hashes, np.empty(0, np.uint64)]))
     twice = np.unique(everything[1:][everything[1:] == everything[:-1]])
     suspects = [
         path for path, some in zip(paths, hashes, strict=True) if np.isin(some, twice).any()
     ]
-    seen: dict[str, str] = {}  # a hash may repeat by chance, so the ids decide
+    seen: dict[str, str] = {}  # equal hashes may have different ids, so the ids are compared
     for path in suspects:
         column = read_files(store, "recordings", [path], ["recording_id"])["recording_id"]
         ids = column.to_numpy(zero_copy_only=False)

@@ -1,6 +1,6 @@
-"""Names for ten million rows at once: 128 bits each, as (n, 2) uint64. Knows text, not its meaning.
+"""Vectorised 128-bit hashes of Arrow string columns, as (n, 2) uint64. Knows no column's meaning.
 
-DuckDB hashes Arrow columns where they lie, in C++ and on all cores, and leaves no Python object.
+DuckDB hashes the Arrow columns without a copy, in C++, on all cores, and without Python objects.
 """
 
 import atexit
@@ -19,9 +19,10 @@ Keys = npt.NDArray[np.uint64]  # (n, 2)
 _CHUNK = 1 << 15  # rows that one thread of DuckDB takes at a time
 _HEX = 32  # digits of 128 bits
 
-# Every part has its length in bytes before it, so that none runs into the next. Seconds count as
-# whole microseconds: how a float is spelt is nobody's promise. MD5, because it is the quickest here
-# that will be the same in ten years; keys tell versions of one recording apart, and guard nothing.
+# Each text is preceded by its length in bytes, so two different rows never give the same text.
+# Seconds are counted in whole microseconds, because programs may write the same float differently.
+# MD5 is the fastest hash here that will not change in future versions. It need not be secure: keys
+# only distinguish the versions of a recording.
 _WORK_KEY = """
     SELECT md5(concat(
         strlen(recording_id), ':', recording_id, strlen(uri), ':', uri,
@@ -33,30 +34,39 @@ _WORK_KEY = """
 
 
 def work_keys(rows: pa.Table, fingerprint: str) -> Column:
-    """The work key of each row, 32 hex digits: what it is called, where it lies, which bytes.
+    """The work key of each row, 32 hex digits.
 
-    `rows` has recording_id, uri, offset_s, length_s, language and version, without nulls.
+    `rows` has recording_id, uri, offset_s, length_s, language and version, without nulls. The key
+    changes if one of these or the fingerprint changes.
     """
-    return _ask(_WORK_KEY, rows, {"fingerprint": fingerprint})
+    return _column(_WORK_KEY, rows, {"fingerprint": fingerprint})
+
+
+def ledger_states(work_keys: Column, attempts: Column) -> Column:
+    """The state of each ledger row: f"{work_key}:{attempts}". New work names it in `supersedes`."""
+    return pc.binary_join_element_wise(work_keys, attempts.cast(pa.string()), ":")
 
 
 def hash_ids(texts: Column) -> npt.NDArray[np.uint64]:
-    """64 bits of each text, good within this process: equal ones are equal, others nearly never."""
+    """A 64-bit hash of each text, for use in this process only; different texts rarely collide."""
     pairs = _query("SELECT hash(text) AS key FROM rows", pa.table({"text": texts}), {})
     return np.asarray(pairs["key"])
 
 
 def hash_texts(texts: Column) -> Keys:
-    """Two different 64-bit hashes of each text, good within this process and no longer."""
+    """Two different 64-bit hashes of each text, for use in this process only."""
     columns = "hash(text) AS high, hash(concat(text, '#')) AS low"
     pairs = _query(f"SELECT {columns} FROM rows", pa.table({"text": texts}), {})
     return np.stack([pairs["high"].to_numpy(), pairs["low"].to_numpy()], axis=1)
 
 
 def from_hex(texts: Column) -> Keys:
-    """Keys of their 32 hex digits. Raises ValueError if something else is among them."""
+    """Keys from their 32 hex digits. Raises ValueError if a text has another length."""
     if len(texts) and not pc.all(pc.equal(pc.binary_length(texts), _HEX)).as_py():
-        raise ValueError(f"a work key is not {_HEX} hex digits; another program wrote this ledger")
+        raise ValueError(
+            f"a work key in the ledger does not have {_HEX} hex digits; it was not written by this "
+            "program"
+        )
     digits = b"".join(
         memoryview(chunk.buffers()[2])[chunk.offset * _HEX :][: len(chunk) * _HEX]
         for chunk in pa.chunked_array(texts, pa.string()).chunks
@@ -66,13 +76,13 @@ def from_hex(texts: Column) -> Keys:
 
 
 def to_hex(keys: Keys) -> Column:
-    """The other way round."""
+    """The 32 hex digits of each key; the inverse of from_hex."""
     offsets = np.arange(len(keys) + 1, dtype=np.int32) * _HEX
     digits = binascii.hexlify(keys.tobytes())
     return pa.StringArray.from_buffers(len(keys), pa.py_buffer(offsets), pa.py_buffer(digits))
 
 
-def _ask(query: str, rows: pa.Table, values: dict[str, Any]) -> Column:
+def _column(query: str, rows: pa.Table, values: dict[str, Any]) -> Column:
     return _query(query, rows, values)["key"].combine_chunks()
 
 
@@ -85,9 +95,9 @@ def _query(query: str, rows: pa.Table, values: dict[str, Any]) -> pa.Table:
 
 @cache
 def _database() -> Any:
-    """One for the process: a new one takes 40 ms, and a plan asks a hundred times."""
-    import duckdb  # 60 MB: only where something is planned
+    """One database per process: opening one takes 40 ms, and a plan makes a hundred queries."""
+    import duckdb  # 60 MB of memory: imported only when needed
 
-    # Left to the interpreter's end, nanobind calls all of DuckDB leaked, on stderr.
+    # Without this, nanobind prints on stderr at exit that all of DuckDB leaked.
     atexit.register(_database.cache_clear)
     return duckdb.connect()

@@ -1,8 +1,8 @@
-"""Rows of any manifest to the columns of MANIFEST, or to what is wrong with them. Opens no file.
+"""Turn the rows of any manifest into the columns of MANIFEST, or into error rows. Opens no file.
 
-Columns: `audio` (path or URI, needed), `recording_id`, `offset_s`, `duration_s`, `language`, and,
-where somebody has listed the store already, `audio_version` (its ETag, say) and `audio_bytes`. All
-others travel along as text in `extra`.
+Input columns: `audio` (path or URI, required), `recording_id`, `offset_s`, `duration_s`,
+`language`, and, if known from a listing of the store, `audio_version` (for example the ETag) and
+`audio_bytes`. All other columns are kept as text in `extra`.
 """
 
 import posixpath
@@ -21,10 +21,10 @@ from pipeline.manifest.access import (
     AllowedRoots,
     Fault,
     canonical_uri,
-    find_refused,
-    may_hold,
+    find_disallowed,
+    may_contain,
 )
-from pipeline.manifest.files import ROWS, Raw, as_text
+from pipeline.manifest.files import ROWS, RawRows, as_text
 from pipeline.schema import PLANNED
 from pipeline.storage.redaction import public_uri, redact
 
@@ -36,7 +36,7 @@ COLUMNS = (
     "offset_s",
     "length_s",
     "language",
-    "version",  # as the manifest gives it; "": ask the store
+    "version",  # as the manifest gives it; "": the plan looks it up in the store
     "bytes",
     "extra",
     "error_stage",
@@ -51,36 +51,36 @@ _KNOWN = (
     *("audio_version", "audio_bytes"),
 )
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
-_ODD = r"//|(^|/)\.{1,2}(/|$)|/$"  # what normalising a path would change
+_NOT_NORMAL = r"//|(^|/)\.{1,2}(/|$)|/$"  # parts of a path that normalising would change
 _CONTROL = r"[\x00-\x1f\x7f]"
-_PIPE = r"^\s*\||\|\s*$"  # Kaldi would run it
+_PIPE = r"^\s*\||\|\s*$"  # Kaldi would run this as a command
 _DATA = r"^\s*[Dd][Aa][Tt][Aa]:"
 
 
-def normalise(raw: Raw, address: str, reach: AllowedRoots) -> Iterator[pa.Table]:
-    """Tables of NUMBERED, broken rows among the others in the order of the file."""
+def normalise(raw: RawRows, source: str, allowed: AllowedRoots) -> Iterator[pa.Table]:
+    """Tables with the schema NUMBERED, in file order; broken rows become error rows."""
     broken = sorted(raw.broken)
     first, last = 0, raw.table.num_rows
     for start in range(0, max(1, last), ROWS):
         table = _rows(
-            raw.table.slice(start, ROWS), raw.numbers[start : start + ROWS], address, reach
+            raw.table.slice(start, ROWS), raw.numbers[start : start + ROWS], source, allowed
         )
-        upto = raw.numbers[start + ROWS] if start + ROWS < last else np.inf
-        some = [pair for pair in broken[first:] if pair[0] < upto]
+        end = raw.numbers[start + ROWS] if start + ROWS < last else np.inf
+        some = [pair for pair in broken[first:] if pair[0] < end]
         first += len(some)
-        yield pa.concat_tables([table, _broken(some, address)]).sort_by("row") if some else table
+        yield pa.concat_tables([table, _broken(some, source)]).sort_by("row") if some else table
 
 
-def listing(addresses: list[str], reach: AllowedRoots) -> Iterator[pa.Table]:
+def rows_of_audio(uris: list[str], allowed: AllowedRoots) -> Iterator[pa.Table]:
     """Rows for audio files that no manifest describes."""
-    raw = Raw(pa.table({"audio": pa.array(addresses, pa.string())}), np.arange(len(addresses)) + 1)
-    return normalise(raw, "", reach)
+    raw = RawRows(pa.table({"audio": pa.array(uris, pa.string())}), np.arange(len(uris)) + 1)
+    return normalise(raw, "", allowed)
 
 
-def _broken(rows: list[tuple[int, str]], address: str) -> pa.Table:
+def _broken(rows: list[tuple[int, str]], source: str) -> pa.Table:
     numbers = [number for number, _ in rows]
     columns = _empty(len(numbers)) | {
-        "recording_id": pa.array([f"{public_uri(address)}#row={number}" for number in numbers]),
+        "recording_id": pa.array([f"{public_uri(source)}#row={number}" for number in numbers]),
         "error_stage": pa.repeat("manifest", len(numbers)),
         "error_type": pa.repeat(ErrorType.BAD_MANIFEST_ROW, len(numbers)),
         "error_message": pa.array([redact(text) for _, text in rows]),
@@ -90,7 +90,7 @@ def _broken(rows: list[tuple[int, str]], address: str) -> pa.Table:
 
 
 def _empty(n_rows: int) -> dict[str, Column]:
-    """Columns of MANIFEST with nothing in them."""
+    """The columns of MANIFEST with empty values."""
     number, nothing = pa.array(np.zeros(n_rows)), pa.array([], pa.string())
     return {
         **dict.fromkeys(COLUMNS, pa.repeat("", n_rows)),
@@ -100,7 +100,7 @@ def _empty(n_rows: int) -> dict[str, Column]:
     }
 
 
-def _rows(raw: pa.Table, numbers: Integers, address: str, reach: AllowedRoots) -> pa.Table:
+def _rows(raw: pa.Table, numbers: Integers, source: str, allowed: AllowedRoots) -> pa.Table:
     raw = raw.combine_chunks()
     faults: _Faults = {}
     audio = _text(raw, "audio")
@@ -108,12 +108,12 @@ def _rows(raw: pa.Table, numbers: Integers, address: str, reach: AllowedRoots) -
     length_s = _seconds(raw, "duration_s", faults)
     language = pc.utf8_lower(pc.utf8_trim_whitespace(_text(raw, "language")))
     _find_faults(audio, language, faults)
-    uri = _canonical(audio, posixpath.dirname(address))
-    is_odd = _flags(faults, raw.num_rows)  # these have no place of their own, only a row
-    offset_s[is_odd] = length_s[is_odd] = 0.0
+    uri = _canonical(audio, posixpath.dirname(source))
+    is_unusable = _flags(faults, raw.num_rows)  # these get an id from their row number
+    offset_s[is_unusable] = length_s[is_unusable] = 0.0
     given = _text(raw, "recording_id")
-    ids = _ids(given, public(uri), offset_s, length_s, numbers, pa.array(is_odd), address)
-    faults = find_refused(uri, reach) | faults
+    ids = _ids(given, public(uri), offset_s, length_s, numbers, pa.array(is_unusable), source)
+    faults = find_disallowed(uri, allowed) | faults
     bad = pa.array(_flags(faults, raw.num_rows))
     columns = {
         "recording_id": ids,
@@ -162,7 +162,7 @@ def _explain_audio(audio: str) -> Fault:
     if re.search(_CONTROL, audio):
         return ErrorType.BAD_MANIFEST_ROW, f"audio {audio!r} contains a control character"
     if re.search(_PIPE, audio):
-        return ErrorType.BAD_URI, f"audio {audio!r} is a pipe; no command is run"
+        return ErrorType.BAD_URI, f"audio {audio!r} is a pipe; commands are never run"
     return ErrorType.BAD_URI, "audio is a data: URI; only files and objects are read"
 
 
@@ -171,18 +171,18 @@ def _where(mask: Column) -> list[int]:
 
 
 def _text(raw: pa.Table, name: str) -> Column:
-    """A column as strings without nulls; "" where there is no such column."""
+    """A column as strings without nulls; all "" if there is no such column."""
     column = _strings(_column(raw, name)) if name in raw.column_names else None
     return pa.repeat("", raw.num_rows) if column is None else column.fill_null("")
 
 
 def _column(raw: pa.Table, name: str) -> Column:
-    chunks = raw[name].chunks  # one, or none in a table without rows
+    chunks = raw[name].chunks  # one; none if the table has no rows
     return chunks[0] if chunks else pa.array([], raw.schema.field(name).type)
 
 
 def _strings(column: Column) -> Column | None:
-    """Any column as strings, nested values as JSON; None where there is nothing to write."""
+    """Any column as strings, nested values as JSON; None for nulls and for binary columns."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _strings(column.dictionary_decode())
@@ -194,7 +194,7 @@ def _strings(column: Column) -> Column | None:
 
 
 def _seconds(raw: pa.Table, name: str, faults: _Faults) -> Numbers:
-    """A column of seconds, 0 where it is absent. An offset may be 0, a duration may not."""
+    """A column of seconds; 0 where it is absent. An offset may be 0, a duration may not."""
     if name not in raw.column_names:
         return np.zeros(raw.num_rows)
     column = _column(raw, name)
@@ -209,8 +209,8 @@ def _seconds(raw: pa.Table, name: str, faults: _Faults) -> Numbers:
     values = column.cast(pa.float64(), safe=False)
     seconds: Numbers = values.fill_null(0.0).to_numpy(zero_copy_only=False).copy()
     given = values.is_valid().to_numpy(zero_copy_only=False)
-    allowed = seconds >= 0 if name == "offset_s" else seconds > 0
-    for index in np.flatnonzero(given & ~(allowed & np.isfinite(seconds))).tolist():
+    in_range = seconds >= 0 if name == "offset_s" else seconds > 0
+    for index in np.flatnonzero(given & ~(in_range & np.isfinite(seconds))).tolist():
         wanted = "at least 0" if name == "offset_s" else "more than 0"
         message = f"{name} is {seconds[index]}; it must be {wanted}"
         faults.setdefault(index, (ErrorType.BAD_RANGE, message))
@@ -218,7 +218,7 @@ def _seconds(raw: pa.Table, name: str, faults: _Faults) -> Numbers:
 
 
 def _sizes(raw: pa.Table) -> Integers:
-    """What the manifest says that objects weigh, for the plan's sum; what is no number is 0."""
+    """Sizes of objects as the manifest gives them, for the sum in the plan; 0 if not a number."""
     if "audio_bytes" not in raw.column_names:
         return np.zeros(raw.num_rows, np.int64)
     sizes = _seconds(raw, "audio_bytes", faults={})
@@ -226,28 +226,29 @@ def _sizes(raw: pa.Table) -> Integers:
 
 
 def public(uris: Column) -> Column:
-    """`public_uri` of a column; only those that may hold a secret cost Python."""
+    """`public_uri` of a column; Python handles only the URIs that may contain credentials."""
     if isinstance(uris, pa.ChunkedArray):
         uris = uris.combine_chunks()
-    if not may_hold(uris, b"@", b"?"):
+    if not may_contain(uris, b"@", b"?"):
         return uris
-    doubtful = pc.match_substring_regex(uris, "[@?]")
-    texts = [public_uri(uri) for uri in uris.filter(doubtful).to_pylist()]
-    return pc.replace_with_mask(uris, doubtful, pa.array(texts, pa.string())) if texts else uris
+    suspect = pc.match_substring_regex(uris, "[@?]")
+    texts = [public_uri(uri) for uri in uris.filter(suspect).to_pylist()]
+    return pc.replace_with_mask(uris, suspect, pa.array(texts, pa.string())) if texts else uris
 
 
 def _canonical(audio: Column, base: str) -> Column:
-    """`canonical_uri` of a column; only the odd ones cost Python."""
+    """`canonical_uri` of a column; Python handles only the texts that Arrow cannot."""
     is_file = pc.starts_with(audio, "file://")
     is_uri = pc.match_substring_regex(audio, SCHEME)
     if pc.all(pc.and_(is_uri, pc.invert(is_file))).as_py():
         return audio
-    is_odd = pc.or_(is_file, pc.and_(pc.invert(is_uri), pc.match_substring_regex(audio, _ODD)))
-    whole = pc.or_(is_uri, pc.starts_with(audio, "/"))
-    joined = pc.if_else(whole, audio, pc.binary_join_element_wise(base, audio, "/"))
+    is_path = pc.and_(pc.invert(is_uri), pc.match_substring_regex(audio, _NOT_NORMAL))
+    is_special = pc.or_(is_file, is_path)
+    is_absolute = pc.or_(is_uri, pc.starts_with(audio, "/"))
+    joined = pc.if_else(is_absolute, audio, pc.binary_join_element_wise(base, audio, "/"))
     uri = pc.if_else(pc.equal(audio, ""), "", joined)
-    odd = [canonical_uri(text, base) for text in audio.filter(is_odd).to_pylist()]
-    return pc.replace_with_mask(uri, is_odd, pa.array(odd, pa.string()))
+    special = [canonical_uri(text, base) for text in audio.filter(is_special).to_pylist()]
+    return pc.replace_with_mask(uri, is_special, pa.array(special, pa.string()))
 
 
 def _ids(
@@ -256,10 +257,10 @@ def _ids(
     offset_s: Numbers,
     length_s: Numbers,
     numbers: Integers,
-    is_bad: Column,
-    address: str,
+    is_unusable: Column,
+    source: str,
 ) -> Column:
-    """The id that a row gives, or its URI and range; the row's number where these are bad."""
+    """The id that a row gives, else its URI and range; the row number if these are unusable."""
     start = pc.round(pa.array(offset_s), 6).cast(pa.string())
     end = pc.round(pa.array(offset_s + length_s), 6).cast(pa.string())
     end = pc.if_else(pa.array(length_s > 0), pc.binary_join_element_wise(",", end, ""), "")
@@ -267,19 +268,19 @@ def _ids(
     fragment = pc.if_else(pa.array((offset_s > 0) | (length_s > 0)), fragment, "")
     row = pc.binary_join_element_wise("#row=", pa.array(numbers).cast(pa.string()), "")
     default = pc.binary_join_element_wise(
-        pc.if_else(pc.equal(uri, ""), address, uri), pc.if_else(is_bad, row, fragment), ""
+        pc.if_else(pc.equal(uri, ""), source, uri), pc.if_else(is_unusable, row, fragment), ""
     )
     return pc.if_else(pc.equal(given, ""), default, given)
 
 
 def _extra(raw: pa.Table) -> Column:
-    """The columns we do not know, as one map per row without its nulls."""
+    """All other columns, as one map per row without the nulls."""
     named = [(name, _strings(_column(raw, name))) for name in raw.column_names]
     kept = [(name, text) for name, text in named if name not in _KNOWN and text is not None]
     if not kept:
         return _empty(raw.num_rows)["extra"]
     valid = np.stack([text.is_valid().to_numpy(zero_copy_only=False) for _, text in kept], axis=1)
-    row, column = np.nonzero(valid)  # in the order of the rows, as the entries of a map must be
+    row, column = np.nonzero(valid)  # ordered by row, as the entries of a map must be
     offsets: Column = pa.array(np.concatenate([[0], valid.sum(axis=1).cumsum()]), pa.int32())
     keys: Column = pa.array([name for name, _ in kept]).take(column)
     values = pa.concat_arrays([text for _, text in kept]).take(column * raw.num_rows + row)

@@ -1,4 +1,4 @@
-"""One id for each row of a packed manifest. Knows ids and places; opens nothing."""
+"""Make the ids of a packed manifest unique. Opens nothing."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import blake2b
@@ -14,11 +14,11 @@ from pipeline.manifest.rows import NUMBERED, public
 
 Hashes = Any  # uint64 (n,)
 
-
 _PACKED = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
 def pack(table: pa.Table) -> pa.Buffer:
+    """A table as a compressed Arrow stream."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema, options=_PACKED) as writer:
         writer.write_table(table)
@@ -26,113 +26,114 @@ def pack(table: pa.Table) -> pa.Buffer:
 
 
 def unpack(buffer: pa.Buffer) -> pa.Table:
+    """The table that was packed."""
     return pa.ipc.open_stream(buffer).read_all()
 
 
 def make_unique(packed: list[pa.Buffer], hashes: Hashes, starts: Integers) -> int:
-    """Drop and count repeated rows; rename another recording under a used id, as an error.
+    """Drop repeated rows and return their number; turn other rows with a used id into errors.
 
-    Only rows whose id shares its hash with another one's are unpacked and compared in full.
+    `hashes` are those of all ids, in order; rows `starts[i]` to `starts[i + 1]` are in `packed[i]`,
+    which is changed in place. Only rows with equal hashes are unpacked and compared in full.
     """
     ordered = np.sort(hashes)
     shared = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    places = np.flatnonzero(np.isin(hashes, shared)) if shared.size else shared
-    while places.size:
-        settled, n_dropped = _settle(_take(packed, places, starts))
-        others = np.delete(np.arange(hashes.size), places)
-        taken = others[np.isin(hashes[others], hash_ids(settled["recording_id"]))]
+    positions = np.flatnonzero(np.isin(hashes, shared)) if shared.size else shared
+    while positions.size:
+        unique, n_dropped = _deduplicate(_unpack_rows(packed, positions, starts))
+        others = np.delete(np.arange(hashes.size), positions)
+        taken = others[np.isin(hashes[others], hash_ids(unique["recording_id"]))]
         if not taken.size:
-            _put(packed, places, starts, settled)
+            _replace_rows(packed, positions, starts, unique)
             return n_dropped
-        places = np.union1d(places, taken)  # a new name is somebody's own: look at that row, too
+        positions = np.union1d(positions, taken)  # these rows have the ids of renamed rows
     return 0
 
 
-def _take(packed: Sequence[pa.Buffer], places: Integers, starts: Integers) -> pa.Table:
-    """The rows at these places, with the place as a column."""
+def _unpack_rows(packed: Sequence[pa.Buffer], positions: Integers, starts: Integers) -> pa.Table:
+    """The rows at these positions, with an extra column `position`."""
     tables = []
     for index, buffer in enumerate(packed):
-        inside = places[(places >= starts[index]) & (places < starts[index + 1])]
+        inside = positions[(positions >= starts[index]) & (positions < starts[index + 1])]
         if inside.size:
             rows = unpack(buffer).take(inside - starts[index])
-            tables.append(rows.append_column("place", pa.array(inside)))
+            tables.append(rows.append_column("position", pa.array(inside)))
     return pa.concat_tables(tables)
 
 
-def _put(packed: list[pa.Buffer], places: Integers, starts: Integers, settled: pa.Table) -> None:
-    """These rows instead of what lay at `places`."""
-    where = settled["place"].to_numpy()
+def _replace_rows(
+    packed: list[pa.Buffer], positions: Integers, starts: Integers, rows: pa.Table
+) -> None:
+    """Replace the rows at `positions` by `rows`, which may be fewer."""
+    new_positions = rows["position"].to_numpy()
     for index, buffer in enumerate(packed):
         first, last = starts[index], starts[index + 1]
-        inside = places[(places >= first) & (places < last)]
+        inside = positions[(positions >= first) & (positions < last)]
         if not inside.size:
             continue
         table = unpack(buffer)
         kept = np.delete(np.arange(table.num_rows), inside - first)
-        old = table.take(kept).append_column("place", pa.array(kept + first))
-        new = settled.filter(pa.array((where >= first) & (where < last)))
-        packed[index] = pack(pa.concat_tables([old, new]).sort_by("place").select(NUMBERED.names))
+        old = table.take(kept).append_column("position", pa.array(kept + first))
+        new = rows.filter(pa.array((new_positions >= first) & (new_positions < last)))
+        whole = pa.concat_tables([old, new]).sort_by("position")
+        packed[index] = pack(whole.select(NUMBERED.names))
 
 
-def _settle(table: pa.Table) -> tuple[pa.Table, int]:
-    """Rows with an id each, and how many exact repetitions were dropped."""
+def _deduplicate(table: pa.Table) -> tuple[pa.Table, int]:
+    """Rows with unique ids, and the number of exact repetitions that were dropped."""
     n_dropped = 0
     while True:
         first = _first_with_same(table["recording_id"])
         later = np.flatnonzero(first != np.arange(table.num_rows))
         if not later.size:
             return table, n_dropped
-        same = np.ones(later.size, bool)
+        is_same = np.ones(later.size, bool)
         for column in (public(table["uri"]), table["offset_s"], table["length_s"]):
-            ours, theirs = (column.take(index) for index in (later, first[later]))
-            same &= np.asarray(pc.equal(ours, theirs)).astype(bool)
-        table = _rename(table, later[~same], first[later[~same]])
-        kept = np.ones(table.num_rows, bool)
-        kept[later[same]] = False
-        table = table.filter(pa.array(kept))
-        n_dropped += int(same.sum())
+            second_values, first_values = (column.take(index) for index in (later, first[later]))
+            is_same &= np.asarray(pc.equal(second_values, first_values)).astype(bool)
+        table = _rename(table, later[~is_same], first[later[~is_same]])
+        is_kept = np.ones(table.num_rows, bool)
+        is_kept[later[is_same]] = False
+        table = table.filter(pa.array(is_kept))
+        n_dropped += int(is_same.sum())
 
 
 def _first_with_same(ids: Column) -> Integers:
-    """For each row, the first row that has its id."""
+    """For each row, the position of the first row with the same id."""
     encoded: Column = pc.dictionary_encode(ids.cast(pa.large_string()))
-    chunks: list[Integers] = [
-        chunk.indices.to_numpy() for chunk in encoded.chunks
-    ]  # one dictionary for all
-    codes: Integers = np.concatenate([np.empty(0, np.int64), *chunks])
-    first: Integers = np.empty(
-        codes.size, np.int64
-    )  # by code; of several writes the last one stays
-    first[codes[::-1]] = np.arange(codes.size)[::-1]
+    chunks: list[Integers] = [chunk.indices.to_numpy() for chunk in encoded.chunks]
+    codes: Integers = np.concatenate([np.empty(0, np.int64), *chunks])  # all chunks share one code
+    first: Integers = np.empty(codes.size, np.int64)  # by code
+    first[codes[::-1]] = np.arange(codes.size)[::-1]  # of several writes, numpy keeps the last
     return np.asarray(first[codes])
 
 
 def _rename(table: pa.Table, clashes: Integers, originals: Integers) -> pa.Table:
-    """Clashing rows as DuplicateId errors, under ids that say what they are of."""
-    ours, theirs = (
+    """Turn rows with a used id into DuplicateId errors, with ids made from their URI and range."""
+    renamed, first = (
         table.select(["recording_id", "uri", "offset_s", "length_s", "row"]).take(index).to_pylist()
         for index in (clashes, originals)
     )
     changes = {
-        "recording_id": [f"{row['recording_id']}~{_place_hash(row)}" for row in ours],
-        "error_stage": ["manifest"] * len(ours),
-        "error_type": [ErrorType.DUPLICATE_ID] * len(ours),
+        "recording_id": [f"{row['recording_id']}~{_hash_of_range(row)}" for row in renamed],
+        "error_stage": ["manifest"] * len(renamed),
+        "error_type": [ErrorType.DUPLICATE_ID] * len(renamed),
         "error_message": [
             f"row {row['row']}: row {other['row']} ({other['uri']}) has the same recording_id; "
-            "give each its own"
-            for row, other in zip(ours, theirs, strict=True)
+            "give each recording its own"
+            for row, other in zip(renamed, first, strict=True)
         ],
     }
-    place = np.zeros(table.num_rows, np.int64)
-    place[clashes] = np.arange(clashes.size)
+    new_index = np.zeros(table.num_rows, np.int64)
+    new_index[clashes] = np.arange(clashes.size)
     is_clash = np.zeros(table.num_rows, bool)
     is_clash[clashes] = True
-    for name, values in changes.items() if ours else ():
-        changed = pc.if_else(pa.array(is_clash), pa.array(values).take(place), table[name])
+    for name, values in changes.items() if renamed else ():
+        changed = pc.if_else(pa.array(is_clash), pa.array(values).take(new_index), table[name])
         table = table.set_column(table.column_names.index(name), table.field(name), changed)
     return table
 
 
-def _place_hash(row: Mapping[str, Any]) -> str:
-    place = f"{row['uri']}\x1f{row['offset_s']}\x1f{row['length_s']}"
-    return blake2b(place.encode(), digest_size=4).hexdigest()
+def _hash_of_range(row: Mapping[str, Any]) -> str:
+    text = f"{row['uri']}\x1f{row['offset_s']}\x1f{row['length_s']}"
+    return blake2b(text.encode(), digest_size=4).hexdigest()

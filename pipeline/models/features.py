@@ -1,8 +1,8 @@
 """Waveforms to log-mel features, as Kaldi, FSMN-VAD and SenseVoice define them. Knows no model.
 
-One set of features serves VAD and labelling: a frame depends on its own 400 samples only and
-frames start every 160, so a clip that starts on the 10 ms grid has the frames of its recording.
-There is no dither (FunASR's default of 1.0 makes its labels differ from run to run).
+VAD and labelling share one set of features. A frame depends on its own 400 samples only, and frames
+start every 160 samples, so the frames of a clip that starts on the 10 ms grid are frames of its
+recording. There is no dither: with FunASR's default of 1.0 the labels differ from run to run.
 """
 
 import math
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from pipeline.errors import ModelError
 from pipeline.schema import FRAME, FRAME_LENGTH, LFR_STACK, LFR_STEP, N_MELS, SAMPLE_RATE, Segment
 
 LogMel = torch.Tensor  # float32 (n_frames, N_MELS)
@@ -21,16 +22,17 @@ N_FFT = 512
 LOW_HZ, HIGH_HZ = 20.0, SAMPLE_RATE / 2
 PRE_EMPHASIS = 0.97
 LOG_FLOOR = float(np.finfo(np.float32).eps)  # Kaldi's floor of a mel energy: log -> -15.94
-# Frames at a time. On a CPU 10 s: 4 MB stay in cache. On a GPU 11 min: 0.5 GB, few launches.
+# Frames per step. On a CPU 10 s: 4 MB stay in cache. On a GPU 11 min: 0.5 GB, few launches.
 CHUNK_FRAMES = {"cpu": 1_000, "cuda": 1 << 16}
 
 
 def log_mels(waveforms: Sequence[np.ndarray], device: torch.device) -> list[torch.Tensor]:
     """int16 (n_samples,) each -> float32 (n_frames, 80) each, on `device`; (0, 80) under 25 ms.
 
-    All in one go: what a GPU does with one short recording takes it no longer than the launch.
+    All waveforms are processed as one: for one short recording a GPU needs less time than for the
+    launch of its kernels.
     """
-    # Each starts on the frame grid of the whole; frames that reach into the next are nobody's.
+    # Each waveform starts on a frame boundary; frames that straddle two waveforms are dropped.
     pieces, starts, start = [np.zeros(0, np.int16)], [], 0
     for waveform in waveforms:
         n_missing = -len(waveform) % FRAME
@@ -45,7 +47,7 @@ def log_mels(waveforms: Sequence[np.ndarray], device: torch.device) -> list[torc
 def loudness(log_mels: Sequence[torch.Tensor]) -> list[np.ndarray]:
     """float32 (n_frames, 80) each -> the mean of each frame, float32 (n_frames,) each, on the host.
 
-    In one copy: each waits for all that the GPU has to do.
+    All in one copy, because each copy waits for the GPU's queued work.
     """
     if not log_mels:
         return []
@@ -80,7 +82,7 @@ def count_frames(n_samples: int) -> int:
 
 
 def clip_frames(segment: Segment, n_frames_total: int) -> slice:
-    """The frames of the recording that are the frames of this clip; starts on the 10 ms grid."""
+    """Which frames of the recording belong to this clip; its start lies on the 10 ms grid."""
     first_sample = round(segment.start_s * SAMPLE_RATE)
     n_frames = count_frames(round(segment.end_s * SAMPLE_RATE) - first_sample)
     start = min(round(first_sample / FRAME), n_frames_total)
@@ -92,8 +94,9 @@ def stack_frames(
 ) -> torch.Tensor:
     """(sum of lengths, 80) -> (sum of ceil(length / step), stack * 80).
 
-    Every step-th frame of each clip, with its neighbours: FunASR's low frame rate (`apply_lfr`),
-    for SenseVoice 7/6. The first and the last frame of a clip stand in for neighbours beyond it.
+    Every step-th frame of each clip, side by side with its neighbours: FunASR's low frame rate
+    (`apply_lfr`), 7/6 for SenseVoice. At the ends of a clip its first and its last frame are
+    repeated.
     """
     around = np.arange(stack) - (stack - 1) // 2
     starts = np.cumsum([0, *lengths])
@@ -108,12 +111,15 @@ def stack_frames(
 def read_cmvn(path: str | Path) -> tuple[torch.Tensor, torch.Tensor]:
     """(shift, scale) of an am.mvn, float32 (dim,) each: normalised = (features + shift) * scale.
 
-    Kaldi's text format: the bracketed numbers after <AddShift> and <Rescale>. Raises ValueError.
+    Kaldi's text format: the bracketed numbers after <AddShift> and <Rescale>. Raises ModelError.
     """
-    text = Path(path).read_text(encoding="utf-8")
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from error
     shift, scale = _read_vector(text, "<AddShift>", path), _read_vector(text, "<Rescale>", path)
     if shift.shape != scale.shape:
-        raise ValueError(f"{path}: {len(shift)} shifts but {len(scale)} scales")
+        raise ModelError(f"{path}: {len(shift)} shifts but {len(scale)} scales")
     return shift, scale
 
 
@@ -121,7 +127,7 @@ def _read_vector(text: str, marker: str, path: str | Path) -> torch.Tensor:
     _, found, rest = text.partition(marker)
     numbers = rest.partition("[")[2].partition("]")
     if not found or not numbers[1]:
-        raise ValueError(f"{path}: no {marker} with numbers in brackets; is it a Kaldi am.mvn?")
+        raise ModelError(f"{path}: no {marker} with numbers in brackets; is it a Kaldi am.mvn?")
     return torch.tensor([float(number) for number in numbers[0].split()])
 
 
@@ -130,11 +136,11 @@ def _log_mel_chunk(samples: torch.Tensor) -> torch.Tensor:
     window, mel_weights = _constants(samples.device)
     frames = samples.unfold(0, FRAME_LENGTH, FRAME)
     frames = frames - frames.mean(dim=1, keepdim=True)
-    # Written into the zero-padded input of the transform: copies cost more than the arithmetic.
+    # In place, in the zero-padded input of the transform: copies cost more than the arithmetic.
     padded = torch.zeros(len(frames), N_FFT, device=frames.device)
     emphasised = padded[:, :FRAME_LENGTH]
     emphasised[:, 1:] = frames[:, 1:].sub(frames[:, :-1], alpha=PRE_EMPHASIS)
-    emphasised[:, 0] = frames[:, 0] * (1 - PRE_EMPHASIS)  # Kaldi: its own predecessor
+    emphasised[:, 0] = frames[:, 0] * (1 - PRE_EMPHASIS)  # as Kaldi: it precedes itself
     emphasised *= window
     spectrum: torch.Tensor = torch.fft.rfft(padded)
     power = spectrum.real.square() + spectrum.imag.square()
@@ -149,7 +155,7 @@ def _constants(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _mel_weights() -> torch.Tensor:
-    """(n_fft / 2 + 1, 80), in float32 throughout, so that it equals torchaudio's to the bit."""
+    """(n_fft / 2 + 1, 80), all in float32, so that it equals torchaudio's matrix bit by bit."""
     low, high = (1127.0 * math.log(1.0 + hz / 700.0) for hz in (LOW_HZ, HIGH_HZ))
     step = (high - low) / (N_MELS + 1)
     left = low + torch.arange(N_MELS)[:, None] * step

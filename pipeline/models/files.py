@@ -1,8 +1,7 @@
-"""Model names to local directories, and their hashes. Knows hubs and stores, no torch.
+"""Find the files of a model, fetch them if needed, and hash them. Knows hubs and stores, no torch.
 
-A model is a directory in FunASR's layout: configuration.json names the files, config.yaml has the
-shape of the network.
-Hubs are asked directly, because FunASR's own download prints a failure and goes on
+A model is a directory in FunASR's layout: configuration.json names the files, config.yaml describes
+the network. The hubs' own clients fetch it: FunASR's download prints a failure and continues
 (funasr/download/download_model_from_hub.py catches every exception).
 """
 
@@ -24,7 +23,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import ModelError
 from pipeline.storage.store import filesystem_for
 
-# The same model goes by different ids on the two hubs.
+# The same model has different ids on the two hubs.
 _ALIASES = {
     "ms": {"fsmn-vad": "iic/speech_fsmn_vad_zh-cn-16k-common-pytorch"},
     "hf": {"fsmn-vad": "funasr/fsmn-vad", "iic/SenseVoiceSmall": "FunAudioLLM/SenseVoiceSmall"},
@@ -34,13 +33,13 @@ _HUB_NAMES = {"ms": "ModelScope", "hf": "Hugging Face"}
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """The files of one model directory and the hash of everything in them that shapes a label."""
+    """The files of one model directory, and one hash over all of them."""
 
     directory: Path
     config: dict[str, Any]
     weights: Path
     cmvn: Path
-    tokenizer: Path | None  # SentencePiece; a VAD has none
+    tokenizer: Path | None  # SentencePiece; None for a VAD
     sha256: str
 
 
@@ -65,11 +64,14 @@ def resolve_model(
 
 
 def resolve_vad(config: RunConfig) -> tuple[str, str]:
-    """What `load_vad` takes here, and what a fingerprint says of it. Raises ModelError."""
+    """The name or directory for `load_vad`, and the VAD's part of the fingerprint.
+
+    Raises ModelError.
+    """
     if config.vad == "none":
         return "none", "none"
     if config.vad == "silero":
-        return "silero", f"silero-vad {version('silero-vad')}"  # weights come with the package
+        return "silero", f"silero-vad {version('silero-vad')}"  # the package has the weights
     files = resolve_model(config.vad, hub=config.hub, options=config.storage_options)
     return str(files.directory), f"fsmn {files.sha256}"
 
@@ -80,7 +82,7 @@ def _read_directory(directory: Path, name: str) -> ModelFiles:
         configuration = json.loads((directory / "configuration.json").read_text(encoding="utf-8"))
         metas = configuration.get("file_path_metas", {})
     tokenizer = metas.get("tokenizer_conf", {}).get("bpemodel")
-    if tokenizer is None:  # FunASR's other layout has no metas; the file name is then the rule
+    if tokenizer is None:  # without file_path_metas FunASR goes by file names
         tokenizer = next((path.name for path in sorted(directory.glob("*.bpe.model"))), None)
     paths = {
         "config": directory / metas.get("config", "config.yaml"),
@@ -119,10 +121,11 @@ def _cache_dir() -> Path:
 
 
 def _copy_from_store(uri: str, options: Mapping[str, Any]) -> Path:
-    """The cached copy of a model directory in object storage, made now if it is not there yet.
+    """The cached copy of a model directory in object storage; copied now if it is not there yet.
 
-    The folder is named by the listing's names, sizes and etags, so a changed model is another
-    folder. It appears by a rename: two workers on one machine may both copy, and one copy stays.
+    The folder's name is a hash of the names, sizes and etags in the listing, so a changed model
+    gets another folder. A rename puts it in place: if two workers of one machine copy at once, one
+    copy stays.
     """
     try:
         fs, path = filesystem_for(uri, options)
@@ -144,14 +147,14 @@ def _copy_from_store(uri: str, options: Mapping[str, Any]) -> Path:
         temporary.rename(folder)
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not folder.is_dir():  # else another worker's copy was first
+        if not folder.is_dir():  # else another worker was faster
             raise ModelError(f"model {uri!r}: cannot be copied: {error}") from error
     return folder
 
 
 def _download(name: str, hub: Literal["ms", "hf"], revision: str) -> Path:
     model_id = _ALIASES[hub].get(name, name)
-    logging.getLogger("modelscope_hub").setLevel(logging.ERROR)  # its retries; we tell the outcome
+    logging.getLogger("modelscope_hub").setLevel(logging.ERROR)  # it logs retries
     try:
         if hub == "ms":
             from modelscope.hub.snapshot_download import snapshot_download as from_modelscope
@@ -160,7 +163,7 @@ def _download(name: str, hub: Literal["ms", "hf"], revision: str) -> Path:
         from huggingface_hub import snapshot_download as from_hugging_face
 
         return Path(from_hugging_face(model_id, revision=revision or None))
-    except Exception as error:  # both hubs raise their own, requests', and plain ones
+    except Exception as error:  # of the hub's client, of requests, or built in
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason"
         raise ModelError(
             f"model {model_id!r} cannot be fetched from {_HUB_NAMES[hub]} "

@@ -1,4 +1,4 @@
-"""x @ weight.T + bias in float32, by the quickest library for the processor. Knows no network."""
+"""x @ weight.T + bias in float32, by the fastest library for the processor. Knows no network."""
 
 from typing import Any, cast
 
@@ -12,9 +12,9 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available()
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """(n, d_in), (d_out, d_in), (d_out,) -> (n, d_out), as torch.nn.functional.linear.
 
-    On a CPU that asks MKL, which knows no AVX-512 on processors that are not Intel's. oneDNN, by
-    the op that torch.compile takes for it, is 2.3 times as fast there: 265 GFLOP/s of a core for
-    115 (AMD EPYC, torch 2.14).
+    On a CPU torch's own function calls MKL, which uses no AVX-512 on processors of other makers
+    than Intel. oneDNN, called through the operator that torch.compile uses, is 2.3 times as fast
+    there: 265 GFLOP/s per core instead of 115 (AMD EPYC, torch 2.14).
     """
     if _HAS_ONEDNN and x.device.type == "cpu":
         ops: Any = torch.ops.mkldnn

@@ -1,19 +1,19 @@
-"""Hours of audio to hours of machines. Knows measured speeds; opens nothing."""
+"""Hours of audio to machine hours. Knows measured speeds; opens no audio."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ConfigError
+from pipeline.planning.speed_report import SpeedReport
 
 
 @dataclass(frozen=True, slots=True)
 class Speeds:
     """Audio seconds per second of one core or one GPU.
 
-    The defaults: one core of an AMD EPYC (AVX-512), 61 s of mostly mp3, two thirds of it speech,
-    FSMN-VAD, SenseVoiceSmall in fp32 (README, "How fast it is"); the GPU's is arithmetic, and
-    careful: for packs of 60 s. `jobs.benchmark` measures your machine.
+    The defaults were measured on one core of an AMD EPYC (AVX-512): 61 s of mostly mp3, two thirds
+    of it speech, FSMN-VAD, SenseVoiceSmall in fp32 (pipeline/benchmark/README.md). The GPU's speed
+    is a careful calculation for model batches of 60 s. `jobs.benchmark` measures your machine.
     """
 
     decode: float = 1800.0
@@ -24,39 +24,42 @@ class Speeds:
 
 @dataclass(frozen=True, slots=True)
 class MachineHours:
-    """Hours of machines for some hours of audio."""
+    """Machine hours for an amount of audio."""
 
     decode_core_h: float
     segment_core_h: float
-    label_core_h: float  # 0 with GPUs
-    label_gpu_h: float  # 0 without
+    label_core_h: float  # 0 if a GPU labels
+    label_gpu_h: float  # 0 if CPU cores label
 
 
 def load_speeds(path: Path) -> Speeds:
-    """What `jobs.benchmark speed --json` measured, at fp32 if it did; the rest keeps our figures.
+    """Speeds from a report of `jobs benchmark speed --json`, at fp32 if it was measured.
 
-    On a GPU (`--device cuda`) all but decoding was its work. Raises ConfigError for a file that is
-    no such report.
+    What the report does not contain keeps its default. With `--device cuda` the GPU did all stages
+    but decoding. Raises ConfigError for a file that is not such a report.
     """
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        results = report["results"]
-        measured = [name for name in results if name.startswith("ours ")]
-        ours = min(measured, key=lambda name: name != "ours fp32")
-        audio_s, cost_s = results[ours]["audio_s"], results[ours]["stages_s"]
-        decode = audio_s / cost_s["decode"]
-        segment_s = cost_s["features"] + cost_s["vad"]
-        label_s = cost_s["model"] + cost_s["labels"]
-        if report["device"] != "cpu":
-            return Speeds(decode=decode, label_gpu=audio_s / (segment_s + label_s))
-        return Speeds(decode=decode, segment=audio_s / segment_s, label_core=audio_s / label_s)
-    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
-        message = f"{path}: no speeds in it ({error!r}); write it with jobs.benchmark speed --json"
+        return _measured(SpeedReport.from_json(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, ZeroDivisionError) as error:
+        message = f"{path}: no speeds in it ({error}); write it with jobs benchmark speed --json"
         raise ConfigError(message) from error
 
 
+def _measured(report: SpeedReport) -> Speeds:
+    if not report.ours:
+        raise ValueError('it has no successful result named "ours PRECISION"')
+    ours = report.ours.get("fp32") or next(iter(report.ours.values()))
+    audio_s, stages_s = ours.audio_s, ours.stages_s
+    decode = audio_s / stages_s.decode
+    segment_s = stages_s.features + stages_s.vad
+    label_s = stages_s.model + stages_s.labels
+    if report.settings.device != "cpu":
+        return Speeds(decode=decode, label_gpu=audio_s / (segment_s + label_s))
+    return Speeds(decode=decode, segment=audio_s / segment_s, label_core=audio_s / label_s)
+
+
 def estimate_cost(audio_s: float, speeds: Speeds, *, on_gpu: bool) -> MachineHours:
-    """What `audio_s` seconds of audio take at these speeds."""
+    """Machine hours for `audio_s` seconds of audio at these speeds."""
     hours = audio_s / 3600
     return MachineHours(
         decode_core_h=hours / speeds.decode,

@@ -1,7 +1,7 @@
-"""What is done already, to be asked for by name. Knows the ledger's columns; reads no files.
+"""In-memory index of the ledger, keyed by hashed recording_id. Knows its columns; reads no files.
 
-Ten million rows of the ledger are 1.2 GB as text. Here they are 40 bytes each in numpy arrays: the
-id as a 128-bit hash, sorted, the work key as the 128 bits that it is, the rest in a few bytes.
+Ten million rows of the ledger take 1.2 GB as text. Here a row takes 40 bytes in numpy arrays: the
+id as a 128-bit hash, sorted; the work key as its 128 bits; the rest in a few bytes.
 """
 
 from collections.abc import Collection, Iterable
@@ -13,14 +13,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.arrow import Column, Integers, Mask, pc, to_mask
-from pipeline.manifest.keys import Keys, from_hex, hash_texts, to_hex
+from pipeline.manifest.keys import Keys, from_hex, hash_texts, ledger_states, to_hex
 
-_ROWS = 1 << 18  # looked up at a time
+_BATCH_ROWS = 1 << 18  # rows that find_missing looks up at a time
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """The ledger rows of some recordings, in their order; zeros where `is_known` is not."""
+class LedgerRows:
+    """The ledger rows of some recordings, in the same order; zeros where `is_known` is false."""
 
     is_known: Mask
     keys: Keys
@@ -29,18 +29,17 @@ class Found:
     is_permanent: Mask
 
     def states(self) -> Column:
-        """What later work calls these rows when it replaces them; "" for unknown ones."""
-        attempts = pa.array(self.attempts).cast(pa.string())
-        joined = pc.binary_join_element_wise(to_hex(self.keys), attempts, ":")
-        return pc.if_else(pa.array(self.is_known), joined, "")
+        """What new work names in `supersedes`; "" where `is_known` is false."""
+        states = ledger_states(to_hex(self.keys), pa.array(self.attempts))
+        return pc.if_else(pa.array(self.is_known), states, "")
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerIndex:
-    """The ledger in the order of its hashed ids; row 0 stands for all that are not in it."""
+    """The ledger, sorted by hashed recording_id; row 0 is for recordings that are not in it."""
 
-    high: npt.NDArray[np.uint64]  # the first half of the ids from row 1 on, sorted
-    low: npt.NDArray[np.uint64]  # the second half, from row 1 on
+    high: npt.NDArray[np.uint64]  # first 64 bits of the hashed ids from row 1 on, sorted
+    low: npt.NDArray[np.uint64]  # last 64 bits, from row 1 on
     keys: Keys
     attempts: npt.NDArray[np.int32]
     is_error: Mask
@@ -48,7 +47,10 @@ class LedgerIndex:
 
     @classmethod
     def build(cls, ledger: pa.Table | Iterable[pa.Table], permanent: Collection[str] = ()) -> Self:
-        """Of columns recording_id, work_key, attempts, status and error_type; best in parts."""
+        """From a ledger (see tables.ledger), as one table or, with less memory, in parts.
+
+        `permanent` are the error types that a retry cannot change.
+        """
         kinds = pa.array(sorted(permanent), pa.string())
         parts: list[list[Any]] = [
             *([np.zeros((1, 2), np.uint64)], [np.zeros((1, 2), np.uint64)]),
@@ -60,9 +62,9 @@ class LedgerIndex:
             parts[2].append(table["attempts"].to_numpy().astype(np.int32))
             parts[3].append(to_mask(pc.equal(table["status"], "error")))
             parts[4].append(to_mask(pc.is_in(table["error_type"], kinds)))
-        pa.default_memory_pool().release_unused()  # what reading took; sorting needs as much
+        pa.default_memory_pool().release_unused()  # memory of the reads; sorting needs as much
         ids = np.concatenate(parts[0])
-        parts[0] = []  # joined once is enough: each column is let go as it is put in order
+        parts[0] = []  # each column's parts are freed once it is joined, to save memory
         order = np.append(0, 1 + np.argsort(ids[1:, 0]))
         high, low = ids[order[1:], 0], ids[order[1:], 1]
         del ids
@@ -72,10 +74,10 @@ class LedgerIndex:
             part.clear()
         return cls(high, low, *columns)
 
-    def find(self, recording_ids: Column) -> Found:
-        """What the ledger holds of these recordings."""
+    def find(self, recording_ids: Column) -> LedgerRows:
+        """The ledger rows of these recordings, in their order."""
         row = self._rows_of(hash_texts(recording_ids))
-        return Found(
+        return LedgerRows(
             is_known=row > 0,
             keys=self.keys[row],
             attempts=self.attempts[row],
@@ -84,13 +86,13 @@ class LedgerIndex:
         )
 
     def _rows_of(self, ids: Keys) -> Integers:
-        """Where each id is, 0 if nowhere."""
-        order = np.argsort(ids[:, 0])  # neighbours then share the cache: five times as fast
+        """The row of each id; 0 if it is not in the ledger."""
+        order = np.argsort(ids[:, 0])  # five times as fast, because neighbours share cache lines
         high, low = ids[order, 0], ids[order, 1]
         place = np.searchsorted(self.high, high)
         row = np.zeros(len(ids), np.int64)
         searching = np.arange(len(ids))
-        while searching.size:  # one turn, but for halves that are equal by chance
+        while searching.size:  # once, unless two ids have the same first 64 bits
             inside = place[searching] < len(self.high)
             searching = searching[inside]
             searching = searching[self.high[place[searching]] == high[searching]]
@@ -102,11 +104,11 @@ class LedgerIndex:
 
 
 def find_missing(todo: pa.Table, ledger: pa.Table | Iterable[pa.Table]) -> pa.Table:
-    """The planned recordings that the ledger does not hold in the attempt that was planned."""
+    """The planned recordings of which the ledger does not hold the planned attempt."""
     index = LedgerIndex.build(ledger)
     kept = []
-    for start in range(0, todo.num_rows, _ROWS):
-        rows = todo.slice(start, _ROWS)
+    for start in range(0, todo.num_rows, _BATCH_ROWS):
+        rows = todo.slice(start, _BATCH_ROWS)
         held = index.find(rows["recording_id"])
         same = held.is_known & (held.keys == from_hex(rows["work_key"])).all(axis=1)
         same &= held.attempts == rows["attempts"].to_numpy()

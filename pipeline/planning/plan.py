@@ -1,11 +1,12 @@
-"""What is left to do: the manifest, minus what the tables hold already. Opens no audio.
+"""What is left to do: the manifest without the recordings that the tables hold. Opens no audio.
 
-A recording is done when the ledger holds its work key: a hash of what it is called, where it lies,
-what the store says of the object now, and the fingerprint of models and configuration. So changed
-audio and new models are done again, and nothing else is.
+A recording is done when the ledger holds its work key: a hash of its recording_id, its URI and
+interval, the version of the object in the store, and the fingerprint of models and configuration.
+So a recording is labelled again when its audio, the models or the configuration change, and only
+then.
 
 Ten million rows against ten million take 25 CPU-seconds and 1.5 GiB (jobs.benchmark planning): the
-manifest comes in slices, the ledger is 40 bytes a row, and only what is to do is kept whole.
+manifest is compared in slices, the ledger takes 40 bytes a row, and only rows to do are kept whole.
 """
 
 from collections.abc import Iterable, Mapping
@@ -31,18 +32,18 @@ class Plan:
 
     todo: pa.Table
     n_manifest: int
-    n_done: int  # in the tables already, errors included
-    n_errors_kept: int  # of these, errors that stay as they are
-    n_changed: int  # to do because the audio has changed since
+    n_done: int  # already in the tables, including errors
+    n_errors_kept: int  # of these, errors that are not retried
+    n_changed: int  # to do because their audio has changed
     n_retried: int  # to do because they failed before
-    n_duplicates: int  # manifest rows that repeated another one
+    n_duplicates: int  # manifest rows that repeat another row
     bytes: int  # to read
-    known_s: float  # seconds of audio to do, as far as the manifest gives a duration
+    known_s: float  # seconds of audio to do, of the rows whose duration the manifest gives
 
 
 @dataclass(frozen=True, slots=True)
 class _Slice:
-    """A plan for some rows of the manifest."""
+    """The plan for some rows of the manifest."""
 
     todo: pa.Table
     is_done: Mask
@@ -62,10 +63,10 @@ def make_plan(
 ) -> Plan:
     """Compare the manifest with the ledger (recording_id, work_key, attempts, status, error_type).
 
-    `retry="errors"` takes up again what failed for a reason outside the audio, at most
-    `max_attempts` times in all. A recording whose labels are there but whose file is not any more,
-    or no longer allowed, keeps its labels. Raises StoreError when the store does not answer:
-    guessing versions then would label everything again.
+    `retry="errors"` plans recordings again that failed for a reason outside their audio, until they
+    have had `max_attempts` attempts in all. A labelled recording whose file is now missing, or not
+    allowed, keeps its labels. Raises StoreError when the store does not answer: without the
+    versions, everything would be labelled again.
     """
     index = LedgerIndex.build(ledger, PERMANENT)
     limit = max_attempts if retry == "errors" else 0
@@ -89,7 +90,7 @@ def make_plan(
 
 
 def _compare(rows: pa.Table, index: LedgerIndex, max_attempts: int) -> _Slice:
-    """Rows with versions and work keys against the ledger."""
+    """Compare rows that have versions and work keys with the ledger."""
     known = index.find(rows["recording_id"])
     is_same = known.is_known & (known.keys == from_hex(rows["work_key"])).all(axis=1)
     is_gone = to_mask(pc.is_in(rows["version"], pa.array([MISSING, DENIED, UNREACHABLE])))
@@ -108,9 +109,10 @@ def _compare(rows: pa.Table, index: LedgerIndex, max_attempts: int) -> _Slice:
 
 
 def _with_versions(rows: pa.Table, options: Mapping[str, Any]) -> pa.Table:
-    """Rows with what the store says of each object, where the manifest itself does not.
+    """Rows with the version and size of each object from the store, unless the manifest has them.
 
-    What may not be read is not asked for, and counts as denied: its labels, if there are any, stay.
+    The store is not asked for objects that are not allowed. They count as denied, so their labels,
+    if there are any, are kept.
     """
     stage, kind, uri, version, size = (
         rows[name].combine_chunks()

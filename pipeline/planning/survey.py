@@ -1,8 +1,8 @@
-"""What a corpus will cost, from a sample of it. Opens the heads of some files, labels nothing.
+"""Estimate what a plan holds from a sample of it. Opens the heads of some files; labels nothing.
 
-How many seconds lie in the files is estimated from how many seconds a byte holds in the sample (a
-ratio estimate: Cochran, Sampling Techniques, 3rd ed., 6.2), since the plan knows all bytes. What is
-broken late in a file shows only when it is decoded.
+The seconds of all files are estimated from the seconds per byte of the sample (a ratio estimate:
+Cochran, Sampling Techniques, 3rd ed., 6.2), because the plan knows all sizes in bytes. Damage later
+in a file is only found when it is decoded.
 """
 
 import math
@@ -15,22 +15,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.audio.decoders import Stream, decoders_for
-from pipeline.audio.sources import Source, open_source, sniff
+from pipeline.audio.decoders import decoders_for
+from pipeline.audio.headers import format_of
+from pipeline.audio.sources import Source, open_source
+from pipeline.audio.streams import Stream
 from pipeline.config import AudioConfig
 from pipeline.errors import DecoderError, ErrorType, RecordingError
 
-N_SAMPLED = 200  # an unreadable share of 5 % is then known to +-3 %
+N_SAMPLED = 200  # enough to know an unreadable share of 5 % to +-3 %
 _N_THREADS = 16
-# A file that does not say how long it is, is heard for so many bytes: FFmpeg reads about 32 KiB
-# ahead of what it has decoded, and a block is joined from some seconds, 5 % together.
-_HEARD_BYTES = 2 << 20
+# Bytes to decode of a file whose header has no duration. The estimate is then good to 5 %: FFmpeg
+# reads about 32 KiB ahead of what it has decoded, and a block holds some seconds.
+_DECODED_BYTES = 2 << 20
 _Z = 1.96  # of a 95 % interval
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """What the head of one file says. `error` is "" or the kind of what is wrong with it."""
+    """What the head of one file shows. `error` is "" or an error_type."""
 
     bytes: int
     duration_s: float
@@ -49,7 +51,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """What a sample says of all that is to do."""
+    """Estimates for all recordings to do, from a sample of them."""
 
     n_sampled: int
     seconds: Estimate  # of all recordings to do
@@ -68,7 +70,7 @@ def survey_todo(
     n_sampled: int = N_SAMPLED,
     seed: int = 0,
 ) -> Survey:
-    """Look at `n_sampled` random recordings of a plan (schema.PLANNED) and judge all of it."""
+    """Probe `n_sampled` random recordings of a plan (schema.PLANNED); estimate the whole plan."""
     n_rows = todo.num_rows
     chosen = np.random.default_rng(seed).permutation(n_rows)[:n_sampled]
     rows = todo.select(["uri", "offset_s", "length_s", "bytes", "error_type"])
@@ -93,7 +95,7 @@ def survey_todo(
 
 
 def probe_row(row: Mapping[str, Any], config: AudioConfig, options: Mapping[str, Any]) -> Probe:
-    """The head of one planned recording; every fault is a kind of error, as in the tables."""
+    """Probe one planned recording. Errors have the error_type that the tables would have."""
     if row["error_type"]:
         return Probe(row["bytes"], 0.0, "", row["error_type"])
     try:
@@ -115,7 +117,7 @@ def probe_row(row: Mapping[str, Any], config: AudioConfig, options: Mapping[str,
 
 
 def wilson(n_hits: int, n: int) -> Estimate:
-    """A share with its 95 % score interval (Wilson 1927), which is good for 0 of n, too."""
+    """A share with its 95 % score interval (Wilson 1927), which is also right for 0 of n."""
     if not n:
         return Estimate(0.0, 0.0, 1.0)
     share, spread = n_hits / n, _Z**2 / n
@@ -127,7 +129,7 @@ def wilson(n_hits: int, n: int) -> Estimate:
 def ratio_estimate(
     sizes: Sequence[float], seconds: Sequence[float], total_size: float, n_all: int
 ) -> Estimate:
-    """Seconds in all `n_all` files of `total_size`, by the seconds per size of a sample."""
+    """Seconds of all `n_all` files of `total_size`, from the seconds per size of a sample."""
     x, y = np.asarray(sizes, float), np.asarray(seconds, float)
     if not x.sum():
         return Estimate(0.0, 0.0, 0.0)
@@ -141,11 +143,11 @@ def ratio_estimate(
 
 
 def _total_seconds(rows: pa.Table, sample: Sequence[Probe], chosen: np.ndarray) -> Estimate:
-    """Stretches whose length the manifest gives are counted, whole files estimated by bytes."""
+    """Sum the lengths that the manifest gives; estimate the other recordings by their bytes."""
     known = np.asarray(rows["length_s"]) > 0
     sizes = np.asarray(rows["bytes"])
-    stretches = [p for p, i in zip(sample, chosen, strict=True) if known[i]]
-    readable = 1 - sum(1 for p in stretches if p.error) / max(1, len(stretches))
+    with_length = [p for p, i in zip(sample, chosen, strict=True) if known[i]]
+    readable = 1 - sum(1 for p in with_length if p.error) / max(1, len(with_length))
     counted_s = float(np.asarray(rows["length_s"])[known].sum()) * readable
     whole = [p for p, i in zip(sample, chosen, strict=True) if not known[i]]
     rest = ratio_estimate(
@@ -158,8 +160,8 @@ def _total_seconds(rows: pa.Table, sample: Sequence[Probe], chosen: np.ndarray) 
 
 
 def _head(source: Source) -> tuple[float, str]:
-    """(seconds, codec) of a file whose first samples decode. Raises RecordingError."""
-    name, is_audio = sniff(source.head(512))
+    """(seconds, codec) of a file. Raises RecordingError if its first samples cannot be decoded."""
+    name, is_audio = format_of(source)
     if is_audio is False:
         raise RecordingError(ErrorType.NOT_AUDIO, f"looks like {name}")
     for open_stream in decoders_for(name, source):
@@ -174,12 +176,12 @@ def _head(source: Source) -> tuple[float, str]:
 
 
 def _duration_s(source: Source, stream: Stream) -> float:
-    """What the container declares, else by the bytes that the first seconds took."""
-    heard_s = 0.0
-    for rate_hz, block in stream.blocks:
-        heard_s += len(block) / rate_hz
+    """The duration in the header; else an estimate from the bytes of the first seconds."""
+    decoded_s = 0.0
+    for block in stream.blocks:
+        decoded_s += len(block.samples) / block.rate_hz
         if stream.total_s:
             return stream.total_s
-        if _HEARD_BYTES <= source.tell() < source.size:
-            return heard_s * source.size / source.tell()
-    return heard_s
+        if _DECODED_BYTES <= source.tell() < source.size:
+            return decoded_s * source.size / source.tell()
+    return decoded_s

@@ -1,31 +1,27 @@
-"""The dataset card: one self-contained HTML page about a snapshot. Knows figures, asks no model.
+"""The dataset card: one self-contained HTML page about a snapshot. Knows figures and no model.
 
-No script, no font or image from elsewhere; every text that comes from the corpus is escaped, and a
-content security policy forbids what an oversight would let in.
+`card.html` is its Jinja2 template, `card.css` its style sheet; both are edited by hand. The page
+has no script, font or image from elsewhere. Every value is escaped, and a content security policy
+blocks what an unescaped one could load.
 """
 
 from collections.abc import Mapping
-from html import escape
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from pipeline.report.figures import Figures, measure
-from pipeline.report.page import STYLE
-from pipeline.report.sections import (
-    Source,
-    contents,
-    errors,
-    header,
-    ledger,
-    provenance,
-    quality,
-    tiles,
-    to_review,
-)
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from pipeline.report.figures import Figures, measure_snapshot
+from pipeline.report.sections import CardSubject, draw_plots, tabulate_scripts
+from pipeline.report.text import duration, foreign, minute, printable, share, thousands
 from pipeline.storage.store import open_store
 from pipeline.tables import connect, open_snapshot
 from pipeline.tables.run_records import RunRecord, load_run, save_run
 
 REPORT = "report.html"
+_TEMPLATES = Path(__file__).parent
 
 
 def write_report(
@@ -48,33 +44,48 @@ def make_report(
     """The page about a snapshot (see tables.open_snapshot)."""
     snapshot = open_snapshot(root, options, seq, fingerprint)
     with connect(root, options, snapshot.seq, snapshot.fingerprint) as connection:
-        figures = measure(connection)
+        figures = measure_snapshot(connection)
     store = open_store(root, options)
     records = [load_run(store, run.run_id) for run in figures.runs]
     runs = [record for record in records if record is not None]
-    return render(figures, Source(root, snapshot.seq, snapshot.fingerprint, runs))
+    return render(figures, CardSubject(root, snapshot.seq, snapshot.fingerprint, runs))
 
 
-def render(figures: Figures, source: Source) -> str:
+def render(figures: Figures, subject: CardSubject) -> str:
     """The page, from figures alone."""
-    name = source.root.rstrip("/").rpartition("/")[2] or source.root
-    body = "".join(
-        (
-            header(figures, source, name),
-            tiles(figures),
-            ledger(figures),
-            contents(figures),
-            quality(figures),
-            to_review(figures),
-            errors(figures),
-            provenance(figures, source),
-        )
+    template = _environment().get_template("card.html")
+    return template.render(
+        figures=figures,
+        totals=figures.totals,
+        subject=subject,
+        plots=draw_plots(figures, subject),
+        script_table=tabulate_scripts(figures),
+        records={record.run_id: record for record in subject.runs},
     )
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(name)}: dataset card</title><style>{STYLE}</style></head>"
-        f"<body><main>{body}</main></body></html>\n"
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        finalize=_without_control_characters,
+        undefined=StrictUndefined,  # a misspelt name is an error, not an empty text
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
+    environment.filters |= {
+        "duration": duration,
+        "foreign": foreign,
+        "minute": minute,
+        "share_of": share,
+        "thousands": thousands,
+    }
+    return environment
+
+
+def _without_control_characters(value: object) -> object:
+    """Applied to every value that the template prints, also where it lacks a filter."""
+    plain_text = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(str(value)) if plain_text else value

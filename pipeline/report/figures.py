@@ -1,18 +1,16 @@
-"""Tables to figures: hours and shares by label, histograms, errors. Knows columns, prints nothing.
+"""Tables to figures: hours and shares by label, histograms, errors. Knows columns; no HTML.
 
-All of it is SQL over one snapshot (`tables.connect`): a corpus of any size comes back as a page.
+Every figure is SQL over one snapshot, so its size in memory does not grow with the corpus.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, zip_longest
-from typing import TYPE_CHECKING, Any
-
-import pyarrow as pa
-import pyarrow.compute as pc
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.report.scripts import define_scripts
 from pipeline.tables import Snapshot
+from pipeline.tables.snapshots import create_views
 
 if TYPE_CHECKING:
     import duckdb
@@ -21,35 +19,48 @@ N_EXAMPLES = 3  # of each error type
 N_MISMATCHES = 12
 _LENGTHS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)  # edges of recording lengths
 
+Row = TypeVar("Row")
+
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """What a snapshot holds. Counts by label are in falling order."""
+    """Sums over all recordings. audio_s = labelled_s + silence_s + failed_s."""
 
-    n_ok: int
+    n_recordings: int
     n_errors: int
-    hours: float
-    labelled_hours: float
+    n_silent: int  # without an error and without a segment
+    n_warnings: int
+    audio_s: float
+    labelled_s: float
+    silence_s: float
+    failed_s: float
     n_segments: int
-    languages: Mapping[str, int]
-    emotions: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """A snapshot in short. Counts by name are in falling order."""
+
+    totals: Totals
+    languages: Mapping[str, int]  # segments
+    emotions: Mapping[str, int]  # segments
     events: Mapping[str, int]
     errors: Mapping[str, int]  # recordings by error_type
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How much carries a label."""
+    """How much audio has a label."""
 
     label: str
-    n: int  # segments; events heard
+    n: int  # segments; of an event: how often it occurs
     seconds: float
     n_unknown: int = 0  # of a language: segments without an emotion (EMO_UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """One bar of a histogram: [low, high), the last one closed or without end."""
+    """One bar of a histogram: low <= value < high. The last bar also has all larger values."""
 
     low: float
     high: float
@@ -79,7 +90,7 @@ class Mismatch:
 
 @dataclass(frozen=True, slots=True)
 class ErrorGroup:
-    """Recordings that failed in one way. Examples are (uri, message)."""
+    """Recordings with the same error type. Examples are (uri, message)."""
 
     stage: str
     type: str
@@ -89,7 +100,7 @@ class ErrorGroup:
 
 @dataclass(frozen=True, slots=True)
 class RunShare:
-    """What one run gave to the snapshot."""
+    """The recordings of the snapshot that one run labelled."""
 
     run_id: str
     n_recordings: int
@@ -102,19 +113,11 @@ class RunShare:
 class Figures:
     """What a report shows of one snapshot."""
 
-    n_recordings: int
-    n_errors: int
-    n_silent: int  # without an error and without a segment
-    n_warnings: int
-    audio_s: float  # = labelled_s + silence_s + failed_s
-    labelled_s: float
-    silence_s: float
-    failed_s: float
-    n_segments: int
-    n_with_text: int
-    n_emotion_unknown: int
-    nospeech_s: float
+    totals: Totals
+    n_with_text: int  # segments
     median_confidence: float  # of segments with text; 0 without any
+    n_emotion_unknown: int  # segments
+    nospeech_s: float
     languages: Sequence[Share]
     emotions: Sequence[Share]
     events: Sequence[Share]
@@ -128,92 +131,84 @@ class Figures:
     models: Sequence[tuple[str, str]]  # (model, model_hash)
 
 
-def count_totals(snapshot: Snapshot) -> Totals:
-    """Read only the columns that the figures need."""
-    columns = ["status", "error_type", "duration_s", "labelled_s", "n_segments"]
-    recordings = snapshot.read("recordings", columns=columns)
-    failed = pc.not_equal(recordings["status"], "ok")
-    return Totals(
-        n_ok=recordings.num_rows - (pc.sum(failed).as_py() or 0),
-        n_errors=pc.sum(failed).as_py() or 0,
-        hours=(pc.sum(recordings["duration_s"]).as_py() or 0.0) / 3600,
-        labelled_hours=(pc.sum(recordings["labelled_s"]).as_py() or 0.0) / 3600,
-        n_segments=pc.sum(recordings["n_segments"]).as_py() or 0,
-        languages=count_values(snapshot.read("languages", columns=["language"])["language"]),
-        emotions=count_values(snapshot.read("emotions", columns=["emotion"])["emotion"]),
-        events=count_values(snapshot.read("events", columns=["event"])["event"]),
-        errors=count_values(recordings.filter(failed)["error_type"]),
-    )
+def count_labels(snapshot: Snapshot) -> Counts:
+    """The short form of `measure_snapshot`, for a terminal. It reads no texts."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        create_views(connection, snapshot)
+        return Counts(
+            totals=_fetch(connection, Totals, _TOTALS)[0],
+            languages=_count(connection, "language", "languages"),
+            emotions=_count(connection, "emotion", "emotions"),
+            events=_count(connection, "event", "events"),
+            errors=_count(connection, "error_type", "recordings WHERE status = 'error'"),
+        )
 
 
-def count_values(column: pa.ChunkedArray) -> dict[str, int]:
-    """How often each value occurs, most frequent first."""
-    counts = {pair["values"]: pair["counts"] for pair in pc.value_counts(column).to_pylist()}
-    return dict(sorted(counts.items(), key=lambda pair: (-pair[1], pair[0])))
-
-
-def measure(connection: "duckdb.DuckDBPyConnection") -> Figures:
+def measure_snapshot(connection: "duckdb.DuckDBPyConnection") -> Figures:
     """All figures of a snapshot (see tables.connect)."""
     define_scripts(connection)
-
-    def ask(sql: str) -> list[tuple[Any, ...]]:
-        return connection.execute(sql).fetchall()
-
-    (totals,) = ask("""
-        SELECT count(*), count(*) FILTER (status = 'error'),
-            count(*) FILTER (status = 'ok' AND n_segments = 0), count(*) FILTER (warning <> ''),
-            coalesce(sum(duration_s), 0), coalesce(sum(labelled_s), 0),
-            coalesce(sum(silence_s), 0), coalesce(sum(failed_s), 0)
-        FROM recordings""")
-    ((n_segments, n_with_text, median),) = ask("""
-        SELECT count(*), count(*) FILTER (n_tokens > 0),
-            coalesce(approx_quantile(confidence, 0.5) FILTER (n_tokens > 0), 0)
-        FROM transcripts""")
-    languages = [Share(*row) for row in ask(_LANGUAGES)]
-    scripts = ask(_SCRIPTS)
-    emotions = [Share(*row) for row in ask(_by_label("emotions", "emotion"))]
+    ((n_with_text, median_confidence),) = connection.execute(_TEXTS).fetchall()
+    languages = _fetch(connection, Share, _LANGUAGES)
+    emotions = _fetch(connection, Share, _by_label("emotions", "emotion"))
+    scripts = connection.execute(_SCRIPTS).fetchall()
     return Figures(
-        n_recordings=totals[0],
-        n_errors=totals[1],
-        n_silent=totals[2],
-        n_warnings=totals[3],
-        audio_s=totals[4],
-        labelled_s=totals[5],
-        silence_s=totals[6],
-        failed_s=totals[7],
-        n_segments=n_segments,
+        totals=_fetch(connection, Totals, _TOTALS)[0],
         n_with_text=n_with_text,
+        median_confidence=median_confidence,
         n_emotion_unknown=sum(share.n for share in emotions if share.label == "unknown"),
         nospeech_s=sum(share.seconds for share in languages if share.label == "nospeech"),
-        median_confidence=median,
         languages=languages,
         emotions=emotions,
-        events=[Share(*row) for row in ask(_by_label("events", "event"))],
-        recording_lengths=_between(_LENGTHS_S, ask(_RECORDING_LENGTHS)),
-        segment_lengths=_evenly(ask(_SEGMENT_LENGTHS), 1.0),
-        confidences=_evenly(ask(_CONFIDENCES), 0.05, n_bins=20),
+        events=_fetch(connection, Share, _by_label("events", "event")),
+        recording_lengths=_between(_LENGTHS_S, connection.execute(_RECORDING_LENGTHS).fetchall()),
+        segment_lengths=_evenly(connection.execute(_SEGMENT_LENGTHS).fetchall(), 1.0),
+        confidences=_evenly(connection.execute(_CONFIDENCES).fetchall(), 0.05, n_bins=20),
         scripts=[ScriptCount(*row[:4]) for row in scripts],
         mismatches=_mismatches(scripts),
         errors=[
             ErrorGroup(stage, kind, n, [(e["uri"], e["message"]) for e in examples])
-            for stage, kind, n, examples in ask(_ERRORS)
+            for stage, kind, n, examples in connection.execute(_ERRORS).fetchall()
         ],
-        runs=[RunShare(*row) for row in ask(_RUNS)],
-        models=[
-            (row[0], row[1]) for row in ask("SELECT DISTINCT model, model_hash FROM recordings")
-        ],
+        runs=_fetch(connection, RunShare, _RUNS),
+        models=connection.execute(_MODELS).fetchall(),
     )
+
+
+def _fetch(connection: "duckdb.DuckDBPyConnection", kind: type[Row], sql: str) -> list[Row]:
+    """The rows of a query as dataclasses. Its columns are named as their fields."""
+    answer = connection.execute(sql)
+    names = [column[0] for column in answer.description or ()]
+    return [kind(**dict(zip(names, row, strict=True))) for row in answer.fetchall()]
+
+
+def _count(connection: "duckdb.DuckDBPyConnection", column: str, rows: str) -> dict[str, int]:
+    sql = f"SELECT {column}, count(*) AS n FROM {rows} GROUP BY 1 ORDER BY n DESC, 1"
+    return dict(connection.execute(sql).fetchall())
 
 
 def _by_label(table: str, column: str) -> str:
     return f"""
-        SELECT {column}, count(*), sum(end_s - start_s) AS seconds
+        SELECT {column} AS label, count(*) AS n, sum(end_s - start_s) AS seconds
         FROM {table} GROUP BY 1 ORDER BY seconds DESC, 1"""
 
 
+_TOTALS = """
+    SELECT count(*) AS n_recordings, count(*) FILTER (status = 'error') AS n_errors,
+        count(*) FILTER (status = 'ok' AND n_segments = 0) AS n_silent,
+        count(*) FILTER (warning <> '') AS n_warnings,
+        coalesce(sum(duration_s), 0) AS audio_s, coalesce(sum(labelled_s), 0) AS labelled_s,
+        coalesce(sum(silence_s), 0) AS silence_s, coalesce(sum(failed_s), 0) AS failed_s,
+        coalesce(sum(n_segments), 0) AS n_segments
+    FROM recordings"""
+_TEXTS = """
+    SELECT count(*) FILTER (n_tokens > 0),
+        coalesce(approx_quantile(confidence, 0.5) FILTER (n_tokens > 0), 0)
+    FROM transcripts"""
 _LANGUAGES = """
-    SELECT language, count(*), sum(l.end_s - l.start_s) AS seconds,
-        count(*) FILTER (emotion = 'unknown')
+    SELECT language AS label, count(*) AS n, sum(l.end_s - l.start_s) AS seconds,
+        count(*) FILTER (emotion = 'unknown') AS n_unknown
     FROM languages l JOIN emotions e USING (segment_id) GROUP BY 1 ORDER BY seconds DESC, 1"""
 _RECORDING_LENGTHS = f"""
     SELECT len(list_filter({list(_LENGTHS_S)}, lambda edge: edge <= duration_s)), count(*)
@@ -223,7 +218,8 @@ _SEGMENT_LENGTHS = """
 _CONFIDENCES = """
     SELECT least(floor(confidence * 20), 19)::INT, count(*)
     FROM transcripts WHERE n_tokens > 0 GROUP BY 1"""
-# By a hash: examples from all over the corpus, and the same ones every time. One pass for both.
+# Examples with the smallest hashes: from all parts of the corpus, and the same ones every time.
+# Counts and examples in one query, so that the texts are read once.
 _SCRIPTS = f"""
     SELECT language, script, count(*), script_suits(language, script),
         coalesce(arg_min(
@@ -237,13 +233,14 @@ _ERRORS = f"""
     FROM recordings WHERE status = 'error' GROUP BY 1, 2 ORDER BY n DESC, 1, 2"""
 _MODELS = "SELECT DISTINCT model, model_hash FROM recordings ORDER BY 1, 2"
 _RUNS = """
-    SELECT run_id, count(*), count(*) FILTER (status = 'error'), sum(duration_s),
-        strftime(max(committed_at) AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%SZ')
-    FROM recordings GROUP BY 1 ORDER BY 5 DESC, 1 LIMIT 20"""
+    SELECT run_id, count(*) AS n_recordings, count(*) FILTER (status = 'error') AS n_errors,
+        sum(duration_s) AS seconds,
+        strftime(max(r.committed_at) AT TIME ZONE 'UTC', '%Y-%m-%dT%H:%M:%SZ') AS committed_at
+    FROM recordings r GROUP BY 1 ORDER BY 5 DESC, 1 LIMIT 20"""
 
 
 def _mismatches(scripts: Sequence[tuple[Any, ...]]) -> list[Mismatch]:
-    """Examples of each pair of language and script in turn, so that rare pairs show, too."""
+    """One example of each pair of language and script in turn, so that rare pairs appear too."""
     groups = [
         [Mismatch(e["segment_id"], e["start_s"], language, script, e["text"]) for e in examples]
         for language, script, _, _, examples in scripts
@@ -253,13 +250,14 @@ def _mismatches(scripts: Sequence[tuple[Any, ...]]) -> list[Mismatch]:
 
 
 def _between(edges: Sequence[float], counts: Sequence[tuple[Any, ...]]) -> list[Bin]:
+    """Bins between the edges, from 0 to the last that is not empty."""
     n = dict(counts)
     bounds = [0.0, *edges, float("inf")]
     return [Bin(bounds[i], bounds[i + 1], n.get(i, 0)) for i in range(max(n, default=0) + 1)]
 
 
 def _evenly(counts: Sequence[tuple[Any, ...]], width: float, n_bins: int = 0) -> list[Bin]:
-    """Bins of one width, from 0 to the last that holds anything, or `n_bins` of them."""
+    """Bins of one width from 0 to the last that is not empty, or `n_bins` of them."""
     n = dict(counts)
     n_bins = n_bins or max(n, default=0) + 1
     return [Bin(i * width, (i + 1) * width, n.get(i, 0)) for i in range(n_bins)]

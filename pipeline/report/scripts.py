@@ -1,8 +1,8 @@
-"""Which script a text is written in, and whether that fits its language. Knows letters, no tables.
+"""The script of a text, and whether it fits the language. Knows letters; no tables.
 
-The rules are SQL macros, so that a corpus is judged where it lies: `script_of(text)` and
-`script_fits(language, text)`. A word in Latin letters counts as one character of Han, Kana or
-Hangul does: 我用 iPhone 手机 is Chinese.
+The rules are SQL macros, so that DuckDB applies them to a whole table: `script_of(text)` and
+`script_fits(language, text)`. A word in Latin letters has the same weight as one character of Han,
+Kana or Hangul: 我用 iPhone 手机 is Chinese.
 """
 
 from typing import TYPE_CHECKING
@@ -10,9 +10,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import duckdb
 
-SCRIPTS = ("han", "kana", "hangul", "latin", "other", "none")  # none: digits, signs, nothing
+SCRIPTS = (
+    "han",
+    "kana",
+    "hangul",
+    "latin",
+    "other",
+    "none",
+)  # none: only digits and signs, or empty
 
-# Japanese mixes Han and Kana, and a Chinese headline may borrow a の: a quarter of Kana decides.
+# Japanese mixes Han and Kana, and Chinese headlines may contain a の. So a text is Kana if at least
+# a quarter of its Han and Kana characters are Kana.
 _MACROS = r"""
     CREATE OR REPLACE TEMP MACRO count_of(text, class) AS
         length(text) - length(regexp_replace(text, class, '', 'g'));
@@ -33,9 +41,9 @@ _MACROS = r"""
         WHEN n.latin >= n.other THEN 'latin'
         ELSE 'other' END;
     CREATE OR REPLACE TEMP MACRO script_of(text) AS CASE
-        WHEN strlen(text) = length(text)  -- ASCII, the quick way: bytes are characters
+        WHEN strlen(text) = length(text)  -- a shortcut for ASCII: as many bytes as characters
             THEN CASE WHEN regexp_matches(text, '[A-Za-z]') THEN 'latin' ELSE 'none' END
-        -- a list of one, because a macro's argument is counted again wherever it stands
+        -- a list of one: DuckDB would evaluate a macro's argument again at each of its uses
         ELSE list_transform([script_counts(text)], lambda n: script_among(n))[1] END;
     CREATE OR REPLACE TEMP MACRO script_suits(language, script) AS CASE
         WHEN script = 'none' THEN true
@@ -51,5 +59,5 @@ _MACROS = r"""
 
 
 def define_scripts(connection: "duckdb.DuckDBPyConnection") -> None:
-    """Give a connection the macros script_of(text) and script_fits(language, text)."""
+    """Define the macros script_of(text) and script_fits(language, text) on a connection."""
     connection.execute(_MACROS)

@@ -1,18 +1,18 @@
-"""Which stage held a run up, and what would help. Knows busy seconds and knobs, no engine."""
+"""Which stage limited a run, and what to change. Knows busy seconds and settings, not Ray."""
 
 from collections.abc import Mapping
 
 from pipeline.config import RunConfig, label_precision
 
-MIN_WALL_S = 60.0  # under it, starting Ray and loading models are what takes time
-BUSY = 0.7  # of its workers' time: such a stage sets the pace
+MIN_WALL_S = 60.0  # in a shorter run, most time goes to starting Ray and loading models
+BUSY = 0.7  # share of its workers' time from which a stage counts as the bottleneck
 
 
 def find_bottleneck(busy_s: Mapping[str, float], wall_s: float, config: RunConfig) -> str:
-    """One sentence, or "" for a run too short to tell; `busy_s` by the names of the stages.
+    """One sentence of advice, or "" for a run that is too short; `busy_s` is by schema.STAGES.
 
-    Ray counts the wait of a label worker's second call as busy, so its share may read high; the
-    later stage is therefore named only when the earlier one had time to spare.
+    Ray counts the wait of a label worker's second call as busy, so the share of `label` may be too
+    high. Therefore `label` is named only if `segment` was less busy.
     """
     if wall_s < MIN_WALL_S:
         return ""
@@ -24,14 +24,14 @@ def find_bottleneck(busy_s: Mapping[str, float], wall_s: float, config: RunConfi
     if segment >= BUSY and segment >= label:
         instead = ", or ray.segment_with_model: true, on the GPU" if ray.num_gpus else ""
         return (
-            f"Finding segments set the pace ({segment:.0%} busy): raise ray.segment_workers "
+            f"Finding segments was the bottleneck ({segment:.0%} busy): raise ray.segment_workers "
             f"({n_segment} now){instead}."
         )
     if label >= BUSY:
-        return f"The model set the pace ({label:.0%} busy): {_faster_model(config)}."
+        return f"The model was the bottleneck ({label:.0%} busy): {_faster_model(config)}."
     return (
-        f"Workers waited for audio (finding segments {segment:.0%}, model {label:.0%} busy): more "
-        "CPUs for decoding, a store nearer by, or a codec that decodes faster (WAV, FLAC, MP3)."
+        f"Workers waited for audio (finding segments {segment:.0%}, model {label:.0%} busy): use "
+        "more CPUs for decoding, a nearer store, or a codec that decodes faster (WAV, FLAC, MP3)."
     )
 
 

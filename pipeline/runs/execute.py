@@ -1,10 +1,10 @@
 """One run, from the configuration to committed tables: adopt, plan, label, publish, reconcile.
 
-A round through the flow may lose recordings: their workers died, and a dead worker reports nothing.
-So after each round the plan is compared with the ledger, and what has no row goes through again,
-in smaller and smaller batches, in the end one by one (see recovery, flow.chain, flow.alone).
+A round through the flow may lose recordings, because a worker that dies reports nothing. So after
+each round the plan is compared with the ledger. Recordings without a row are labelled again, in
+smaller and smaller row batches and at last one by one (see recovery, flow.chain, flow.alone).
 
-Imports Ray and torch only when there is something to label.
+Imports Ray and torch only when there is something to label. Knows nothing of screens.
 """
 
 import logging
@@ -24,7 +24,7 @@ from pipeline.planning.ledger_index import find_missing
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.runs.fingerprint import fingerprint
 from pipeline.runs.progress import Outcome, Phase, Progress
-from pipeline.runs.recovery import CircuitBreaker, Step, explain_deaths, next_step
+from pipeline.runs.recovery import CircuitBreaker, Step, explain_crashes, next_step
 from pipeline.storage.probe import writable
 from pipeline.storage.store import Store, open_store
 from pipeline.tables.ledger import ledger_parts
@@ -43,7 +43,7 @@ OnProgress = Callable[[Progress], None]
 
 
 def prepare(config: RunConfig) -> tuple[Store, RunInfo]:
-    """Resolve the models and check the store. Raises ModelError, StoreError."""
+    """Open the store and find the models. Raises ModelError, StoreError."""
     store = open_store(config.output, config.storage_options)
     files = resolve_model(
         config.model,
@@ -64,7 +64,7 @@ def prepare(config: RunConfig) -> tuple[Store, RunInfo]:
 
 
 def plan_run(config: RunConfig, run: RunInfo) -> Plan:
-    """What the manifest asks for and the tables do not have yet."""
+    """The recordings of the manifest that the tables do not hold."""
     return make_plan(
         read_manifest(
             config.manifest,
@@ -83,10 +83,10 @@ def plan_run(config: RunConfig, run: RunInfo) -> Plan:
 def execute(
     config: RunConfig, on_progress: OnProgress, *, build: "BuildStages | None" = None
 ) -> Outcome:
-    """Run to the end and say what was done. What was committed stays, whatever happens.
+    """Run to the end and return what was done. Committed rows stay, however the run ends.
 
-    `build` makes the stages of the run; by default those that the configuration describes. Raises
-    what `prepare` and `plan_run` raise, and RunStopped (see recovery).
+    `build` makes the stages of the run; the default is stages.build.build_stages. Raises what
+    `prepare` and `plan_run` raise, and RunStopped (see recovery).
     """
     store, run = prepare(config)
     with writable(store, single_writer=config.single_writer) as store:
@@ -94,7 +94,7 @@ def execute(
 
 
 class _Run:
-    """One run under way."""
+    """The state of one run."""
 
     def __init__(
         self,
@@ -122,7 +122,7 @@ class _Run:
             self._label(plan.todo)
         wall_s = time.monotonic() - started
         n_unfinished = self._missing(plan.todo).num_rows
-        # Readers move to a new model when all of the corpus is labelled with it, not before.
+        # Readers see a new model only when it has labelled the whole corpus.
         self._progress.seq = self._publisher.publish(make_current=n_unfinished == 0).seq
         return Outcome(
             run=self._run,
@@ -134,8 +134,8 @@ class _Run:
         )
 
     def _label(self, todo: pa.Table) -> None:
-        """Rounds over what has no row yet, until all have one (see recovery.next_step)."""
-        # ray and torch take seconds to import; a finished corpus needs none
+        """Label in rounds until every recording has a row (see recovery.next_step)."""
+        # ray and torch take seconds to import; a finished corpus does not need them
         from pipeline.flow.environment import prepare_environment
 
         prepare_environment()  # before the first import of ray
@@ -149,7 +149,7 @@ class _Run:
         n_rounds = 0
         step: Step = "again"
         while step != "done":
-            # A session per round: what a failed one left in an actor's hands, a GPU say, is free.
+            # A new session for each round frees what workers of a failed round held, e.g. a GPU.
             with ray_session(self._config.ray):
                 telemetry = telemetry or Telemetry(self._run.run_id)
                 self._progress.phase = Phase.LOADING_MODELS
@@ -160,7 +160,7 @@ class _Run:
             left = self._missing(todo)
             step = next_step(left.num_rows, todo.num_rows, n_rounds)
             if step == "stop":
-                raise RunStopped(explain_deaths(left.num_rows, n_rounds, reason))
+                raise RunStopped(explain_crashes(left.num_rows, n_rounds, reason))
             todo = left
 
     def _start_round(self, todo: pa.Table, step: "Step", stages: "Stages") -> "Generator[Receipt]":
@@ -190,7 +190,7 @@ class _Run:
         breaker: CircuitBreaker,
         telemetry: "Telemetry",
     ) -> str:
-        """Count and publish what comes out of a round; why it ended early, or ""."""
+        """Count and publish the results of a round. Returns why it ended early, or ""."""
         published_s = time.monotonic()
         try:
             for receipt in receipts:
@@ -203,7 +203,7 @@ class _Run:
                     raise RunStopped(fault)
         except RoundEnded as ended:
             return str(ended)
-        finally:  # after Ctrl-C or a dead worker, too: what is finished is committed
+        finally:  # commit finished rows, also after Ctrl-C or a crash
             self._progress.seq = self._publisher.publish().seq
             self._report(telemetry)
             receipts.close()
@@ -214,7 +214,7 @@ class _Run:
         telemetry.update(self._progress)
 
     def _publish_or_warn(self) -> None:
-        """Commit. A store that is away for a while costs nothing yet: the bundles wait."""
+        """Commit. If the store fails, log a warning: a later call commits the same bundles."""
         try:
             self._progress.seq = self._publisher.publish().seq
         except OSError as error:

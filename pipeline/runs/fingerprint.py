@@ -1,4 +1,4 @@
-"""The hash of everything that shapes a label. Knows the configuration; opens nothing."""
+"""The fingerprint: a hash of everything that changes labels. Opens no file."""
 
 import hashlib
 import json
@@ -8,14 +8,14 @@ from pydantic import BaseModel
 
 from pipeline.config import RunConfig, label_precision
 
-# Raised by hand when code that shapes labels changes: front end, VAD, segmenting or decoding. It
-# gives every recording new work.
+# Raised by hand when code that changes labels is changed: features, VAD, segments or decoding of
+# tokens. Every recording is then labelled again.
 CODE_VERSION = 1
-# What stands for the schema in the hash. A constant: a new column is no reason to label again.
+# The schema's part in the hash. It is constant, because a new column needs no new labels.
 _SCHEMA = 1
 
-# The settings that have been hashed since code version 1. A key that was added later enters the
-# hash only when it differs from its default, so that a new key gives no recording new work.
+# The settings that have been hashed since CODE_VERSION 1. A key that was added later is hashed only
+# if it differs from its default, so that a new key does not make any recording be labelled again.
 _AUDIO = (
     *("window_s", "max_duration_s", "max_bytes", "min_rate_hz", "max_rate_hz", "max_channels"),
     "min_decoded_share",
@@ -25,13 +25,14 @@ _SEGMENT = (
     *("pad_s", "threshold"),
 )
 _LABEL = ("language", "allowed_languages", "use_itn", "precision")
-_NO_LABEL = frozenset({"batch_s", "compile", "device"})  # of `label`: they change no label
+_NO_LABEL = frozenset({"batch_s", "compile", "device"})  # keys of `label` that change no label
 
 
 def fingerprint(config: RunConfig, model_hash: str, vad: str) -> str:
-    """Hash of everything that shapes a label; batch sizes, devices, compilers and places do not.
+    """Hash of the code version, the model, the VAD, and the settings that change labels.
 
-    Where the model lies is not in it either: the same weights from a hub or a directory are one.
+    Batch sizes, devices and compilers are not hashed. Nor is the place of the model: the same
+    weights give the same fingerprint, from a hub or from a directory.
     """
     label = config.label.model_copy(update={"precision": label_precision(config)})
     parts = {

@@ -1,4 +1,4 @@
-"""How far a run is, and what it did. Plain data; knows nothing of screens."""
+"""Progress and outcome of a run. Plain data; knows nothing of screens."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Phase(StrEnum):
-    """What a run is doing, in the words that are shown."""
+    """What a run is doing; the values are shown to users."""
 
     STARTING_RAY = "starting Ray"
     LOADING_MODELS = "loading models"
@@ -24,7 +24,7 @@ class Phase(StrEnum):
 
 @dataclass(slots=True)
 class Progress:
-    """How far a run is. `on_progress` gets the same object again and again."""
+    """The progress of a run. Every call of `on_progress` gets the same, updated object."""
 
     run_id: str
     phase: Phase = Phase.STARTING_RAY
@@ -54,5 +54,5 @@ class Outcome:
     plan: Plan
     progress: Progress
     n_adopted: int  # recordings of an earlier run that died before it could commit them
-    n_unfinished: int  # planned, but without a row after the run; the next run labels them
-    label_wall_s: float  # from the first row to the last, starting Ray and loading models included
+    n_unfinished: int  # planned recordings without a row after the run; the next run labels them
+    label_wall_s: float  # first row to last, including starting Ray and loading models

@@ -1,8 +1,7 @@
-"""When things break: which fault stops a run, what is tried next, what a crash leaves as a row.
+"""Decide when a fault stops a run, and what follows a round. Knows counts; nothing of Ray.
 
-Pure decisions over counts; knows nothing of Ray. The rule behind them: a bad recording becomes a
-row, and a bad environment stops the run, because a million rows that say "access denied" help
-nobody. See `run` for the passes and `flow` for the workers.
+The rule: a bad recording becomes a row, and a bad environment stops the run, because a million rows
+that say "access denied" are of no use. See runs.execute for the rounds and flow for the workers.
 """
 
 from collections import Counter, deque
@@ -11,16 +10,18 @@ from typing import Literal
 
 from pipeline.errors import PERMANENT, ErrorType, advice_for
 
-_RECENT = 10  # times fail_fast_after: how far back the breaker looks, so it sees a fault on day two
-_CRASHES = 10  # a crash costs half a minute: the breaker asks for fewer recordings
-_ALONE_AT_ONCE = 100  # so few recordings left: one by one is as fast as another pass
-_ALONE_AT_MOST = 1_000  # more that die in a pass of their own are no bad recordings
-_ISOLATED_AT_MOST = 10_000  # recordings; one at a time through the flow costs the batching
-_MAX_ROUNDS = 4  # through the flow, before a run gives up
+# The breaker looks at the last _RECENT * fail_fast_after recordings, so that it also finds a fault
+# that begins on the second day of a run.
+_RECENT = 10
+_CRASHES = 10  # recordings that suffice for WorkerCrash, because each crash costs half a minute
+_ALONE_AT_ONCE = 100  # recordings; one by one, so few take no longer than another round
+_ALONE_AT_MOST = 1_000  # recordings; if more are left after all rounds, they are not the cause
+_ISOLATED_AT_MOST = 10_000  # recordings; more would take too long without row batches
+_MAX_ROUNDS = 4  # rounds through the flow before a run gives up
 
 
 class CircuitBreaker:
-    """Watches what comes out of a run; says when one fault outside the audio dominates."""
+    """Counts the results of a run and finds a fault outside the audio that most of them have."""
 
     def __init__(self, max_error_share: float, fail_fast_after: int) -> None:
         self._max_error_share = max_error_share
@@ -31,7 +32,7 @@ class CircuitBreaker:
         self._examples: dict[str, str] = {}
 
     def add(self, n_recordings: int, errors: Sequence[str], example: str) -> str:
-        """Count one bundle with its error types; "", or the fault for which the run should stop.
+        """Count one bundle with its error types. Returns the fault that must stop the run, or "".
 
         `example` is the message of the first error.
         """
@@ -58,10 +59,10 @@ class CircuitBreaker:
 def find_fault(
     n_recordings: int, errors: Mapping[str, int], *, max_error_share: float, fail_fast_after: int
 ) -> str:
-    """The error type that more than `max_error_share` of the recordings ended with, or "".
+    """The error type that more than `max_error_share` of the recordings have, or "".
 
-    Errors that lie in the audio itself (planning.PERMANENT) are no fault of the environment,
-    however many: a folder of text files is a corpus of rows that say so.
+    Errors of the audio itself (errors.PERMANENT) are never a fault of the environment, however many
+    there are: a folder of text files becomes a table of error rows.
     """
     outside = {kind: count for kind, count in errors.items() if kind not in PERMANENT}
     kind = max(outside, key=lambda name: outside[name], default="")
@@ -72,21 +73,21 @@ def find_fault(
 
 
 def explain_fault(kind: str, n_errors: int, n_recordings: int, example: str) -> str:
-    """The fault in a paragraph: what, how often, an example, what to do."""
+    """A paragraph about a fault: what, how often, an example, what to do."""
     advice = advice_for(kind)
     return (
         f"{n_errors:,} of the last {n_recordings:,} recordings failed with {kind}"
         + (f", for example: {example[:300].rstrip('.')}" if example else "")
-        + f". This is no fault of the audio. {advice}; then run the same command with "
-        "--set retry=errors, which takes up again what failed so. If the corpus really is like "
-        "that, --set max_error_share=1 goes through all of it."
+        + f". This is not a fault of the audio. {advice}; then run the same command with "
+        "--set retry=errors, which labels these recordings again. If so many recordings are "
+        "expected to fail, --set max_error_share=1 continues to the end."
     )
 
 
-def explain_deaths(n_left: int, n_rounds: int, reason: str) -> str:
-    """Why a run stops whose workers die and die."""
+def explain_crashes(n_left: int, n_rounds: int, reason: str) -> str:
+    """Message for a run that stopped because workers kept crashing."""
     return (
-        f"{n_left:,} recordings have no row after {n_rounds} passes, because workers keep dying"
+        f"{n_left:,} recordings have no row after {n_rounds} rounds, because workers kept crashing"
         + (f" ({reason[:300]})" if reason else "")
         + f". {ErrorType.WORKER_CRASH.advice}; then run the same command again."
     )
@@ -96,11 +97,11 @@ Step = Literal["done", "again", "isolated", "alone", "stop"]
 
 
 def next_step(n_left: int, n_before: int, n_rounds: int) -> Step:
-    """What follows a pass that was given `n_before` recordings and left `n_left` without a row.
+    """The step after a round that got `n_before` recordings and left `n_left` without a row.
 
-    again: the whole flow once more. isolated: the flow with one recording per batch, so that only
-    those who kill a worker are lost with it. alone: one recording at a time, whose crash is then
-    known to be its own. stop: it is not the recordings, or far too many of them.
+    again: the whole flow once more. isolated: the flow with one recording per row batch, so that a
+    crash loses only the recording that caused it. alone: one recording at a time, so that a crash
+    can be blamed on that recording. stop: the recordings are not the cause, or too many are left.
     """
     if n_left == 0:
         return "done"

@@ -1,7 +1,7 @@
-"""What the stages of a run are made of. Loads a model only when it is called in a worker.
+"""Build the stages of a run from its configuration. Models are loaded later, in the workers.
 
-`Stages` is the one seam between a run and its parts: another model, another VAD or a test that
-kills workers gives its own to `runs.execute` or `flow.label`.
+`Stages` is the only place where a run's parts can be replaced: with another model, another VAD, or
+in tests with stages that crash. `runs.execute` and `flow.chain.label` take one.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,14 +17,14 @@ from pipeline.stages.decode import decode_recordings
 from pipeline.stages.write import write_rows
 from pipeline.tables.run_records import RunInfo
 
-if TYPE_CHECKING:  # torch takes seconds and 600 MB: only where a model is built
+if TYPE_CHECKING:  # torch takes seconds and 600 MB; only processes with a model import it
     from pipeline.models.sensevoice.model import Transcriber
     from pipeline.models.vad.load import Vad
 
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The parts of a run's stages. All travel to workers, so each must be picklable."""
+    """The parts of a run's stages. All are sent to workers, so each must be picklable."""
 
     decode: Callable[[pa.Table], Iterator[pa.Table]]  # PLANNED rows to WINDOW rows
     load_vad: Callable[[str], "Vad"]  # takes a device: cpu, cuda or auto
@@ -47,7 +47,7 @@ def build_stages(config: RunConfig, run: RunInfo) -> Stages:
 
 
 def load_vad(config: RunConfig, device: str = "cpu") -> "Vad":
-    """The VAD of a run, on this worker. Raises ModelError."""
+    """Load the VAD of a run in this worker. Raises ModelError."""
     from pipeline.models.vad import load
 
     name, _ = resolve_vad(config)
@@ -55,10 +55,10 @@ def load_vad(config: RunConfig, device: str = "cpu") -> "Vad":
 
 
 def load_model(config: RunConfig, model_hash: str) -> "Transcriber":
-    """The SenseVoice model of a run, on this worker. Raises ModelError.
+    """Load the SenseVoice model of a run in this worker. Raises ModelError.
 
-    `model_hash` is what the driver planned with: a worker that finds other files under the same
-    name must not label with them.
+    `model_hash` is the hash of the model that the driver planned with. A worker that finds other
+    files under the same name must not label with them.
     """
     from pipeline.models.sensevoice.model import load_sensevoice
 

@@ -1,10 +1,4 @@
-"""The first and the last stage, decode_recordings and write_rows; model_stages has those between.
-
-Stages are what Ray calls: rows in, rows out. Here and there, and nowhere else, an exception becomes
-a column. A bad recording becomes a row with an error, which the later stages hand on untouched;
-what is wrong with a worker (a model that does not load) is raised and stops the run. SystemExit is
-caught beside Exception because a library that calls sys.exit inside an actor hangs Ray (ray#62746).
-"""
+"""Planned rows to windows of waveform: the first stage. Knows files; nothing of speech."""
 
 import hashlib
 from collections.abc import Iterator, Mapping
@@ -26,15 +20,15 @@ from pipeline.stages.error_rows import describe_error
 from pipeline.storage.redaction import public_uri
 from pipeline.storage.versions import look_up_versions
 
-_AHEAD = 8  # files of a decode task that are opened before their turn; of up to 32 MB each
+_AHEAD = 8  # files that a decode task opens in advance; each takes up to 32 MB
 
 
 def decode_recordings(
     batch: pa.Table, *, config: AudioConfig, options: Mapping[str, Any], run_id: str
 ) -> Iterator[pa.Table]:
-    """Planned rows to window rows, one at a time, so that memory holds one window and no more.
+    """Planned rows to window rows, one at a time, so that only one window is in memory.
 
-    The next few files are opened meanwhile: an object store makes each of them wait, not work.
+    The next files are opened meanwhile, because opening an object of a store is mostly waiting.
     """
     rows = batch.to_pylist(maps_as_pydicts="strict")
     with ThreadPoolExecutor(_AHEAD) as pool:
@@ -46,9 +40,9 @@ def decode_recordings(
 
 @dataclass(slots=True)
 class _Opened:
-    """The bytes of a recording, or why they are not to be had."""
+    """An opened recording, or the reason why it could not be opened."""
 
-    version: str  # what the store says of the object that they are read from
+    version: str  # of the object, as the store reports it
     n_bytes: int
     closing: ExitStack = field(default_factory=ExitStack)
     source: Source | None = None
@@ -62,7 +56,7 @@ def _open(row: Row, config: AudioConfig, options: Mapping[str, Any]) -> _Opened:
     try:
         opened.version, opened.n_bytes = _version_of(row["uri"], options)
         opened.source = opened.closing.enter_context(open_source(row["uri"], config, options))
-        if opened.source.is_held:
+        if opened.source.is_in_memory:
             _check_unchanged(row, opened, options)
     except (Exception, SystemExit) as error:
         opened.error = error
@@ -70,7 +64,7 @@ def _open(row: Row, config: AudioConfig, options: Mapping[str, Any]) -> _Opened:
 
 
 def _check_unchanged(row: Row, opened: _Opened, options: Mapping[str, Any]) -> None:
-    """Bytes of two versions would be labels of neither."""
+    """Raise RecordingError if the object was rewritten: the bytes may mix two versions."""
     if _version_of(row["uri"], options)[0] != opened.version:
         raise RecordingError(ErrorType.CHANGED_WHILE_READ, "rewritten while it was read; run again")
 
@@ -80,7 +74,7 @@ def _decode_one(
 ) -> Iterator[Row]:
     base = {
         **{name: row[name] for name, _ in PLANNED_FIELDS},
-        "uri": public_uri(row["uri"]),  # what is written down opens nothing
+        "uri": public_uri(row["uri"]),  # without credentials
         "version": opened.version,
         "bytes": opened.n_bytes,
         "attempt_id": _attempt_id(run_id, row["work_key"], opened.version),
@@ -92,6 +86,10 @@ def _decode_one(
         "channels": 0,
         "codec": "",
         "warning": "",
+        "gap_s": 0.0,
+        "start_offset_s": 0.0,
+        "audio_streams": 0,
+        "audio_stream": 0,
         "waveform": b"",
     }
     if row["error_stage"]:
@@ -108,12 +106,16 @@ def _decode_one(
                 "channels": window.channels,
                 "codec": window.codec,
                 "warning": window.warning,
+                "gap_s": window.gap_s,
+                "start_offset_s": window.start_offset_s,
+                "audio_streams": window.n_audio_streams,
+                "audio_stream": window.audio_stream,
                 "waveform": window.waveform.tobytes(),
             }
             yield dict(base)
             base |= {"window_index": window.index + 1, "n_windows": window.index + 2}
     except (Exception, SystemExit) as error:
-        # The windows before the fault stand; this one closes the recording and carries the reason.
+        # Earlier windows stay valid; this row is the recording's last window and has the reason.
         yield {**base, "duration_s": 0.0, "waveform": b"", **describe_error("decode", error)}
 
 
@@ -124,23 +126,23 @@ def _windows(
         if opened.source is None or opened.error:
             raise opened.error or RuntimeError("not opened")
         for window in decode_source(opened.source, config, row["offset_s"], row["length_s"]):
-            if window.is_last and not opened.source.is_held:
+            if window.is_last and not opened.source.is_in_memory:
                 _check_unchanged(row, opened, options)
             yield window
 
 
 def _attempt_id(run_id: str, work_key: str, version: str) -> str:
-    """One name for all decodings that give the same windows.
+    """One id for all decodings that give the same windows.
 
-    Ray replays a generator whose worker died and drops the windows that it already has, so the
-    windows of both must fit together: named by what was read, not when.
+    If a worker dies, Ray runs its generator again and drops the windows that it already has. So the
+    windows of both runs must have one id: a hash of what was read, not of when.
     """
     text = f"{run_id}\x1f{work_key}\x1f{version}"
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _version_of(uri: str, options: Mapping[str, Any]) -> tuple[str, int]:
-    """What the store says of the object now: the plan may be hours old."""
+    """The version and size that the store reports now; the plan may be hours old."""
     try:
         return look_up_versions([uri], options)[0]
     except StoreError as error:

@@ -1,4 +1,4 @@
-"""Exceptions as columns of a row. Knows the error columns; raises nothing."""
+"""Exceptions to columns of a row. Knows the error columns; raises nothing."""
 
 import uuid
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ def describe_error(stage: str, error: BaseException) -> Row:
 
 
 def error_row(planned: Mapping[str, Any], stage: str, kind: str, message: str) -> pa.Table:
-    """The bundle row (schema.BUNDLE) of a recording of which no worker can tell: all in error."""
+    """One bundle row (schema.BUNDLE) for a recording that no worker could finish."""
     row = {name: planned[name] for name, _ in PLANNED_FIELDS} | {
         "uri": public_uri(planned["uri"]),
         "error_stage": stage,
         "error_type": kind,
         "error_message": redact(message)[:2000],
-        # An attempt of its own: windows that were finished before the crash belong to another.
+        # A new attempt: windows that were finished before the crash belong to another one.
         "attempt_id": uuid.uuid4().hex,
         "window_index": 0,
         "n_windows": 1,
@@ -35,5 +35,8 @@ def error_row(planned: Mapping[str, Any], stage: str, kind: str, message: str) -
         "warning": "",
         "segments": [],
     }
-    zeros = ("duration_s", "sample_rate_hz", "channels", "labelled_s", "silence_s", "failed_s")
+    zeros = (
+        *("duration_s", "sample_rate_hz", "channels", "labelled_s", "silence_s", "failed_s"),
+        *("gap_s", "start_offset_s", "audio_streams", "audio_stream"),
+    )
     return pa.Table.from_pylist([row | dict.fromkeys(zeros, 0)], schema=BUNDLE)

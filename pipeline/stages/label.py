@@ -1,7 +1,4 @@
-"""Segments to labels: the stage that holds the model, and the one that holds VAD and model.
-
-An exception becomes a column; what is wrong with a worker (a model that does not load) is raised.
-"""
+"""Segments to labels: a stage with the model, and one with VAD and model. Knows nothing of Ray."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,25 +20,25 @@ from pipeline.schema import BUNDLE, FRAMES_PER_S, N_MELS, WINDOW_FIELDS, Segment
 from pipeline.stages.error_rows import describe_error
 from pipeline.stages.segment import FindSegments, bytes_at
 
-if TYPE_CHECKING:  # torch takes seconds and 600 MB: only where a model is built
+if TYPE_CHECKING:  # torch takes seconds and 600 MB; only processes with a model import it
     from pipeline.models.sensevoice.model import Clip, Transcriber
     from pipeline.models.vad.load import Vad
 
-# Audio of a model batch, at most. On a CPU its activations stay in cache: batches of 30 to 60 s are
-# 5 to 10 % faster than of 120 (`jobs benchmark model`). On a GPU, by arithmetic: a kernel should
-# last for some 30 us, several times its launch.
+# Most audio in a model batch. On a CPU its activations stay in cache: batches of 30 to 60 s are 5
+# to 10 % faster than batches of 120 s (`jobs.benchmark model`). On a GPU (computed, not measured) a
+# kernel should run for about 30 us, several times its launch.
 _BATCH_S = {"cpu": 60.0, "cuda": 1200.0}
 
 
 def model_batch_s(config: LabelConfig) -> float:
-    """Seconds of audio in a model batch on this machine, at most."""
+    """The most seconds of audio in a model batch on this machine."""
     from pipeline.models.device import pick_device
 
     return config.batch_s or _BATCH_S[pick_device(config.device).type]
 
 
 class LabelSegments:
-    """Segmented rows to bundle rows; the clips of all rows share model batches."""
+    """Segmented rows to bundle rows; clips of different rows share model batches."""
 
     def __init__(self, load: Callable[[], "Transcriber"], config: LabelConfig) -> None:
         max_frames = int(model_batch_s(config) * FRAMES_PER_S)
@@ -58,7 +55,7 @@ class LabelSegments:
         return self.label(rows, clips)
 
     def label(self, rows: Sequence[Row], clips: "Sequence[Clip]") -> pa.Table:
-        """Rows with `segments` to bundle rows; `clips` are the segments of all rows in order."""
+        """Rows with `segments` to bundle rows; `clips`: features of all segments, in order."""
         languages = [
             row["language"] or self._config.language for row in rows for _ in row["segments"]
         ]
@@ -69,10 +66,10 @@ class LabelSegments:
     def _transcribe(
         self, clips: "Sequence[Clip]", languages: Sequence[str]
     ) -> list[ClipOutput | Exception]:
-        """The output of each clip, or why there is none.
+        """The output of each clip, or the exception that it causes.
 
-        A clip whose language is not allowed goes through the model a second time, prompted with the
-        most probable allowed one.
+        A clip whose language is not allowed goes through the model again, prompted with the most
+        probable allowed language.
         """
         use_itn = self._config.use_itn
         outputs = self._model.transcribe(clips, languages, use_itn)
@@ -96,13 +93,13 @@ class LabelSegments:
         labels: list[Row] = []
         failed_s = 0.0 if not row["error_stage"] else row["duration_s"]
         for segment, output in zip(row["segments"], outputs, strict=True):
-            place = Segment(segment["start_s"], segment["end_s"])
+            in_window = Segment(segment["start_s"], segment["end_s"])
             if isinstance(output, Exception):
-                failed_s += place.duration_s
+                failed_s += in_window.duration_s
                 row |= describe_error("label", output)
                 continue
-            start_s = round(row["window_start_s"] + place.start_s, 3)
-            end_s = round(row["window_start_s"] + place.end_s, 3)
+            start_s = round(row["window_start_s"] + in_window.start_s, 3)
+            end_s = round(row["window_start_s"] + in_window.end_s, 3)
             labels.append(label_clip(output, vocabulary, start_s, end_s, self._config.use_itn))
         labelled_s = sum(
             segment["end_s"] - segment["start_s"]
@@ -121,7 +118,7 @@ class LabelSegments:
 class FindAndLabelSegments:
     """Window rows to bundle rows in one worker: features and VAD on the model's device, too.
 
-    For GPUs that the CPUs beside them cannot feed: VAD costs 60 cores at 28,000x real time.
+    For machines whose CPUs are too slow for their GPU: VAD at 28,000x real time takes 60 cores.
     """
 
     def __init__(

@@ -1,8 +1,6 @@
-"""Windows to segments with their features: the stage that holds the VAD.
+"""Windows to segments with their features: the stage with the VAD. Knows nothing of Ray."""
 
-An exception becomes a column; what is wrong with a worker (a VAD that does not load) is raised.
-"""
-
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,9 +13,12 @@ from pipeline.models.vad.merging import merge_segments
 from pipeline.schema import SAMPLE_RATE, SEGMENTED, Segment
 from pipeline.stages.error_rows import describe_error
 
-if TYPE_CHECKING:  # torch takes seconds and 600 MB: only where a model is built
+if TYPE_CHECKING:  # torch takes seconds and 600 MB; only processes with a model import it
     from pipeline.models.features import LogMel
     from pipeline.models.vad.load import Vad
+
+
+_QUIET_DBFS = -50.0  # a second that is louder is no silence; speech is 20 dB above that
 
 
 class SegmentedWindow(NamedTuple):
@@ -25,10 +26,11 @@ class SegmentedWindow(NamedTuple):
 
     segments: list[Segment]
     clips: "list[LogMel]"
+    level_dbfs: float = -math.inf  # of the loudest second, if there is no segment
 
 
 class FindSegments:
-    """Window rows to segmented rows: features once, speech found, neighbours joined."""
+    """Window rows to segmented rows: compute features, find speech, join neighbours."""
 
     def __init__(
         self, load: Callable[[], "Vad"], config: SegmentConfig, device: str = "cpu"
@@ -40,24 +42,24 @@ class FindSegments:
         self._device = pick_device(device)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """One row at a time: memory holds the features of one window and no more."""
+        """One row at a time, so that only the features of one window are in memory."""
         for index in range(batch.num_rows):
             ((row, clips),) = self.find(batch.slice(index, 1))
             features = b"".join(clip.numpy().tobytes() for clip in clips)
             yield pa.Table.from_pylist([row | {"features": features}], schema=SEGMENTED)
 
     def find(self, batch: pa.Table) -> "list[tuple[Row, list[LogMel]]]":
-        """Each row with its `segments`, and the features of these on this worker's device."""
+        """Each row with its `segments`, and their features on this worker's device."""
         rows = batch.drop_columns("waveform").to_pylist(maps_as_pydicts="strict")
         good = [index for index, row in enumerate(rows) if not row["error_stage"]]
         waveforms = [np.frombuffer(bytes_at(batch["waveform"], i), np.int16) for i in good]
         found: list[SegmentedWindow | BaseException] = [SegmentedWindow([], [])] * len(rows)
-        for index, one in zip(good, self._segment(waveforms), strict=True):
-            found[index] = one
+        for index, segmented in zip(good, self._segment(waveforms), strict=True):
+            found[index] = segmented
         return [_with_segments(row, one) for row, one in zip(rows, found, strict=True)]
 
     def _segment(self, waveforms: Sequence[np.ndarray]) -> list[SegmentedWindow | BaseException]:
-        """All together; after a failure each alone, so that it is known whose it is."""
+        """All waveforms together; after a failure each alone, to find the one that fails."""
         try:
             return list(self._segment_together(waveforms))
         except (Exception, SystemExit) as error:
@@ -69,9 +71,9 @@ class FindSegments:
         from pipeline.models.features import clip_frames, log_mels, loudness
 
         features = log_mels(waveforms, self._device)
-        spoken = self._vad.find_speech(waveforms, features)
+        speech = self._vad.find_speech(waveforms, features)
         for waveform, log_mel, intervals, level in zip(
-            waveforms, features, spoken, loudness(features), strict=True
+            waveforms, features, speech, loudness(features), strict=True
         ):
             segments = merge_segments(
                 intervals,
@@ -79,8 +81,9 @@ class FindSegments:
                 duration_s=len(waveform) / SAMPLE_RATE,
                 loudness=level,  # a segment that is too long is cut in a pause
             )
-            places = (clip_frames(one, len(log_mel)) for one in segments)
-            yield SegmentedWindow(segments, [log_mel[place] for place in places])
+            clips = [log_mel[clip_frames(segment, len(log_mel))] for segment in segments]
+            level_dbfs = -math.inf if segments else loudest_second_dbfs(waveform)
+            yield SegmentedWindow(segments, clips, level_dbfs)
 
 
 def _with_segments(row: Row, found: SegmentedWindow | BaseException) -> "tuple[Row, list[LogMel]]":
@@ -90,7 +93,27 @@ def _with_segments(row: Row, found: SegmentedWindow | BaseException) -> "tuple[R
         {"start_s": segment.start_s, "end_s": segment.end_s, "n_frames": len(clip)}
         for segment, clip in zip(found.segments, found.clips, strict=True)
     ]
+    if found.level_dbfs > _QUIET_DBFS:
+        row = row | {"warning": _with_warning(row, found.level_dbfs)}
     return row | {"segments": segments}, found.clips
+
+
+def _with_warning(row: Row, level_dbfs: float) -> str:
+    start_s = row["window_start_s"]
+    text = (
+        f"no segment found from {start_s:.0f} to {start_s + row['duration_s']:.0f} s, although the "
+        f"loudest second has {level_dbfs:.0f} dBFS"
+    )
+    return "; ".join(filter(None, [row["warning"], text]))
+
+
+def loudest_second_dbfs(waveform: np.ndarray) -> float:
+    """RMS of the loudest second of an int16 waveform (n_samples,), in dB; 0 dB: full scale."""
+    n_half = SAMPLE_RATE // 2
+    starts = range(0, max(1, len(waveform) - n_half), n_half)
+    seconds = (waveform[start : start + SAMPLE_RATE].astype(np.float32) for start in starts)
+    power = max((float(second @ second) / max(1, second.size) for second in seconds), default=0.0)
+    return 10 * math.log10(power / 32768**2) if power else -math.inf
 
 
 def bytes_at(column: pa.ChunkedArray, index: int) -> pa.Buffer:

@@ -1,4 +1,4 @@
-"""Bundle rows to one bundle in the store: the last stage."""
+"""Bundle rows to one bundle in the store: the last stage. Knows nothing of commits."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,7 +14,7 @@ _NAMES = pa.list_(pa.string())
 
 
 def write_rows(batch: pa.Table, *, root: str, options: Mapping[str, Any], run: RunInfo) -> pa.Table:
-    """Bundle rows to one bundle in the store; gives back a receipt of one row."""
+    """Write bundle rows to the store as one bundle; returns a receipt of one row."""
     key = write_bundle(open_store(root, options), run, batch)
     errors = np.array(batch["error_stage"].to_pylist()) != ""
     last = np.array(batch["n_windows"]) > 0

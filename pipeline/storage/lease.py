@@ -1,9 +1,9 @@
-"""One writer at a time on a store that cannot refuse a second one. Knows a lease, not commits.
+"""A lease, for one writer at a time on a store without conditional writes. Knows no commits.
 
-Weaker than a conditional write, and only for stores that have none. A lease is an object that its
-holder rewrites every few seconds. Two runs that start within the same moment, or a holder that is
-paused for longer than the lease lasts and wakes up between its last look and its write, can still
-lose a commit. Never needed on a store that passes the probe.
+A lease is an object that its holder rewrites every few seconds. It is weaker than a conditional
+write: a commit can still be lost if two runs start at the same moment, or if a holder is paused for
+longer than the lease lasts, between its last check and its write. A store that passes the probe
+does not need it.
 """
 
 import json
@@ -22,8 +22,8 @@ from pipeline.storage.store import Store
 
 KEY = "_lease.json"
 _RENEW_S = 5.0
-_EXPIRE_S = 20.0  # a lease that was not renewed for this long is anybody's
-_SETTLE_S = 2.0  # after taking it, wait: somebody may have taken it in the same moment
+_EXPIRE_S = 20.0  # a lease that was not renewed for this long may be taken over
+_SETTLE_S = 2.0  # wait after taking it: another run may have taken it at the same moment
 
 
 @contextmanager
@@ -34,10 +34,10 @@ def sole_writer(
     expire_s: float = _EXPIRE_S,
     settle_s: float = _SETTLE_S,
 ) -> Iterator[Store]:
-    """The store, as long as this process holds its lease; raises StoreError if another one does.
+    """The store, while this process holds its lease. Raises StoreError if another process does.
 
-    A lease that a dead process left is taken over after `expire_s` without a sign of life, told by
-    watching it and not by clocks.
+    A lease that did not change for `expire_s` while this process watched it is taken over. The
+    clocks of the two machines are not compared.
     """
     owner = {"lease": uuid.uuid4().hex, "host": socket.gethostname(), "pid": os.getpid()}
     _wait_until_free(store, expire_s)
@@ -66,7 +66,7 @@ def _wait_until_free(store: Store, expire_s: float) -> None:
         if now and now != seen:
             raise StoreError(
                 f"{store.root}: another run writes here (process {now.get('pid')} on "
-                f"{now.get('host')}); wait until it is done"
+                f"{now.get('host')}); wait until that run has ended"
             )
         seen = now
 
@@ -74,24 +74,24 @@ def _wait_until_free(store: Store, expire_s: float) -> None:
 def _renew(
     leased: "_LeasedStore", owner: dict[str, object], renew_s: float, done: threading.Event
 ) -> None:
-    turn = 0
+    n_renewals = 0
     while not done.wait(renew_s):
-        turn += 1
+        n_renewals += 1
         try:
             leased.check()
-            _write(leased.inner, owner, turn)
+            _write(leased.inner, owner, n_renewals)
         except StoreError:
-            return  # lost: the next commit finds out and says so
+            return  # the lease is lost: the next commit checks it and raises the error
         except OSError:
-            continue  # the store is away for a moment; the commit that needs it will say so
+            continue  # the store did not answer: the next commit raises an error if it stays so
 
 
-def _write(store: Store, owner: dict[str, object], turn: int) -> None:
-    store.put(KEY, json.dumps({**owner, "turn": turn}).encode())
+def _write(store: Store, owner: dict[str, object], n_renewals: int) -> None:
+    store.put(KEY, json.dumps({**owner, "turn": n_renewals}).encode())
 
 
 def _read(store: Store) -> dict[str, object]:
-    """{} if there is no lease; a damaged one is somebody's."""
+    """The lease; {} if there is none. An unreadable lease counts as held."""
     try:
         data = store.get(KEY)
     except FileNotFoundError:
@@ -104,7 +104,7 @@ def _read(store: Store) -> dict[str, object]:
 
 
 class _LeasedStore:
-    """A store whose conditional write is a look and a write, under the lease."""
+    """A store whose conditional write is a read and then a write, while the lease is held."""
 
     def __init__(self, inner: Store, lease: str) -> None:
         self.inner = inner
@@ -119,11 +119,12 @@ class _LeasedStore:
         return self.inner.filesystem
 
     def check(self) -> None:
+        """Raise StoreError if another process holds the lease."""
         holder = _read(self.inner)
         if holder.get("lease") != self._lease:
             raise StoreError(
                 f"{self.root}: the lease was lost to process {holder.get('pid')} on "
-                f"{holder.get('host')}; one of the two runs has to stop"
+                f"{holder.get('host')}; stop one of the two runs"
             )
 
     def put_if_absent(self, key: str, data: bytes) -> bool:

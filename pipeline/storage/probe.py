@@ -1,7 +1,7 @@
-"""Does a store keep the promises that the commit log needs? Asks it; knows no log.
+"""Check by requests that a store has the properties the commit log needs. Knows no commit log.
 
-Conditional writes above all: a store that ignores them lets two publishers overwrite each other's
-commits without a sign (seen on s3rver: 12 commits, 4 survived).
+The most important one is the conditional write: on a store that ignores the condition, two
+publishers overwrite each other's commits without an error (s3rver: of 12 commits, 4 were left).
 """
 
 import os
@@ -28,30 +28,35 @@ _USE_ANOTHER = (
     "use a store with conditional writes and read-after-write consistency (AWS S3, MinIO, Ceph "
     "RGW) or a local directory"
 )
-_ASK_FOR_RIGHTS = "the credentials are valid; give them the right to {} objects under this root"
+_ASK_FOR_PERMISSION = (
+    "the credentials are valid; give them permission to {} objects under this root"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One promise of a store."""
+    """The result of one check of a store."""
 
     name: str
     state: Literal["ok", "warning", "failed", "skipped"]
-    text: str  # what was seen
-    advice: str = ""  # what to do about it
-    is_conditional_write: bool = False  # the one promise that a single writer can do without
+    text: str  # what was found
+    advice: str = ""  # what to do
+    is_conditional_write: bool = False  # the only check that a single writer may ignore
 
 
-class _Broken(Exception):
-    """A promise was not kept: what was seen, and what to do."""
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What a check found to be wrong, and what to do."""
 
-    def __init__(self, text: str, advice: str = _USE_ANOTHER) -> None:
-        super().__init__(text)
-        self.text, self.advice = text, advice
+    text: str
+    advice: str = _USE_ANOTHER
+
+
+_Found = str | _Failure  # the result of a check; a text if all is well
 
 
 def probe(store: Store) -> None:
-    """Prove that the store keeps its promises, or raise StoreError for the first it breaks."""
+    """Run all checks; raise StoreError for the first one that fails."""
     for check in examine(store):
         if check.state == "failed":
             raise StoreError(f"{store.root}: {check.text}; {check.advice}")
@@ -59,9 +64,9 @@ def probe(store: Store) -> None:
 
 @contextmanager
 def writable(store: Store, *, single_writer: bool = False) -> Iterator[Store]:
-    """The store, probed, to commit to; raises StoreError if it cannot be trusted.
+    """The store, after all checks, ready for commits. Raises StoreError if a check fails.
 
-    With `single_writer`, a store whose only fault is that it ignores conditions is used under a
+    With `single_writer`, a store that fails only the check of conditional writes is used with a
     lease, which is weaker: see lease.sole_writer.
     """
     failed = [check for check in examine(store) if check.state == "failed"]
@@ -76,11 +81,14 @@ def writable(store: Store, *, single_writer: bool = False) -> Iterator[Store]:
 
 
 def examine(store: Store) -> list[Check]:
-    """Every promise in turn. What needs a failed one is skipped; the store is left clean."""
+    """Run every check. If the store cannot be written, the others are skipped.
+
+    The objects that the checks write are deleted again.
+    """
     key = f"_probe/{uuid.uuid4().hex}"
     first, second = (f"{key} {turn}".encode() for turn in ("first", "second"))
     wide = os.urandom(_ROUND_TRIP)
-    steps: tuple[tuple[str, Callable[[], str]], ...] = (
+    steps: tuple[tuple[str, Callable[[], _Found]], ...] = (
         ("write", lambda: _write(store, key, first)),
         ("read", lambda: _read(store, key, first)),
         ("list after write", lambda: _list(store, key)),
@@ -101,118 +109,120 @@ def examine(store: Store) -> list[Check]:
     return checks
 
 
-def _run(name: str, step: Callable[[], str], skip: bool) -> Check:
-    conditional = name == "put if absent, twice"
+def _run(name: str, step: Callable[[], _Found], skip: bool) -> Check:
     if skip:
-        return Check(name, "skipped", "needs a store that can be written")
+        return Check(name, "skipped", "the store cannot be written")
     try:
-        return Check(name, "ok", step())
-    except _Broken as broken:
-        state: Literal["warning", "failed"] = "warning" if name == "clock" else "failed"
-        return Check(name, state, broken.text, broken.advice, conditional)
+        found = step()
     except (OSError, StoreError) as error:
         return Check(name, "failed", *_explain(error, name))
     except Exception as error:
-        # botocore raises its own types, none of them OSErrors, when a request was never answered.
+        # When a request gets no answer, botocore raises exceptions that are not OSErrors.
         if type(error).__module__.partition(".")[0] not in ("botocore", "aiobotocore", "aiohttp"):
             raise
         return Check(name, "failed", *_explain(error, name))
+    if isinstance(found, str):
+        return Check(name, "ok", found)
+    state: Literal["warning", "failed"] = "warning" if name == "clock" else "failed"
+    return Check(name, state, found.text, found.advice, name == "put if absent, twice")
 
 
-def _write(store: Store, key: str, data: bytes) -> str:
+def _write(store: Store, key: str, data: bytes) -> _Found:
     store.put(key, data)
     return "an object was written"
 
 
-def _read(store: Store, key: str, data: bytes) -> str:
+def _read(store: Store, key: str, data: bytes) -> _Found:
     if store.get(key) != data:
-        raise _Broken("the store returned other bytes than were written")
-    return "it reads back as it was written"
+        return _Failure("the store returned other bytes than were written")
+    return "the same bytes are read as were written"
 
 
-def _list(store: Store, key: str) -> str:
+def _list(store: Store, key: str) -> _Found:
     if key not in store.list("_probe/"):
-        raise _Broken("the store did not list an object just written")
-    return "it is listed at once"
+        return _Failure("the store did not list an object just written")
+    return "a new object is listed at once"
 
 
-def _put_if_absent(store: Store, key: str, data: bytes) -> str:
+def _put_if_absent(store: Store, key: str, data: bytes) -> _Found:
     if not store.put_if_absent(key, data):
-        raise _Broken("the store refused to create a new object")
+        return _Failure("the store refused to create a new object")
     return "a new object is created"
 
 
-def _put_twice(store: Store, key: str, first: bytes, second: bytes) -> str:
+def _put_twice(store: Store, key: str, first: bytes, second: bytes) -> _Found:
     if store.put_if_absent(key, second) or store.get(key) != first:
-        raise _Broken(
-            "the store overwrote an existing object although asked not to (If-None-Match: * or "
-            "what this store has for it), so two runs would destroy each other's commits",
+        return _Failure(
+            "the store overwrote an existing object although asked not to (If-None-Match: * or the "
+            "header of this store for it), so two runs would destroy each other's commits",
             f"{_USE_ANOTHER}, name the header in storage_options.conditional_put, or set "
             "single_writer: true and never start a second run on this output",
         )
     return "an existing object is kept"
 
 
-def _range_read(store: Store, key: str, data: bytes) -> str:
+def _range_read(store: Store, key: str, data: bytes) -> _Found:
     if store.filesystem.cat_file(store.uri(key), start=2, end=9) != data[2:9]:
-        raise _Broken("the store returned wrong bytes for a range")
+        return _Failure("the store returned wrong bytes for a range")
     return "a range returns its bytes"
 
 
-def _round_trip(store: Store, key: str, data: bytes) -> str:
+def _round_trip(store: Store, key: str, data: bytes) -> _Found:
     store.put(key, data)
     if store.get(key) != data:
-        raise _Broken(
-            "1 MiB came back changed (a server that does not know aws-chunked bodies stores the "
-            "envelope, too)",
+        return _Failure(
+            "1 MiB came back changed (a server that does not support aws-chunked bodies stores "
+            "the chunk headers as part of the object)",
             "set storage_options.config_kwargs.request_checksum_calculation: when_required",
         )
     return "1 MiB comes back unchanged"
 
 
-def _clock(store: Store, key: str) -> str:
+def _clock(store: Store, key: str) -> _Found:
     info: dict[str, Any] = store.filesystem.info(store.uri(key))
     stamp = info.get("LastModified") or info.get("mtime") or time.time()
     written_s = stamp.timestamp() if isinstance(stamp, datetime) else float(stamp)
     skew_s = datetime.now(UTC).timestamp() - written_s
     if abs(skew_s) > _MAX_SKEW_S:
-        raise _Broken(
-            f"this clock and the store's are {abs(skew_s):.0f} s apart",
-            "set this machine's clock (NTP); S3 refuses requests from 15 minutes on",
+        return _Failure(
+            f"the clocks of this machine and of the store are {abs(skew_s):.0f} s apart",
+            "set this machine's clock (NTP); S3 refuses requests at a difference of 15 minutes",
         )
-    return f"less than {_MAX_SKEW_S:.0f} s from the store's"
+    return f"less than {_MAX_SKEW_S:.0f} s from the clock of the store"
 
 
-def _delete(store: Store, keys: list[str]) -> str:
+def _delete(store: Store, keys: list[str]) -> _Found:
     store.delete(keys)
-    with suppress(FileNotFoundError):
+    try:
         store.get(keys[0])
-        raise _Broken("the store still returns an object that was deleted")
-    return "what is deleted is gone"
+    except FileNotFoundError:
+        return "a deleted object cannot be read"
+    return _Failure("the store still returns an object that was deleted")
 
 
 def _explain(error: Exception, name: str) -> tuple[str, str]:
-    """What went wrong and what to do: wrong keys, missing rights, place and network told apart."""
+    """What went wrong and what to do, for credentials, permissions, the root and the network."""
     code, kind = error_code(error), type(error.__cause__ or error).__name__
-    said = f"{code or kind}: {error}"
+    answer = f"{code or kind}: {error}"
     if code == "RequestTimeTooSkewed":
-        return f"this clock is too far from the store's ({said})", "set the clock (NTP)"
+        text = f"the clocks of this machine and of the store differ too much ({answer})"
+        return text, "set this machine's clock (NTP)"
     if code in _CREDENTIALS or "Credential" in kind:
         return (
-            f"no valid credentials ({said})",
+            f"no valid credentials ({answer})",
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), a profile, "
             "or the machine's role; a temporary token may have expired",
         )
     if isinstance(error, PermissionError):
         verb = {"range read": "read", "clock": "read"}.get(name, name.split(" ")[0])
         verb = "write" if verb in ("put", "checksum") else verb
-        return f"no permission to {verb} objects ({said})", _ASK_FOR_RIGHTS.format(verb)
+        return f"no permission to {verb} objects ({answer})", _ASK_FOR_PERMISSION.format(verb)
     if isinstance(error, FileNotFoundError | NotADirectoryError | FileExistsError):
         return (
-            f"cannot be read and written ({said})",
+            f"cannot be read and written ({answer})",
             "check that the bucket or directory exists and that its name is right",
         )
     return (
-        f"no usable answer to {name!r} ({said})",
+        f"no usable answer to {name!r} ({answer})",
         "check the endpoint (storage_options.client_kwargs.endpoint_url) and the network",
     )

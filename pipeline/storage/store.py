@@ -1,8 +1,8 @@
-"""Objects by key under one root, local or S3. Knows atomic writes; knows nothing of what they hold.
+"""Objects by key under one root, local or S3, written atomically. Knows nothing of their content.
 
-A key is complete or absent: data is serialised before it comes here and becomes visible in one
-step. `put_if_absent` is the only lock of the project; `probing` asks a store whether it keeps that
-promise before anything is built on it.
+An object is complete or absent: callers pass all its bytes, which become visible in one step.
+`put_if_absent` is the only lock of the project; `probe` checks that a store supports it before
+anything is committed.
 """
 
 import json
@@ -20,21 +20,21 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import StoreError
-from pipeline.storage import http_guard as web
+from pipeline.storage import http_guard
 from pipeline.storage.conditional_put import (
     OPTION,
     choose_dialect,
     endpoint_of,
-    says_conflict,
-    says_exists,
+    is_conflict_error,
+    is_exists_error,
     translator,
 )
 from pipeline.storage.store_errors import uri_in_errors
 
-_OUR_OPTIONS = (OPTION, web.OPTION)
-_CONFLICT_RETRIES = 10  # of 409 answers: S3 gives them while another conditional PUT is under way
+_OUR_OPTIONS = (OPTION, http_guard.OPTION)
+_CONFLICT_RETRIES = 10  # after an answer 409: S3 gives it while another conditional PUT runs
 _CONFLICT_WAIT_S = 0.2
-_SINGLE_PUT = 5 << 30  # bytes, S3's limit; s3fs cuts into parts from twice its chunk size on
+_SINGLE_PUT = 5 << 30  # bytes, S3's limit; s3fs uploads in parts from twice its chunk size
 
 
 class Store(Protocol):
@@ -46,40 +46,40 @@ class Store(Protocol):
 
     @property
     def filesystem(self) -> AbstractFileSystem:
-        """For readers of `uri(key)`: ranges, DuckDB, pandas, polars."""
+        """Reads `uri(key)`; for byte ranges, DuckDB, pandas and polars."""
 
     def put(self, key: str, data: bytes) -> None:
         """Write or replace, atomically."""
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
-        """True if `data` now lies under `key`; False if somebody else's bytes do.
+        """True if `key` now holds `data`; False if it holds other bytes.
 
-        An answer that was lost on the way back is retried by the client and then looks like
-        somebody else's success, so the bytes are read back and compared: make them unique.
+        If the answer to a successful write is lost, the client sends the write again, and the store
+        answers that the object exists. So the bytes are read back and compared: make them unique.
         """
 
     def get(self, key: str) -> bytes:
         """The whole object. Raises FileNotFoundError."""
 
     def list(self, prefix: str) -> Sequence[str]:
-        """Sorted keys under the directory `prefix`; no directory markers, no temporaries."""
+        """Sorted keys under the directory `prefix`; no directory markers, no temporary files."""
 
     def delete(self, keys: Iterable[str]) -> None:
-        """Remove; a key that is not there is no error."""
+        """Remove these objects; a missing key is no error."""
 
     def sweep(self, older_s: float) -> int:
-        """Remove what writers that died left without a name, of this age; how many."""
+        """Remove temporary files of crashed writers that are older than this; their number."""
 
     def uri(self, key: str) -> str:
-        """Full path or URI of a key, as readers of `filesystem` want it."""
+        """Full path or URI of a key, as `filesystem` takes it."""
 
 
 def open_store(root: str, options: Mapping[str, Any] | None = None) -> Store:
     """The store at a local path, a file:// or an s3:// URI; `options` as fsspec takes them.
 
-    Secrets are not among the options: s3fs finds them where every AWS client does. One option is
-    our own: `conditional_put` names how the store is asked not to overwrite (see conditional_put),
-    where that cannot be told from the endpoint. Raises StoreError for any other scheme.
+    Do not put secrets into the options: s3fs finds them where every AWS client does. One option is
+    our own: `conditional_put` names the header for conditional writes (see conditional_put), for
+    stores whose endpoint does not show it. Raises StoreError for any other scheme.
     """
     scheme, separator, rest = root.partition("://")
     if not separator:
@@ -97,11 +97,10 @@ def open_store(root: str, options: Mapping[str, Any] | None = None) -> Store:
 def filesystem_for(
     uri: str, options: Mapping[str, Any] | None = None
 ) -> tuple[AbstractFileSystem, str]:
-    """The fsspec filesystem that reads `uri`, and the path to give it.
+    """The fsspec filesystem that reads `uri`, and the path to pass to it.
 
-    Options belong to the object store: local and http(s) addresses do not see them. The
-    filesystem is shared and never caches listings, which would hide objects that another process
-    has written since.
+    The options are those of the object store; local files and http(s) ignore them. The filesystem
+    is shared. It caches no listings, which would hide objects that other processes write later.
     """
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme == "file":
@@ -110,18 +109,18 @@ def filesystem_for(
         return _shared_s3(json.dumps(_s3_options(options or {}), sort_keys=True)), rest
     given = {name: value for name, value in (options or {}).items() if name not in _OUR_OPTIONS}
     if scheme in ("http", "https"):
-        given = web.http_options(bool((options or {}).get(web.OPTION)))
+        given = http_guard.http_options(bool((options or {}).get(http_guard.OPTION)))
     return fsspec.filesystem(scheme, use_listings_cache=False, **given), uri
 
 
 @lru_cache(maxsize=16)
 def _shared_s3(options: str) -> AbstractFileSystem:
-    """One client for all threads: fsspec's own cache has one for each, at 50 CPU-ms apiece."""
+    """One client for all threads: fsspec's cache makes one for each thread, at 50 ms of CPU."""
     return fsspec.filesystem("s3", skip_instance_cache=True, **json.loads(options))
 
 
 class LocalStore:
-    """A directory. Writes go to a hidden temporary, reach the disk and take their name last."""
+    """A directory. A write fills a hidden temporary file, flushes it to disk, then renames it."""
 
     def __init__(self, root: str) -> None:
         self.root = str(Path(root).expanduser().absolute())
@@ -137,7 +136,7 @@ class LocalStore:
         path = Path(self.uri(key))
         with _temporary(path, data) as temporary:
             try:
-                path.hardlink_to(temporary)  # link(2) fails if the name is taken, rename(2) not
+                path.hardlink_to(temporary)  # link(2) fails if the name exists, rename(2) does not
             except FileExistsError:
                 return path.read_bytes() == data
         _sync_directory(path.parent)
@@ -170,14 +169,14 @@ class LocalStore:
 
 
 class S3Store:
-    """A bucket or a prefix in one. Every write is a single PUT, which S3 makes atomic."""
+    """A bucket, or a prefix in a bucket. Every write is one PUT, which is atomic in S3."""
 
     def __init__(self, root: str, options: Mapping[str, Any]) -> None:
         self.root = root.rstrip("/")
         self.filesystem: AbstractFileSystem = fsspec.filesystem(
             "s3", skip_instance_cache=True, **_s3_options(options)
         )
-        # A client of its own: the handler lives in a session, which cannot be pickled, and readers
+        # A separate client: its handler is part of a session, which cannot be pickled, and readers
         # may send `filesystem` to other processes.
         self._conditional: AbstractFileSystem = fsspec.filesystem(
             "s3", skip_instance_cache=True, session=_session(options), **_s3_options(options)
@@ -195,16 +194,16 @@ class S3Store:
                         self.uri(key), data, chunksize=_SINGLE_PUT, mode="create"
                     )
             except OSError as error:
-                if says_exists(error):
+                if is_exists_error(error):
                     return self.get(key) == data
-                if not says_conflict(error):
+                if not is_conflict_error(error):
                     raise
                 time.sleep(_CONFLICT_WAIT_S)
                 continue
             return True
         raise StoreError(
-            f"{self.uri(key)}: another conditional write was under way {_CONFLICT_RETRIES} times "
-            "in a row; run again later"
+            f"{self.uri(key)}: the store answered {_CONFLICT_RETRIES} times in a row that another "
+            "conditional write of it is running; run again later"
         )
 
     def get(self, key: str) -> bytes:
@@ -227,7 +226,7 @@ class S3Store:
                 self.filesystem.rm_file(self.uri(key))
 
     def sweep(self, older_s: float) -> int:
-        return 0  # a single PUT is there or it is not
+        return 0  # a single PUT leaves no temporary files
 
     def uri(self, key: str) -> str:
         return f"{self.root}/{key}"
@@ -235,7 +234,7 @@ class S3Store:
 
 @contextmanager
 def _temporary(path: Path, data: bytes) -> Iterator[Path]:
-    """A hidden neighbour of `path` that holds `data` on disk; gone afterwards, unless renamed."""
+    """A hidden file beside `path` with `data`, flushed to disk; deleted unless it is renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -244,14 +243,14 @@ def _temporary(path: Path, data: bytes) -> Iterator[Path]:
             file.flush()
             os.fsync(file.fileno())
         if temporary.stat().st_size != len(data):
-            raise OSError(f"{path}: only a part of {len(data)} bytes reached the disk")
+            raise OSError(f"{path}: only some of {len(data)} bytes were written to the disk")
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def _sync_directory(path: Path) -> None:
-    """A new name survives a power cut only once its directory is on disk, too."""
+    """Flush a directory to disk: only then does a new name in it survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -262,12 +261,12 @@ def _sync_directory(path: Path) -> None:
 def _age_s(path: Path) -> float:
     try:
         return time.time() - path.stat().st_mtime
-    except FileNotFoundError:  # its writer has finished meanwhile
+    except FileNotFoundError:  # its writer finished in the meantime
         return 0.0
 
 
 def _session(options: Mapping[str, Any]) -> Any:
-    """A session whose conditional PUTs speak the dialect of the store."""
+    """A session whose conditional PUTs use the header of this store."""
     from aiobotocore.session import AioSession
 
     session = AioSession(profile=options.get("profile"))
@@ -276,18 +275,18 @@ def _session(options: Mapping[str, Any]) -> Any:
 
 
 def _s3_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Fsspec options with bounded waiting and no listing cache; what the caller says, wins."""
+    """Options for s3fs with time limits and without a listing cache; `options` override them."""
     config: dict[str, Any] = {
         "connect_timeout": 5,  # s
         "read_timeout": 60,  # s
         "retries": {"mode": "standard", "max_attempts": 5},
     }
     if endpoint_of(options):
-        # Since 1.36 botocore adds checksum trailers that other servers refuse or store as data.
+        # From 1.36 on, botocore adds checksum trailers that other servers refuse or store as data.
         config["request_checksum_calculation"] = "when_required"
         config["response_checksum_validation"] = "when_required"
     if choose_dialect(options) == "x-oss-forbid-overwrite":
-        config["s3"] = {"addressing_style": "virtual"}  # OSS knows no other
+        config["s3"] = {"addressing_style": "virtual"}  # OSS supports no other
     return {
         "use_listings_cache": False,
         **{name: value for name, value in options.items() if name not in _OUR_OPTIONS},

@@ -1,4 +1,4 @@
-"""What a filesystem raises, in words that help somebody. Knows exceptions, opens nothing."""
+"""Turn the exceptions of filesystems into error types and clear messages. Opens nothing."""
 
 import errno
 from collections.abc import Iterator
@@ -7,18 +7,19 @@ from contextlib import contextmanager
 from pipeline.errors import ErrorType, RecordingError
 from pipeline.storage.redaction import redact
 
-_GONE = (FileNotFoundError, NotADirectoryError)
-# S3 says 403 InvalidObjectState of an object in Glacier; s3fs makes a PermissionError of it.
+_MISSING = (FileNotFoundError, NotADirectoryError)
+# S3 answers 403 InvalidObjectState for an object in Glacier; s3fs raises PermissionError for it.
 _ARCHIVED = "InvalidObjectState"
-# They have types of their own for a request that was never answered; few of them are OSErrors.
+# These libraries raise their own exceptions when a request gets no answer; few are OSErrors.
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp")
 
 
 @contextmanager
 def uri_in_errors(uri: str) -> Iterator[None]:
-    """Every failure of a store becomes an OSError of the same kind that says of which object.
+    """Add the URI to the message of every storage error.
 
-    Its cause stays what the store answered.
+    A built-in OSError keeps its class; an exception of the client libraries becomes an OSError. The
+    `__cause__` stays the store's answer.
     """
     try:
         yield
@@ -32,13 +33,14 @@ def uri_in_errors(uri: str) -> Iterator[None]:
 
 
 def explain_store_error(error: Exception) -> RecordingError:
-    """Whatever a filesystem raises: FileMissing, AccessDenied, Archived, BadUri, StoreUnavailable.
+    """The RecordingError for any exception of a filesystem.
 
-    s3fs turns 404, 403 and 400 into built-in errors; 5xx, timeouts and lost connections come in
-    many types, and may pass. fsspec's HTTP says "not found" of everything; the cause knows more.
+    Its kind is FileMissing, AccessDenied, Archived, BadUri or StoreUnavailable. s3fs turns 404, 403
+    and 400 into built-in errors; 5xx, timeouts and lost connections have many types and may be
+    temporary. fsspec's HTTP raises FileNotFoundError for everything; its cause has the reason.
     """
     for known in (error, error.__cause__, error.__context__):
-        if isinstance(known, RecordingError):  # of our own guard, see web
+        if isinstance(known, RecordingError):  # raised by http_guard
             return known
     message = redact(f"{type(error).__name__}: {error}")
     return RecordingError(_kind(error), message)
@@ -52,9 +54,9 @@ def _kind(error: Exception) -> str:
         return ErrorType.ACCESS_DENIED
     if isinstance(error, FileNotFoundError) and (kind := _http_kind(error.__cause__)):
         return kind
-    if isinstance(error, _GONE) or code in (errno.ELOOP, errno.ENAMETOOLONG):
+    if isinstance(error, _MISSING) or code in (errno.ELOOP, errno.ENAMETOOLONG):
         return ErrorType.FILE_MISSING
-    # An unknown scheme, a NUL in the path, a name that cannot be a bucket's
+    # An unknown scheme, a NUL in the path, a name that no bucket can have
     refused = isinstance(error, ValueError | ImportError) or code == errno.EINVAL
     if refused or type(error).__name__ == "ParamValidationError":
         return ErrorType.BAD_URI
@@ -62,7 +64,7 @@ def _kind(error: Exception) -> str:
 
 
 def _http_kind(cause: BaseException | None) -> str:
-    """What HTTP really said; "" if it was not HTTP, or indeed not found."""
+    """The error type for the cause of an HTTP error; "" if not HTTP, or if really not found."""
     status = getattr(cause, "status", 0)
     if status in (401, 403):
         return ErrorType.ACCESS_DENIED

@@ -1,8 +1,9 @@
-"""Which attempts the ledger takes. Pure: windows and ledger states in, a choice out.
+"""Choose which attempts at recordings to commit. Pure: windows and ledger states in, a choice out.
 
-The state of a recording is f"{work_key}:{attempts}" of its ledger row, "" without one. A window
-says in `supersedes` which state it was planned against. That is a compare-and-swap per recording:
-an attempt is taken only while the state is still the same, and taking it changes the state.
+An attempt is all windows of a recording that one decode task made. Each window names in
+`supersedes` the ledger state (manifest.keys.ledger_states, "" without a ledger row) that its work
+was planned against. This is a compare-and-swap per recording: an attempt is committed only while
+the recording is still in that state, and committing it changes the state.
 """
 
 from dataclasses import dataclass
@@ -22,22 +23,22 @@ WINDOW_KEYS = [
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What becomes of the windows of one fingerprint."""
+    """What to do with the windows of one fingerprint."""
 
     taken: pd.DataFrame  # windows to publish: bundle, row, attempt, recording_id, path (or "")
     n_dropped: int  # attempts refused now, for good
-    n_waiting: int  # attempts whose other windows are still to come
-    waiting: frozenset[str]  # bundles that hold windows of those
-    settled: frozenset[str]  # bundles that hold windows taken or refused
+    n_waiting: int  # attempts whose other windows have not arrived
+    waiting: frozenset[str]  # bundles with windows of waiting attempts
+    settled: frozenset[str]  # bundles with windows of taken or refused attempts
 
 
-def choose(windows: pd.DataFrame, known: pd.DataFrame, opened: frozenset[str]) -> Choice:
-    """Take every attempt that is complete and planned against the present state, once.
+def choose_attempts(windows: pd.DataFrame, known: pd.DataFrame, opened: frozenset[str]) -> Choice:
+    """Take each attempt that is complete and was planned against the present ledger state, once.
 
-    `windows` has WINDOW_KEYS, bundle and row, in the order of the bundles' keys; of several
-    attempts, and of several copies of a window, the first wins. `known` has the recording_id,
-    state and path of the ledger rows concerned. `opened` are bundles that an earlier commit took
-    some recordings from: what is settled in them was counted then.
+    `windows` has the columns WINDOW_KEYS, bundle and row, ordered by the keys of the bundles. Of
+    several attempts at a recording, and of several copies of a window, the first wins. `known` has
+    recording_id, state and path of the ledger rows of these recordings. `opened` are bundles of
+    which an earlier commit took some recordings; it counted their dropped attempts.
     """
     ledger = known.set_index("recording_id")
     windows = windows.assign(

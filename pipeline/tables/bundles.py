@@ -1,8 +1,8 @@
-"""Bundles: what a worker leaves of one finished row batch. Knows one object; nothing of tables.
+"""Bundles: the rows of one finished row batch, as one object. Knows nothing of tables.
 
-A bundle is a parquet object with rows of schema.BUNDLE, written once, in one piece, as
-_bundles/{run_id}/{uuid}-{the first half of its sha256}.parquet. It says in its metadata who made
-it, so it can be published by a later run when its own has died.
+A bundle is a parquet object with rows of schema.BUNDLE. A worker writes it once, as a whole, to
+_bundles/{run_id}/{uuid}-{first half of its sha256}.parquet. Its metadata names the run that made
+it, so a later run can publish it if that run died.
 """
 
 import hashlib
@@ -13,21 +13,22 @@ from dataclasses import asdict
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import StoreError
+from pipeline.errors import DamagedError, StoreError
 from pipeline.schema import BUNDLE, SCHEMA_VERSION
+from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
 from pipeline.tables.parquet import from_parquet, to_parquet
 from pipeline.tables.run_records import RunInfo
 
 BUNDLES = "_bundles/"
-BALANCE_S = 0.0005  # labelled + silence + failed may miss the duration by this much, s
+BALANCE_S = 0.0005  # s, the allowed difference of labelled + silence + failed from the duration
 
 
 def write_bundle(store: Store, run: RunInfo, rows: pa.Table) -> str:
-    """Store one finished row batch (schema.BUNDLE); the key of the bundle.
+    """Store one finished row batch (schema.BUNDLE) and return the key of the bundle.
 
-    Raises ValueError if the columns differ, a row's seconds do not add up, or a window is numbered
-    beyond its recording's count.
+    Raises ValueError if the columns differ, the seconds of a row do not add up, or window_index and
+    n_windows of a row do not fit.
     """
     if not rows.schema.equals(BUNDLE):
         raise ValueError(f"bundle rows have the wrong columns:\n{rows.schema}\nexpected:\n{BUNDLE}")
@@ -40,26 +41,32 @@ def write_bundle(store: Store, run: RunInfo, rows: pa.Table) -> str:
 
 
 def read_bundle(store: Store, key: str) -> tuple[RunInfo, pa.Table] | None:
-    """Who made it and its rows; None if it is damaged, also when read a second time.
+    """The run that made a bundle, and its rows. None if both of two reads find it damaged.
 
-    Raises FileNotFoundError if it is gone, StoreError if a newer program wrote it.
+    Raises FileNotFoundError if it does not exist, StoreError if a newer program wrote it.
     """
-    for _ in range(2):  # a bit may flip on the way as well as in the store
-        data = store.get(key)
-        if not _is_whole(key, data):
-            continue
-        try:
-            rows = from_parquet(data)
-            metadata = rows.schema.metadata
-            version = int(metadata[b"schema_version"])
-            run = RunInfo(**json.loads(metadata[b"run"]))
-        except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
-            continue
-        if version > SCHEMA_VERSION:
-            raise StoreError(f"{store.uri(key)}: written by a newer program; upgrade this one")
-        if rows.schema.equals(BUNDLE):
-            return run, rows.replace_schema_metadata(None)
-    return None
+    try:
+        return read_twice(lambda: _read(store, key), DamagedError)
+    except DamagedError:
+        return None
+
+
+def _read(store: Store, key: str) -> tuple[RunInfo, pa.Table]:
+    data, uri = store.get(key), store.uri(key)
+    if not _is_whole(key, data):
+        raise DamagedError(f"{uri}: its sha256 is not the one in its name")
+    try:
+        rows = from_parquet(data)
+        metadata = rows.schema.metadata
+        version = int(metadata[b"schema_version"])
+        run = RunInfo(**json.loads(metadata[b"run"]))
+    except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+        raise DamagedError(f"{uri}: cannot be read: {error}") from error
+    if version > SCHEMA_VERSION:
+        raise StoreError(f"{uri}: written by a newer program; upgrade this one")
+    if not rows.schema.equals(BUNDLE):
+        raise DamagedError(f"{uri}: has the wrong columns")
+    return run, rows.replace_schema_metadata(None)
 
 
 def _digest(data: bytes) -> str:
@@ -67,9 +74,9 @@ def _digest(data: bytes) -> str:
 
 
 def _is_whole(key: str, data: bytes) -> bool:
-    """Page checksums do not cover the footer, which says whose rows these are."""
+    """Page checksums do not cover the footer, and the footer names the run."""
     _, dash, digest = key.rpartition("/")[2].removesuffix(".parquet").partition("-")
-    return not dash or digest == _digest(data)  # older programs wrote names without one
+    return not dash or digest == _digest(data)  # older programs wrote names without a digest
 
 
 def _check_rows(rows: pa.Table) -> None:

@@ -1,25 +1,29 @@
-"""The commit log: which files make up the tables. Knows records and order, not what files hold.
+"""The commit log: which files make up the tables. Knows records and their order, not file contents.
 
-ROOT/_log/{seq:020d}.json is one commit: written once by a conditional PUT, never changed, numbered
-from 1 without a hole. It is the only truth; a file that no record adds does not exist. All else
-here (_checkpoints, _snapshots, _latest.json) is derived from it and may be lost or rebuilt.
+ROOT/_log/{seq:020d}.json is the record of one commit. It is written once, by a conditional PUT, and
+never changed; records are numbered from 1 without a hole. The log alone decides: a file that no
+record adds is not part of any table. All else that is written here (_checkpoints, _snapshots,
+_latest.json) is derived from the log and can be lost and rebuilt.
 """
 
 import hashlib
 import json
 import re
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import Any
 
 from pipeline.errors import StoreError
-from pipeline.schema import TABLES
+from pipeline.schema import SCHEMA_VERSION, TABLES
+from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
 
-LOG_VERSION = (
-    2  # rises when an older program would misread a record; 1 knew neither sha256 nor forgotten
-)
-CHECKPOINT_EVERY = 50  # commits: bounds how many records a start has to read
+# Raised when an older program would misread a record. Version 1 had neither sha256 nor forgotten.
+LOG_VERSION = 2
+CHECKPOINT_EVERY = 50  # commits: limits how many records a reader reads one by one
+COMMIT_TRIES = 20  # commits that others made first, in a row, before a writer gives up
 
 _SEQ = re.compile(r"/(\d{20})\.json$")
 
@@ -33,41 +37,41 @@ class DataFile:
     bytes: int
     sha256: str
     fingerprint: str
-    first_id: str  # smallest and largest recording_id in it
-    last_id: str
+    first_id: str  # smallest recording_id in the file
+    last_id: str  # largest
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One commit. `added` and `removed` are by table; a commit of many tables is still one."""
+    """One commit, of all tables at once. `added` and `removed` are keyed by table."""
 
     seq: int
     commit_id: str
     run_id: str
-    committed_at: str  # ISO 8601, UTC; for people, nothing depends on clocks
+    committed_at: str  # ISO 8601, UTC; only the retention of vacuum depends on it
     schema_version: int
     added: Mapping[str, tuple[DataFile, ...]] = field(default_factory=dict)
     removed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     consumed: tuple[str, ...] = ()  # bundles with nothing left to publish
     opened: tuple[str, ...] = ()  # bundles of which only some recordings could be published
-    unreadable: tuple[str, ...] = ()  # those of `consumed` that were corrupt
-    forgotten: tuple[str, ...] = ()  # consumed by an earlier commit, and deleted since
-    current_fingerprint: str = ""  # what default readers see from here on; "": as before
-    runs: tuple[Mapping[str, str], ...] = ()  # RunInfo of the bundles that gave rows
+    unreadable: tuple[str, ...] = ()  # those of `consumed` that are damaged
+    forgotten: tuple[str, ...] = ()  # consumed by an earlier commit, then deleted by a vacuum
+    current_fingerprint: str = ""  # the default of readers from this commit on; "": unchanged
+    runs: tuple[Mapping[str, str], ...] = ()  # RunInfo of the bundles whose rows were added
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What the log says after `seq` commits."""
+    """The sum of the first `seq` commits."""
 
     seq: int = 0
     current_fingerprint: str = ""
-    files: Mapping[str, Mapping[str, DataFile]] = field(default_factory=dict)  # table -> path
-    consumed: frozenset[str] = frozenset()  # less those that were forgotten
+    files: Mapping[str, Mapping[str, DataFile]] = field(default_factory=dict)  # by table, path
+    consumed: frozenset[str] = frozenset()  # without those that were forgotten
     opened: frozenset[str] = frozenset()
 
     def table(self, table: str, fingerprint: str) -> list[DataFile]:
-        """The files of one table of one fingerprint, in the order of their paths."""
+        """The files of one table and fingerprint, sorted by path."""
         files = self.files.get(table, {})
         return [files[path] for path in sorted(files) if files[path].fingerprint == fingerprint]
 
@@ -76,19 +80,27 @@ def record_key(seq: int) -> str:
     return f"_log/{seq:020d}.json"
 
 
+def new_record(seq: int, run_id: str, committed_at: datetime) -> Record:
+    """A record of this program with a new commit_id; dataclasses.replace adds what it changes."""
+    return Record(
+        seq=seq,
+        commit_id=uuid.uuid4().hex,
+        run_id=run_id,
+        committed_at=committed_at.isoformat(),
+        schema_version=SCHEMA_VERSION,
+    )
+
+
 def write_record(store: Store, record: Record) -> bool:
-    """Commit. False: another publisher has this seq; read the state again and rebuild."""
+    """Commit. False if another writer has this seq: read the state and build the record again."""
     values = asdict(record)
     values = {"log_version": LOG_VERSION, "sha256": _digest(values), **values}
     return store.put_if_absent(record_key(record.seq), json.dumps(values, indent=1).encode())
 
 
 def read_record(store: Store, seq: int) -> Record:
-    """One commit. Raises StoreError if it is damaged, also when read a second time."""
-    try:
-        return _read_record(store, seq)
-    except StoreError:  # a bit may flip on the way as well as in the store
-        return _read_record(store, seq)
+    """One commit. Raises StoreError if the record is damaged, and still is when read again."""
+    return read_twice(lambda: _read_record(store, seq), StoreError)
 
 
 def _read_record(store: Store, seq: int) -> Record:
@@ -103,16 +115,18 @@ def _read_record(store: Store, seq: int) -> Record:
     except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
         raise _damaged(store, key, f"cannot be read: {type(error).__name__}: {error}") from error
     if record.seq != seq:
-        raise _damaged(store, key, f"says that it is commit {record.seq}")
+        raise _damaged(store, key, f"has the seq {record.seq} in it")
     return record
 
 
 def read_state(store: Store, seq: int | None = None, since: State | None = None) -> State:
-    """The state after commit `seq` (default: the newest), from the nearest earlier point known.
+    """The state after commit `seq` (default: the newest).
 
-    Raises StoreError if the log has a hole, an unreadable record, or no commit `seq`.
+    Starts from the newest usable checkpoint, or from `since` if that is newer. Raises StoreError if
+    the log has a hole, an unreadable record, or no commit `seq`.
     """
-    checkpoints = _seqs(store, "_checkpoints/")  # listed first: none can be ahead of the log
+    # Checkpoints are listed before the log, so none in the list can be newer than the log's.
+    checkpoints = _seqs(store, "_checkpoints/")
     head = _check_log(store, checkpoints)
     wanted = head if seq is None else seq
     if not 0 <= wanted <= head:
@@ -127,7 +141,7 @@ def read_state(store: Store, seq: int | None = None, since: State | None = None)
 
 
 def replay(store: Store, state: State, records: Iterable[Record]) -> State:
-    """`state` after more commits. Raises StoreError if one removes a file that is not there."""
+    """`state` after more commits. Raises StoreError if one removes a file that is not in it."""
     files = {table: dict(state.files.get(table, {})) for table in TABLES}
     consumed, opened = set(state.consumed), set(state.opened)
     seq, current = state.seq, state.current_fingerprint
@@ -148,10 +162,11 @@ def replay(store: Store, state: State, records: Iterable[Record]) -> State:
 
 
 def write_derived(store: Store, state: State) -> None:
-    """File lists of the newest snapshot for readers without this library, and a checkpoint.
+    """Write the file lists of the newest snapshot, for readers without this library.
 
-    `_snapshots/{seq}/{table}.json` has one {"path": ...} a line, for the current fingerprint;
-    `_latest.json` names the seq and is written last. Losing any of it loses nothing.
+    Every CHECKPOINT_EVERY commits, write a checkpoint, too. `_snapshots/{seq}/{table}.json` has one
+    {"path": ...} a line, for the current fingerprint. `_latest.json` names the seq and is written
+    last. All of it can be rebuilt from the log.
     """
     for table in TABLES:
         paths = [store.uri(file.path) for file in state.table(table, state.current_fingerprint)]
@@ -163,7 +178,7 @@ def write_derived(store: Store, state: State) -> None:
 
 
 def derived_seq(store: Store) -> int:
-    """The commit that the derived files describe; 0 if they are missing or damaged."""
+    """The seq that the derived files describe; 0 if they are missing or damaged."""
     try:
         return int(json.loads(store.get("_latest.json"))["seq"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -171,21 +186,21 @@ def derived_seq(store: Store) -> int:
 
 
 def _check_log(store: Store, checkpoints: list[int]) -> int:
-    """The newest seq. A lost record would let history be written a second time: never go on."""
+    """The newest seq. Raises StoreError if a record is lost: its seq must not be used again."""
     seqs = _seqs(store, "_log/")
     if seqs != list(range(1, len(seqs) + 1)):
         missing = min(set(range(1, seqs[-1] + 1)) - set(seqs))
-        raise _damaged(store, record_key(missing), f"is missing, but commit {seqs[-1]} is there")
+        raise _damaged(store, record_key(missing), f"is missing, but commit {seqs[-1]} exists")
     if checkpoints and checkpoints[-1] > len(seqs):
         key = record_key(checkpoints[-1])
-        raise _damaged(store, key, "is missing, but there is a checkpoint of it")
+        raise _damaged(store, key, "is missing, but its checkpoint exists")
     return len(seqs)
 
 
 def _damaged(store: Store, key: str, complaint: str) -> StoreError:
     return StoreError(
         f"{store.uri(key)}: {complaint}; the commit log is damaged: restore this object from a "
-        "backup or an older version, nothing is published until then"
+        "backup or an older version; nothing can be committed before that"
     )
 
 
@@ -194,7 +209,7 @@ def _seqs(store: Store, prefix: str) -> list[int]:
 
 
 def _digest(values: Mapping[str, Any]) -> str:
-    """A flipped bit in a record would hide files from readers, or a ledger from its publisher."""
+    """Guards a record: a flipped bit in it could hide files from readers or publishers."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
@@ -233,7 +248,7 @@ def _write_checkpoint(store: Store, state: State) -> None:
 
 
 def _read_checkpoint(store: Store, seq: int) -> State | None:
-    """None if it is damaged or foreign: the log itself can always be replayed."""
+    """The state; None if it is damaged or of a newer program, since the log can be replayed."""
     try:
         digest, _, body = store.get(_checkpoint_key(seq)).partition(b"\n")
         if hashlib.sha256(body).hexdigest().encode() != digest:

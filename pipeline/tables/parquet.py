@@ -1,24 +1,24 @@
-"""Parquet files in memory, page checksums written and verified. Knows bytes and columns."""
+"""Parquet files in memory, with page checksums written and verified. Knows bytes and columns."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import StoreError
 from pipeline.schema import TABLES
+from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
 from pipeline.storage.store_errors import uri_in_errors
 
-if TYPE_CHECKING:
-    pass
+N_READERS = 8  # requests at a time; a small GET is mostly waiting
+
+_DAMAGED = (pa.ArrowException, OSError, ValueError)  # what pyarrow raises for wrong bytes
 
 
 def to_parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
-    """A whole parquet file in memory: a writer that fails half-way must not leave a valid one."""
+    """A whole parquet file in memory, so that a write that fails half-way leaves no valid file."""
     sink = pa.BufferOutputStream()
     table = table.replace_schema_metadata(dict(metadata))
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
@@ -29,8 +29,8 @@ def to_parquet(table: pa.Table, metadata: Mapping[str, str]) -> bytes:
 def from_parquet(data: bytes) -> pa.Table:
     """All rows of a parquet file in memory, page checksums verified.
 
-    Without them Arrow returns wrong rows for a flipped bit and says nothing. One thread and a
-    buffer of Arrow's own: see tables.read_files.
+    Without checksums, Arrow returns wrong rows for a flipped bit, without an error. No threads: see
+    _read_columns.
     """
     parquet = pq.ParquetFile(
         pa.BufferReader(data), pre_buffer=False, page_checksum_verification=True
@@ -38,19 +38,13 @@ def from_parquet(data: bytes) -> pa.Table:
     return parquet.read(use_threads=False)
 
 
-_DAMAGED = (pa.ArrowException, OSError, ValueError)  # what pyarrow says of wrong bytes
-
-
-N_READERS = 8  # requests in flight; a small GET is latency, not work
-
-
 def read_files(
     store: Store, table: str, paths: Iterable[str], columns: Sequence[str] | None = None
 ) -> pa.Table:
     """Rows of parquet files of one table, in the order of `paths`, page checksums verified.
 
-    A nullable column that a file of an older program lacks is null. Raises StoreError for a file
-    that is damaged, also when read a second time.
+    A nullable column that is missing, because an older program wrote the file, is null. Raises
+    StoreError for a file that is damaged, and still is when read again.
     """
     schema = TABLES[table]
     if columns is not None:
@@ -63,24 +57,22 @@ def read_files(
 
 
 def _read_file(store: Store, path: str, schema: pa.Schema) -> pa.Table:
-    with suppress(*_DAMAGED):  # a bit may flip on the way as well as in the store
-        return _read_columns(store, path, schema)
     try:
-        return _read_columns(store, path, schema)
+        return read_twice(lambda: _read_columns(store, path, schema), _DAMAGED)
     except (FileNotFoundError, PermissionError):
         raise
     except _DAMAGED as error:
         reason = str(error).removeprefix(f"{store.uri(path)}: ")
         raise StoreError(
-            f"{store.uri(path)}: cannot be read or is damaged ({reason}); if that stays so, "
-            "restore it from a backup or an older version"
+            f"{store.uri(path)}: cannot be read or is damaged ({reason}); if this happens again, "
+            "restore the file from a backup or an older version"
         ) from error
 
 
 def _read_columns(store: Store, path: str, schema: pa.Schema) -> pa.Table:
-    # Arrow's own threads must never read through a Python file: one that still wants the GIL when
+    # Arrow's own threads must not read through a Python file: a thread that waits for the GIL when
     # the interpreter exits aborts the finished process (arrow#50482, seen here with 26.0.1). So
-    # no pre_buffer and no threads here; without a cache, each column chunk is one range request.
+    # this uses no pre_buffer and no threads. Without a cache, a column chunk is one range request.
     uri = store.uri(path)
     with uri_in_errors(uri), store.filesystem.open(uri, "rb", cache_type="none") as file:
         parquet = pq.ParquetFile(file, pre_buffer=False, page_checksum_verification=True)

@@ -1,43 +1,46 @@
-"""Parts: the files of one name in all tables. Knows how they are written and read back whole.
+"""Parts: the files of one name in all tables. Knows how to write a part and read it back whole.
 
-`{table}/{fingerprint[:8]}/c{seq:08d}-{uuid}-{n}.parquet` holds the same recordings in every table,
-all good or all failed (a table without rows for them has no file). So the `recordings` file alone
-tells which part a recording is in, and a retry of errors rewrites only the small failed parts.
+The files `{table}/{fingerprint[:8]}/c{seq:08d}-{uuid}-{n}.parquet` of one name hold the same
+recordings in every table (a table without rows of them has no file). All recordings of a part have
+the status ok, or all have the status error. So the `recordings` file alone shows which part holds a
+recording, and a retry of errors rewrites only the small parts of failed recordings.
 """
 
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import StoreError
+from pipeline.errors import DamagedError
 from pipeline.schema import SCHEMA_VERSION, TABLES
+from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
 from pipeline.tables.commit_log import DataFile, State
 from pipeline.tables.parquet import from_parquet, to_parquet
 
-PART_BYTES = 256 << 20  # Arrow bytes of a part, all tables: bounds memory, gives 50-100 MB on disk
+PART_BYTES = 256 << 20  # Arrow bytes of a part, all tables: limits memory, makes 50-100 MB on disk
 
 Tables = Mapping[str, pa.Table]
 
 
 class PartWriter:
-    """Gathers rows of one fingerprint for one commit and writes them as parts of good size."""
+    """Collects rows of one fingerprint for one commit and writes them as parts of `part_bytes`."""
 
     def __init__(self, store: Store, fingerprint: str, stem: str, part_bytes: int) -> None:
         self.files: dict[str, list[DataFile]] = defaultdict(list)
         self._store = store
         self._fingerprint = fingerprint
-        self._stem = stem  # unique to this try of this commit
+        self._stem = stem  # unique to this attempt at a commit
         self._part_bytes = part_bytes  # Arrow bytes
         self._pending: dict[str, list[Tables]] = defaultdict(list)  # by status
         self._n_parts = 0
 
     def add(self, tables: Tables) -> None:
-        """Rows of whole recordings in all tables, each table ordered by recording and time."""
+        """Add rows of whole recordings in all tables, each table sorted by recording and time."""
         for status, some in _by_status(tables).items():
             pending = self._pending[status]
             pending.append(some)
@@ -45,7 +48,7 @@ class PartWriter:
                 self._flush(status)
 
     def finish(self) -> dict[str, tuple[DataFile, ...]]:
-        """Write the rest; all files by table."""
+        """Write the remaining rows; return all files by table."""
         for status in sorted(self._pending):
             self._flush(status)
         return {table: tuple(files) for table, files in self.files.items()}
@@ -78,7 +81,7 @@ class PartWriter:
 
 
 def part_files(state: State, recordings_path: str) -> Iterator[tuple[str, DataFile]]:
-    """(table, file) of the part that a file of the `recordings` table belongs to."""
+    """(table, file) of each file of the part with this file in the `recordings` table."""
     tail = recordings_path.removeprefix("recordings/")
     for table in TABLES:
         if file := state.files[table].get(f"{table}/{tail}"):
@@ -89,18 +92,18 @@ def read_part(store: Store, state: State, recordings_path: str) -> Tables:
     """All rows of a part. Raises StoreError if a file is not what was committed."""
     tables = {table: schema.empty_table() for table, schema in TABLES.items()}
     for table, file in part_files(state, recordings_path):
-        tables[table] = from_parquet(_get(store, file)).replace_schema_metadata(None)
+        data = read_twice(partial(_get, store, file), DamagedError)
+        tables[table] = from_parquet(data).replace_schema_metadata(None)
     return tables
 
 
 def _get(store: Store, file: DataFile) -> bytes:
-    for _ in range(2):  # a bit may flip on the way as well as in the store
-        data = store.get(file.path)
-        if hashlib.sha256(data).hexdigest() == file.sha256:
-            return data
-    raise StoreError(
-        f"{store.uri(file.path)}: differs from what was committed; restore it from a backup or an "
-        "older version"
+    data = store.get(file.path)
+    if hashlib.sha256(data).hexdigest() == file.sha256:
+        return data
+    raise DamagedError(
+        f"{store.uri(file.path)}: differs from what was committed; restore the file from a backup "
+        "or an older version"
     )
 
 
@@ -123,7 +126,7 @@ def _by_status(tables: Tables) -> dict[str, Tables]:
 
 
 def ordered(rows: pa.Table) -> pa.Table:
-    """Sorted by recording_id, the segments of a recording in the order they had."""
+    """Sorted by recording_id; the rows of a recording keep their order."""
     # sort_indices is stable.
     return rows.take(pc.sort_indices(rows["recording_id"]))
 

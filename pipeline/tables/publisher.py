@@ -1,10 +1,11 @@
 """Bundles to tables, exactly once. Knows bundles, ledger, parts and commits; nothing of audio.
 
-A publisher reads all bundles that no commit has consumed, of whatever run, takes the recordings
-that are complete and still wanted (see attempts), writes their rows as new parts, and commits them
-with one conditional write. Retried tasks, zombies, duplicated tasks and concurrent runs lose
-either there or in the ledger, and leave only files that nobody refers to. Such files are never
-deleted here: after a lost answer they may be the ones that were committed.
+A publisher reads all bundles of all runs that no commit has consumed. It takes the recordings that
+are complete and were planned against the present ledger (see attempts), writes their rows as new
+parts, and commits the parts with one conditional write. Rows of retried, repeated or late tasks are
+refused by the ledger. A commit that another run made first is refused by the conditional write; it
+leaves files that no commit names. A publisher never deletes such files: if only the store's answer
+was lost, they are the files that were committed.
 """
 
 import logging
@@ -21,18 +22,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import StoreError
-from pipeline.schema import SCHEMA_VERSION
+from pipeline.manifest.keys import ledger_states
 from pipeline.storage.store import Store
 from pipeline.tables import commit_log as commits
-from pipeline.tables.attempts import WINDOW_KEYS, Choice, choose
+from pipeline.tables.attempts import WINDOW_KEYS, Choice, choose_attempts
 from pipeline.tables.bundles import BUNDLES, read_bundle
-from pipeline.tables.commit_log import DataFile, Record, State
+from pipeline.tables.commit_log import COMMIT_TRIES, DataFile, Record, State, new_record
 from pipeline.tables.parquet import N_READERS, read_files
 from pipeline.tables.parts import PART_BYTES, PartWriter, Tables, part_files, read_part, without
 from pipeline.tables.run_records import RunInfo
 from pipeline.tables.to_tables import to_tables
-
-_TRIES = 20  # commits lost in a row before giving up
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +45,14 @@ class Published:
     n_errors: int = 0  # of these recordings
     n_segments: int = 0
     audio_s: float = 0.0
-    n_dropped: int = 0  # attempts that the ledger had moved past: retries, zombies, duplicates
-    n_waiting: int = 0  # attempts whose other windows are still to come
-    n_unreadable: int = 0  # damaged bundles; their recordings are planned again
+    n_dropped: int = 0  # attempts planned against an older ledger state: repeated or late tasks
+    n_waiting: int = 0  # attempts whose other windows have not arrived
+    n_unreadable: int = 0  # damaged bundles; the next run plans their recordings again
 
 
 @dataclass(frozen=True, slots=True)
 class _Bundle:
-    """What choosing needs of a bundle."""
+    """The columns of a bundle that choosing attempts needs."""
 
     run: RunInfo
     windows: pd.DataFrame  # WINDOW_KEYS, bundle, row
@@ -62,7 +61,7 @@ class _Bundle:
 
 @dataclass(slots=True)
 class _Draft:
-    """The next commit while its files are being written."""
+    """The next commit, while its files are written."""
 
     seq: int
     current_fingerprint: str = ""
@@ -77,17 +76,17 @@ class _Draft:
 def publish(
     store: Store, run: RunInfo, *, make_current: bool = False, part_bytes: int = PART_BYTES
 ) -> Published:
-    """Commit every complete recording of every bundle that is not consumed yet, of any run.
+    """Commit every complete recording of all bundles, of any run, that no commit has consumed.
 
-    With `make_current` default readers see this run's fingerprint from this commit on; without,
-    they stay with the one they have. Safe at any time, from any number of processes. Raises
-    StoreError if the log is damaged or if other publishers win too often.
+    With `make_current`, this run's fingerprint becomes the default of readers; without, the default
+    stays as it is. Any number of processes may call this at any time. Raises StoreError if the log
+    is damaged, or if other publishers commit first COMMIT_TRIES times in a row.
     """
     return Publisher(store, run, part_bytes).publish(make_current=make_current)
 
 
 class Publisher:
-    """publish() for a driver that calls it every minute: remembers the log and the ledger's ids.
+    """publish() for a driver that calls it every minute: keeps the log and the ledger's ids.
 
     Memory: the recording_ids of the ledger as Arrow columns, and about three parts.
     """
@@ -97,18 +96,18 @@ class Publisher:
         self._run = run
         self._part_bytes = part_bytes
         self._state = State()
-        self._bundles: dict[str, _Bundle | None] = {}  # not consumed yet; None: damaged
+        self._bundles: dict[str, _Bundle | None] = {}  # not consumed; None: damaged
         self._ids: dict[str, pa.Array[Any]] = {}  # recording_id by path of a recordings file
 
     def publish(self, *, make_current: bool = False) -> Published:
-        """See the function of this name."""
+        """Do what the function of this name says."""
         reason = ""
-        for _ in range(_TRIES):
+        for _ in range(COMMIT_TRIES):
             self._state = commits.read_state(self._store, since=self._state)
             try:
                 record, published = self._prepare(make_current)
             except FileNotFoundError as error:
-                # Files go only after a commit that no longer needs them: look at the log again.
+                # A vacuum deletes files only after a commit without them: read the log again.
                 reason = f"{error} is missing"
                 continue
             if record is None:
@@ -120,11 +119,11 @@ class Publisher:
                 commits.write_derived(self._store, self._state)
                 return published
             reason = "other publishers were faster; let fewer runs share one output"
-        raise StoreError(f"{self._store.root}: no commit in {_TRIES} tries, because {reason}")
+        raise StoreError(f"{self._store.root}: no commit in {COMMIT_TRIES} tries, because {reason}")
 
     def _prepare(self, make_current: bool) -> tuple[Record | None, Published]:
         """Write the files of the next commit; its record, or None if nothing would change."""
-        self._look_for_bundles()
+        self._read_new_bundles()
         draft = _Draft(self._state.seq + 1)
         counts = Published(draft.seq)
         for fingerprint, windows in self._by_fingerprint():
@@ -139,7 +138,7 @@ class Publisher:
             if len(choice.taken):
                 counts = self._write(draft, counts, choice, fingerprint)
                 draft.current_fingerprint = draft.current_fingerprint or fingerprint
-        if self._state.current_fingerprint:  # only the first rows of all are shown unasked
+        if self._state.current_fingerprint:  # only an output's first rows become current unasked
             draft.current_fingerprint = ""
         if make_current and self._run.fingerprint != self._state.current_fingerprint:
             draft.current_fingerprint = self._run.fingerprint
@@ -149,12 +148,8 @@ class Publisher:
         return None, Published(self._state.seq, n_waiting=counts.n_waiting)
 
     def _record(self, draft: _Draft) -> Record:
-        return Record(
-            seq=draft.seq,
-            commit_id=uuid.uuid4().hex,
-            run_id=self._run.run_id,
-            committed_at=draft.committed_at.isoformat(),
-            schema_version=SCHEMA_VERSION,
+        return replace(
+            new_record(draft.seq, self._run.run_id, draft.committed_at),
             added={table: tuple(files) for table, files in draft.added.items()},
             removed={table: tuple(paths) for table, paths in draft.removed.items()},
             consumed=tuple(key for key in self._bundles if key not in draft.waiting),
@@ -164,8 +159,8 @@ class Publisher:
             runs=tuple(asdict(run) for run in sorted(draft.runs, key=lambda run: run.run_id)),
         )
 
-    def _look_for_bundles(self) -> None:
-        """Read the bundles that are new since the last look; forget those that are consumed."""
+    def _read_new_bundles(self) -> None:
+        """Read the bundles that arrived since the last call; drop those that are consumed."""
         listed = [key for key in self._store.list(BUNDLES) if key.endswith(".parquet")]
         keys = [key for key in listed if key not in self._state.consumed]
         new = [key for key in keys if key not in self._bundles]
@@ -176,7 +171,9 @@ class Publisher:
     def _read_windows(self, key: str) -> _Bundle | None:
         found = read_bundle(self._store, key)
         if found is None:
-            log.warning("%s is damaged; its recordings will be done again", self._store.uri(key))
+            log.warning(
+                "%s is damaged; the next run labels its recordings again", self._store.uri(key)
+            )
             return None
         run, rows = found
         windows = rows.select(WINDOW_KEYS).to_pandas()
@@ -194,7 +191,7 @@ class Publisher:
     def _choose(self, windows: pd.DataFrame, fingerprint: str) -> Choice:
         ids = pa.array(windows["recording_id"].unique(), pa.string())
         frames = [pd.DataFrame(columns=["recording_id", "state", "path"], dtype="str")]
-        # The cached ids tell which few files hold any of these recordings at all.
+        # The cached ids show which of the files hold any of these recordings; usually few do.
         present = self._state.files["recordings"] if self._state.files else {}
         self._ids = {path: column for path, column in self._ids.items() if path in present}
         paths = [file.path for file in self._state.table("recordings", fingerprint)]
@@ -205,7 +202,7 @@ class Publisher:
             path for path in paths if pc.any(pc.is_in(self._ids[path], value_set=ids)).as_py()
         ]
         frames += [self._read_states(path, ids) for path in holding]
-        return choose(windows, pd.concat(frames), self._state.opened)
+        return choose_attempts(windows, pd.concat(frames), self._state.opened)
 
     def _read_ids(self, path: str) -> "pa.Array[Any]":
         read = read_files(self._store, "recordings", [path], ["recording_id"])
@@ -216,14 +213,20 @@ class Publisher:
         rows = read_files(
             self._store, "recordings", [path], ["recording_id", "work_key", "attempts"]
         )
-        found = rows.filter(pc.is_in(rows["recording_id"], value_set=ids)).to_pandas()
-        state = found["work_key"] + ":" + found["attempts"].astype("str")
-        return pd.DataFrame({"recording_id": found["recording_id"], "state": state, "path": path})
+        found = rows.filter(pc.is_in(rows["recording_id"], value_set=ids))
+        states = ledger_states(found["work_key"], found["attempts"])
+        return pd.DataFrame(
+            {
+                "recording_id": found["recording_id"].to_pandas(),
+                "state": states.to_pandas(),
+                "path": path,
+            }
+        )
 
     def _write(
         self, draft: _Draft, counts: Published, choice: Choice, fingerprint: str
     ) -> Published:
-        """The chosen rows, and what stays of the parts whose recordings they supersede."""
+        """Write the chosen rows, and the remaining rows of the parts that held older ones."""
         stem = f"c{draft.seq:08d}-{uuid.uuid4().hex}"
         writer = PartWriter(self._store, fingerprint, stem, self._part_bytes)
         for rows in self._load(choice.taken):
@@ -242,12 +245,12 @@ class Publisher:
         return counts
 
     def _load(self, taken: pd.DataFrame) -> Iterator[pa.Table]:
-        """Whole recordings with their run's columns, about a part's worth at a time."""
+        """Whole recordings with the columns of their run, about one part at a time."""
         row_bytes = taken["bundle"].map(
             {key: bundle.row_bytes for key, bundle in self._bundles.items() if bundle is not None}
         )
         taken = taken.assign(share=row_bytes.cumsum() // self._part_bytes)
-        # Windows of one recording may lie in bundles far apart; they go where its first one goes.
+        # Windows of one recording may be in distant bundles; all get the share of the first one.
         share = taken.groupby("attempt")["share"].transform("first")
         for _, some in taken.groupby(share):
             with ThreadPoolExecutor(N_READERS) as pool:
@@ -258,7 +261,7 @@ class Publisher:
         found = read_bundle(self._store, key)
         if found is None:
             raise StoreError(
-                f"{self._store.uri(key)}: was readable a moment ago and is damaged now; run again"
+                f"{self._store.uri(key)}: was readable before and is damaged now; run again"
             )
         run, table = found
         table = table.take(pa.array(rows))

@@ -1,4 +1,4 @@
-"""What a run was and did, kept beside the tables for people. Nothing depends on it."""
+"""Records of runs, kept beside the tables for people to read. No table depends on them."""
 
 import json
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ _OLD_STAGES = {
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """Who made a bundle."""
+    """The run that made a bundle."""
 
     run_id: str
     fingerprint: str  # hex: model, weights and every setting that changes a label
@@ -39,8 +39,10 @@ class RunRecord:
     n_recordings: int
     n_errors: int
     audio_s: float
-    wall_s: float  # from the first row to the last, start-up included
-    stage_s: Mapping[str, float]  # by schema.STAGES: seconds in its code, all workers together
+    wall_s: float  # from the first row to the last, including start-up
+    stage_s: Mapping[
+        str, float
+    ]  # by schema.STAGES: seconds in the code of the stage, summed over workers
     settings: Mapping[str, Any]  # the configuration, without storage options
 
     @property
@@ -50,18 +52,18 @@ class RunRecord:
 
     @property
     def bottleneck(self) -> str:
-        """The stage whose code ran longest; "" if none was watched."""
+        """The stage whose code ran longest; "" if no stage was measured."""
         return max(self.stage_s, key=lambda stage: self.stage_s[stage], default="")
 
 
 def save_run(store: Store, record: RunRecord) -> None:
-    """Keep it under _runs/; a later one of the same id replaces it."""
+    """Write the record to _runs/; it replaces an earlier record of the same run_id."""
     data = json.dumps(asdict(record), ensure_ascii=False, indent=1)
     store.put(f"{RUNS}{record.run_id}.json", data.encode())
 
 
 def load_run(store: Store, run_id: str) -> RunRecord | None:
-    """None if there is none, or none that this program understands."""
+    """The record of a run; None if it is missing or cannot be read."""
     try:
         values = json.loads(store.get(f"{RUNS}{run_id}.json"))
         stage_s = values["stage_s"].items()

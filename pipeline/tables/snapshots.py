@@ -1,7 +1,7 @@
 """Snapshots of the tables for readers. Knows files and columns; knows nothing of how rows are made.
 
-Every read follows the commit log, so all tables show the same commit and no superseded or
-abandoned file is ever seen. A glob over the directories would see them.
+Every read follows the commit log. So all tables show the same commit, without the superseded and
+abandoned files that a glob over the directories would include.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,10 +15,10 @@ from pipeline.errors import StoreError
 from pipeline.schema import TABLES
 from pipeline.storage.store import Store, open_store
 from pipeline.tables.commit_log import State, read_state
+from pipeline.tables.parquet import read_files
 
 if TYPE_CHECKING:
     import duckdb
-from pipeline.tables.parquet import read_files
 
 _SEGMENTS = """
     CREATE VIEW segments AS
@@ -51,7 +51,7 @@ class Snapshot:
 
     @property
     def filesystem(self) -> AbstractFileSystem:
-        """Reads the files, for DuckDB, pandas and polars, too."""
+        """The fsspec filesystem of the files; DuckDB, pandas and polars take it, too."""
         return self.store.filesystem
 
     def files(self, table: str) -> list[str]:
@@ -61,7 +61,10 @@ class Snapshot:
         return [self.store.uri(file.path) for file in listed]
 
     def read(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """All rows of a table, with exactly the columns and types of schema.TABLES."""
+        """All rows of a table, with exactly the columns and types of schema.TABLES.
+
+        Raises StoreError if a file is damaged, or was deleted by a vacuum.
+        """
         paths = [file.path for file in self.state.table(table, self.fingerprint)]
         _check_table(table)
         try:
@@ -69,11 +72,11 @@ class Snapshot:
         except FileNotFoundError as error:
             raise StoreError(
                 f"{self.store.root}: commit {self.seq} can no longer be read ({error}): a vacuum "
-                "has removed what newer commits do not need; open a newer snapshot"
+                "has deleted files that newer commits do not need; open a newer snapshot"
             ) from error
 
     def parts(self) -> list[str]:
-        """Keys of the `recordings` files, by first recording_id; each names a part (see parts)."""
+        """Keys of the `recordings` files, by first recording_id: one for each part (see parts)."""
         listed = self.state.table("recordings", self.fingerprint)
         return [file.path for file in sorted(listed, key=lambda file: (file.first_id, file.path))]
 
@@ -86,8 +89,8 @@ def open_snapshot(
 ) -> Snapshot:
     """The tables under `root` after commit `seq` (default: the newest).
 
-    `fingerprint` picks the model and configuration, in full or as its first letters; by default
-    the current one. Raises StoreError if there is nothing to read, saying what to do.
+    `fingerprint` chooses the model and configuration; its first letters are enough. The default is
+    the current one. Raises StoreError if there is nothing to read; the message says what to do.
     """
     store = open_store(root, storage_options)
     state = read_state(store, seq)
@@ -107,9 +110,9 @@ def connect(
     seq: int | None = None,
     fingerprint: str | None = None,
 ) -> "duckdb.DuckDBPyConnection":
-    """DuckDB with a view per table on one snapshot, and `segments`, the join of all of them.
+    """DuckDB with a view of each table of one snapshot, and `segments`, the join of all of them.
 
-    Needs nothing but DuckDB to read: local files directly, S3 through this project's filesystem.
+    DuckDB reads local files itself, and remote ones through this project's filesystem.
     """
     import duckdb
 
@@ -122,7 +125,7 @@ def connect(
 def create_views(
     connection: "duckdb.DuckDBPyConnection", snapshot: Snapshot, prefix: str = ""
 ) -> None:
-    """A view per table, named `prefix` and the table. The same store may come more than once."""
+    """Create a view of each table, named `prefix` + table. A store may be added more than once."""
     remote = "://" in snapshot.store.root
     if remote and not connection.filesystem_is_registered(snapshot.filesystem.protocol[0]):
         connection.register_filesystem(snapshot.filesystem)
@@ -146,6 +149,7 @@ def _resolve(prefix: str, known: set[str], root: str) -> str:
     fitting = sorted(name for name in known if prefix and name.startswith(prefix))
     if len(fitting) != 1:
         raise StoreError(
-            f"{root}: fingerprint {prefix!r} fits {fitting or 'none'} of {sorted(known)}"
+            f"{root}: fingerprint {prefix!r} fits {fitting or 'none'} of {sorted(known)}; "
+            "give the first letters of one of these"
         )
     return fitting[0]

@@ -1,7 +1,7 @@
 """Bundle rows to table rows. Knows the columns of both; knows nothing of files or commits.
 
-Everything is columnar: a corpus has a hundred times more segments than recordings, and a Python
-loop over them would take longer than the publisher's minute.
+All work is on columns: a corpus has a hundred times more segments than recordings, and a Python
+loop over them would take longer than the minute between two commits.
 """
 
 from collections.abc import Mapping
@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from pipeline.arrow import Integers, pc
 from pipeline.schema import TABLES
 
-# table -> its column -> field of schema.LABELLED_SEGMENT
+# table -> column of the table -> field of schema.LABELLED_SEGMENT
 _FROM_SEGMENT: Mapping[str, Mapping[str, str]] = {
     "transcripts": {
         name: name
@@ -41,21 +41,19 @@ _FROM_SEGMENT: Mapping[str, Mapping[str, str]] = {
 
 _EMPTY = pa.scalar("")
 
-_Indices = np.ndarray[tuple[int], np.dtype[np.int64]]
-
 
 def to_tables(rows: pa.Table, committed_at: datetime) -> dict[str, pa.Table]:
     """All five tables of whole recordings, ordered by recording_id and time.
 
-    `rows` are schema.BUNDLE plus model, model_hash, fingerprint and run_id: every window of every
-    recording once, in any order.
+    `rows` have schema.BUNDLE plus model, model_hash, fingerprint and run_id. They hold every window
+    of every recording once, in any order.
     """
     rows = rows.sort_by([("recording_id", "ascending"), ("window_index", "ascending")])
     rows = rows.combine_chunks()
     recording_ids = rows["recording_id"].to_numpy()
     is_first = np.append(True, recording_ids[1:] != recording_ids[:-1])[: rows.num_rows]
     firsts = np.flatnonzero(is_first)
-    owners = np.cumsum(is_first) - 1  # number of the recording of each row
+    owners = np.cumsum(is_first) - 1  # index of each row's recording in `firsts`
     return {
         "recordings": _recordings(rows, firsts, owners, committed_at),
         **_segment_tables(rows, owners),
@@ -63,7 +61,7 @@ def to_tables(rows: pa.Table, committed_at: datetime) -> dict[str, pa.Table]:
 
 
 def _recordings(
-    rows: pa.Table, firsts: _Indices, owners: _Indices, committed_at: datetime
+    rows: pa.Table, firsts: Integers, owners: Integers, committed_at: datetime
 ) -> pa.Table:
     columns: dict[str, Any] = {
         name: rows[name].take(firsts) for name in rows.column_names if name != "segments"
@@ -71,15 +69,18 @@ def _recordings(
     n_segments = pc.list_value_length(rows["segments"]).to_numpy()
     for name in ("duration_s", "labelled_s", "silence_s", "failed_s"):
         columns[name] = np.add.reduceat(rows[name].to_numpy(), firsts) if len(firsts) else []
+    gap_s = rows["gap_s"].to_numpy()  # of the recording so far: the last window has all of it
+    columns["gap_s"] = np.maximum.reduceat(gap_s, firsts) if len(firsts) else []
     columns["n_segments"] = np.add.reduceat(n_segments, firsts) if len(firsts) else []
 
     failed = np.flatnonzero(pc.not_equal(rows["error_stage"], _EMPTY).to_numpy())
-    broken, first_failure = np.unique(owners[failed], return_index=True)
-    telling = firsts.copy()  # the row that speaks for the recording: the first that failed
-    telling[broken] = failed[first_failure]
+    failed_owners, first_failure = np.unique(owners[failed], return_index=True)
+    # The row that gives each recording its error columns: its first failed window.
+    error_rows = firsts.copy()
+    error_rows[failed_owners] = failed[first_failure]
     for name in ("error_stage", "error_type", "error_message"):
-        columns[name] = rows[name].take(telling)
-    columns["status"] = np.where(np.isin(np.arange(len(firsts)), broken), "error", "ok")
+        columns[name] = rows[name].take(error_rows)
+    columns["status"] = np.where(np.isin(np.arange(len(firsts)), failed_owners), "error", "ok")
     columns["warning"] = _joined_warnings(rows, owners, len(firsts))
     columns["committed_at"] = pa.repeat(
         pa.scalar(committed_at, pa.timestamp("us", "UTC")), len(firsts)
@@ -87,20 +88,20 @@ def _recordings(
     return _table("recordings", columns)
 
 
-def _joined_warnings(rows: pa.Table, owners: _Indices, n_recordings: int) -> "pa.Array[Any]":
-    """The different warnings of each recording's windows, "; " between them."""
+def _joined_warnings(rows: pa.Table, owners: Integers, n_recordings: int) -> "pa.Array[Any]":
+    """The distinct warnings of each recording's windows, joined by "; "."""
     warned = pc.not_equal(rows["warning"], _EMPTY)
     pairs = rows.select(["warning"]).append_column("owner", pa.array(owners)).filter(warned)
-    # One thread: groups and lists then keep the order of the rows.
-    different = pairs.group_by(["owner", "warning"], use_threads=False).aggregate([])
-    lists = different.group_by("owner", use_threads=False).aggregate([("warning", "list")])
+    # With one thread, groups and lists keep the order of the rows.
+    distinct = pairs.group_by(["owner", "warning"], use_threads=False).aggregate([])
+    lists = distinct.group_by("owner", use_threads=False).aggregate([("warning", "list")])
     joined: Any = pc.binary_join(lists["warning_list"].combine_chunks(), "; ")
     places = pc.index_in(pa.array(np.arange(n_recordings)), lists["owner"].combine_chunks())
     warnings: pa.Array[Any] = joined.take(places).fill_null("")
     return warnings
 
 
-def _segment_tables(rows: pa.Table, owners: _Indices) -> dict[str, pa.Table]:
+def _segment_tables(rows: pa.Table, owners: Integers) -> dict[str, pa.Table]:
     nested = rows["segments"].combine_chunks()
     parents = pc.list_parent_indices(nested).to_numpy()
     segments = pc.list_flatten(nested)
@@ -109,7 +110,7 @@ def _segment_tables(rows: pa.Table, owners: _Indices) -> dict[str, pa.Table]:
     segments = segments.take(pa.array(in_time_order, pa.int64()))
     parents = parents[in_time_order]
     owner = owners[parents]
-    index = np.arange(len(owner)) - np.searchsorted(owner, owner)  # within the recording
+    index = np.arange(len(owner)) - np.searchsorted(owner, owner)  # from 0 in each recording
     recording_id = rows["recording_id"].combine_chunks().take(pa.array(parents))
     digits = pc.utf8_lpad(pa.array(index).cast(pa.string()), 6, "0")
     keys = {
@@ -128,11 +129,11 @@ def _segment_tables(rows: pa.Table, owners: _Indices) -> dict[str, pa.Table]:
 
 
 def _events(nested: "pa.ListArray[Any]", keys: Mapping[str, "pa.Array[Any]"]) -> pa.Table:
-    heard = pc.list_flatten(nested)
+    events = pc.list_flatten(nested)
     parents = pc.list_parent_indices(nested)
     columns = {name: keys[name].take(parents) for name in ("recording_id", "segment_id")}
     names = ("start_s", "end_s", "event", "probability", "source")
-    return _table("events", columns | {name: pc.struct_field(heard, name) for name in names})
+    return _table("events", columns | {name: pc.struct_field(events, name) for name in names})
 
 
 def _table(name: str, columns: Mapping[str, Any]) -> pa.Table:

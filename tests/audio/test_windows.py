@@ -24,13 +24,14 @@ from tests.support.sounds import KINDS, encode, float_wav, frequency_of, noise, 
 
 CONFIG = AudioConfig()
 SHORT_WINDOWS = AudioConfig(window_s=10)
-STAIRS = np.concatenate([tone(1, 300 + 200 * second) for second in range(8)])  # tells the second
+# The frequency shows the second.
+STAIRS = np.concatenate([tone(1, 300 + 200 * second) for second in range(8)])
 SEEKABLE = ("wav", "flac", "mp3", "ogg", "m4a", "webm", "mp4", "amr", "barevbr")
 
 
 @pytest.fixture
 def decoded(tmp_path: Path) -> Any:
-    """Decode bytes as a file of some name."""
+    """Decode bytes as a file `name`."""
 
     def run(data: bytes, name: str = "x", config: AudioConfig = CONFIG, **range_s: float) -> Any:
         path = tmp_path / name
@@ -81,8 +82,8 @@ def test_channels_are_averaged(decoded: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["m4a", "wav", "flac", "ogg"])
-@pytest.mark.parametrize("channels", [6, 8])  # PyAV's own to_ndarray dies of 8 planes
-def test_cinema_sound_is_averaged_too(kind: str, channels: int, decoded: Any) -> None:
+@pytest.mark.parametrize("channels", [6, 8])  # PyAV's own to_ndarray crashes with 8 planes
+def test_surround_sound_is_averaged_too(kind: str, channels: int, decoded: Any) -> None:
     (window,) = decoded(encode(tone(2, 440, 48_000, channels), kind, 48_000))
     assert window.channels == channels
     assert frequency_of(window.waveform) == pytest.approx(440, abs=2)
@@ -98,11 +99,11 @@ def test_the_name_of_a_file_does_not_matter(kind: str, name: str, decoded: Any) 
     assert frequency_of(joined(decoded(encode(tone(2, 700), kind), name))) == pytest.approx(700, 1)
 
 
-def test_silence_is_a_recording_like_any_other(decoded: Any) -> None:
+def test_silence_is_decoded_like_other_recordings(decoded: Any) -> None:
     assert not joined(decoded(encode(silence(2)))).any()
 
 
-def test_tags_that_are_not_utf_8_do_no_harm(decoded: Any) -> None:
+def test_tags_that_are_not_utf_8_are_ignored(decoded: Any) -> None:
     title = "标题".encode("gbk") + b"\0"
     tag = b"LIST" + struct.pack("<I", 12 + len(title)) + b"INFOINAM"
     data = encode(tone(1), "wav") + tag + struct.pack("<I", len(title)) + title
@@ -146,7 +147,7 @@ import re, sys
 from pathlib import Path
 from pipeline.audio.windows import decode
 from pipeline.config import AudioConfig
-def peak_mib():  # not ru_maxrss, which counts the parent from before exec
+def peak_mib():  # not ru_maxrss, which includes the parent before exec
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
 before = peak_mib()
 seconds = sum(len(w.waveform) for w in decode(sys.argv[1], AudioConfig(window_s=60), {})) / 16000
@@ -169,7 +170,7 @@ def test_memory_does_not_grow_with_the_length_of_a_recording(kind: str, tmp_path
     )
     seconds, grown_mib = map(float, run.stdout.split())
     assert seconds == pytest.approx(2400, rel=0.01)
-    assert grown_mib < 50  # as int16, the whole is 73 MiB; as float32, twice that
+    assert grown_mib < 50  # the whole is 73 MiB as int16, and twice that as float32
 
 
 # ----------------------------------------------------------------------------- ranges
@@ -177,7 +178,7 @@ def test_memory_does_not_grow_with_the_length_of_a_recording(kind: str, tmp_path
 
 @pytest.mark.parametrize("kind", SEEKABLE)
 @pytest.mark.parametrize("second", [1, 5])
-def test_a_range_holds_what_lies_there(kind: str, second: int, decoded: Any) -> None:
+def test_a_range_contains_the_samples_at_its_time(kind: str, second: int, decoded: Any) -> None:
     (window,) = decoded(encode(STAIRS, kind), offset_s=second + 0.25, length_s=0.5)
     assert len(window.waveform) == SAMPLE_RATE / 2
     assert window.start_s == second + 0.25
@@ -226,12 +227,12 @@ def test_an_impossible_range_is_refused(range_s: dict[str, float], decoded: Any)
 # ------------------------------------------------------------------- incomplete files
 
 
-def test_bytes_are_trusted_over_a_wav_header_that_claims_more(decoded: Any) -> None:
+def test_a_wav_header_that_claims_too_much_is_a_warning(decoded: Any) -> None:
     data = bytearray(encode(tone(2)))
     data[40:44] = struct.pack("<I", 0xFFFFFF00)
     (window,) = decoded(bytes(data))
     assert len(window.waveform) == 2 * SAMPLE_RATE
-    assert "header claims more" in window.warning
+    assert "WAV header is wrong" in window.warning
 
 
 @pytest.mark.parametrize("kind", ["mp3", "flac", "webm"])
@@ -250,12 +251,12 @@ def test_half_a_file_is_labelled_if_that_share_is_allowed(decoded: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ["mp3", "ogg", "opus"])
-def test_several_streams_in_one_file_are_all_heard(kind: str, decoded: Any) -> None:
+def test_several_streams_in_one_file_are_all_decoded(kind: str, decoded: Any) -> None:
     assert len(joined(decoded(encode(tone(3), kind) * 2))) > 5.9 * SAMPLE_RATE
 
 
 @pytest.mark.parametrize("kind", ["flac", "barevbr", "ogg"])
-def test_damage_in_the_middle_costs_a_warning_not_the_recording(kind: str, decoded: Any) -> None:
+def test_damage_in_the_middle_is_a_warning_not_an_error(kind: str, decoded: Any) -> None:
     data = bytearray(encode(noise(30), kind))
     middle = len(data) // 2
     data[middle : middle + 400] = np.random.default_rng(0).bytes(400)
@@ -264,7 +265,7 @@ def test_damage_in_the_middle_costs_a_warning_not_the_recording(kind: str, decod
     assert windows[-1].warning
 
 
-def test_what_soundfile_gave_before_it_broke_is_not_given_again(decoded: Any) -> None:
+def test_samples_from_before_a_decoder_failed_are_not_repeated(decoded: Any) -> None:
     whole = encode(STAIRS, "flac")
     damaged = bytearray(whole)
     at = int(len(whole) * 0.8)
@@ -279,7 +280,7 @@ _HTML = b"<!DOCTYPE html><html><title>404</title></html>"
 _XML = b'<?xml version="1.0"?>\n<Error><Code>AccessDenied</Code></Error>'
 _PLAYLIST = "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,é\n{}\n#EXT-X-ENDLIST\n"
 _RANDOM = np.random.default_rng(2).bytes(50_000)
-_BAD: dict[str, tuple[bytes, str, str]] = {  # what: (bytes, kind, part of the message)
+_BAD: dict[str, tuple[bytes, str, str]] = {  # name: (bytes, error type, part of the message)
     "nothing": (b"", "EmptyFile", "no bytes"),
     "one byte": (b"\0", "NotAudio", ""),
     "html": (_HTML, "NotAudio", "looks like HTML"),
@@ -344,7 +345,7 @@ def test_a_video_without_sound_is_refused(decoded: Any) -> None:
     [({"max_bytes": 1000}, "TooLarge"), ({"max_duration_s": 1}, "TooLong")],
 )
 @pytest.mark.parametrize("format_", ["wav", "aac"])  # aac does not declare its length
-def test_limits_hold(limits: dict[str, int], kind: str, format_: str, decoded: Any) -> None:
+def test_limits_are_enforced(limits: dict[str, int], kind: str, format_: str, decoded: Any) -> None:
     with pytest.raises(RecordingError) as caught:
         decoded(encode(tone(2), format_), config=AudioConfig.model_validate(limits))
     assert caught.value.kind == kind
@@ -356,7 +357,7 @@ def _kind_of(uri: str, **options: Any) -> str:
     return caught.value.kind
 
 
-def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
     (tmp_path / "loop.wav").symlink_to("loop.wav")
     assert _kind_of(str(tmp_path)) == "NotAFile"
@@ -396,10 +397,10 @@ class _FailingFile:
 
 
 class _Failing(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """Objects that stop answering near their end, or answer nothing but an error."""
+    """Objects whose reads time out near their end, or that only give an error."""
 
     protocol = "failing"
-    store: dict[str, Any] = {}  # noqa: RUF012  # as its base has it
+    store: dict[str, Any] = {}  # noqa: RUF012  # as in its base class
 
     @classmethod
     def _strip_protocol(cls, path: str) -> str:
@@ -417,8 +418,8 @@ class _Failing(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
 
 
 @pytest.fixture
-def large_means_any(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every object is read as a large one: through a file object, in requests."""
+def all_files_are_large(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Every object is read like a large one: through a file object, in several requests."""
     fsspec.register_implementation("failing", _Failing, clobber=True)
     monkeypatch.setattr(audio_files, "_FETCH_WHOLE", 0)
     yield
@@ -427,30 +428,32 @@ def large_means_any(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", ["wav", "m4a"])
-def test_objects_are_read_through_fsspec(kind: str, large_means_any: None) -> None:
+def test_objects_are_read_through_fsspec(kind: str, all_files_are_large: None) -> None:
     fsspec.filesystem("memory").pipe("/dir/a.bin", encode(tone(2, 500), kind))
     waveform = joined(list(decode("memory://dir/a.bin", CONFIG, {})))
     assert frequency_of(waveform) == pytest.approx(500, abs=2)
 
 
 @pytest.mark.parametrize("kind", ["wav", "webm"])  # soundfile's callbacks and FFmpeg's
-def test_a_store_that_fails_midway_is_not_a_broken_file(kind: str, large_means_any: None) -> None:
+def test_a_store_that_fails_midway_is_not_a_broken_file(
+    kind: str, all_files_are_large: None
+) -> None:
     rate_hz = 48_000
     fsspec.filesystem("failing").pipe("/a", encode(noise(60, rate_hz), kind, rate_hz))
     assert _kind_of("failing://a") == "StoreUnavailable"
 
 
-def test_a_store_that_refuses_or_is_down_says_so(large_means_any: None) -> None:
+def test_a_store_that_refuses_or_is_down_has_its_error_type(all_files_are_large: None) -> None:
     assert _kind_of("failing://denied") == "AccessDenied"
     assert _kind_of("failing://down") == "StoreUnavailable"
 
 
-def test_windows_before_the_fault_are_given(large_means_any: None) -> None:
+def test_windows_before_a_fault_are_yielded(all_files_are_large: None) -> None:
     fsspec.filesystem("failing").pipe("/a", encode(noise(120), "wav"))
     windows: list[Window] = []
     with pytest.raises(RecordingError, match="timed out"):
         for window in decode("failing://a", SHORT_WINDOWS, {}):
-            windows.append(window)  # noqa: PERF402  # extend would keep none of them
+            windows.append(window)  # noqa: PERF402  # `extend` would keep none of them when it raises
     assert len(windows) > 3
     assert not any(window.is_last for window in windows)
 

@@ -1,9 +1,10 @@
-"""The benchmark's instruments: that they measure what they say, not how fast this machine is."""
+"""The benchmark measures what it says it measures. Nothing here depends on the machine's speed."""
 
 import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,23 +15,41 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from jobs import benchmark
-from pipeline.benchmark import contenders
-from pipeline.benchmark.loop import STAGES, Cost, Loop, Stopwatch, peak_bytes, synthesise
+from pipeline.benchmark.contenders import list_contenders, make_config, summarise_loops
+from pipeline.benchmark.corpus import synthesise
+from pipeline.benchmark.loop import STAGES, Cost, Loop, Stopwatch
 from pipeline.benchmark.model import count_flops
-from pipeline.benchmark.process_tree import watch_tree
+from pipeline.benchmark.process_tree import peak_bytes, watch_tree
 from pipeline.config import RunConfig
 from pipeline.manifest.read import read_manifest
 from pipeline.models.files import resolve_model
 from pipeline.models.sensevoice.model import SenseVoice
 from pipeline.planning.costs import load_speeds
+from pipeline.planning.speed_report import SpeedReport, SpeedSettings
 from pipeline.schema import LFR_STEP, N_PROMPT_FRAMES
-from tests.support.demo import AUDIO, MODEL, SHORT
+from tests.support.demo import AUDIO, MODEL, SHORT, run_command
 
 CLIPS = [AUDIO / row["audio"] for row in SHORT[:4]]
 
 
 def spin(seconds: float) -> str:
     return f"import time\nwhile time.process_time() < {seconds}: pass"
+
+
+def settings_in(work: Path) -> SpeedSettings:
+    return SpeedSettings(
+        model=str(MODEL),
+        vad="silero",
+        files=(),
+        device="cpu",
+        clock="cpu_s",
+        threads=1,
+        repeats=1,
+        batch_s=60.0,
+        clips=20,
+        work=str(work),
+        exact="fp32",
+    )
 
 
 def test_a_stopwatch_adds_up_what_a_stage_costs() -> None:
@@ -42,25 +61,61 @@ def test_a_stopwatch_adds_up_what_a_stage_costs() -> None:
     assert stopwatch.costs["sleep"].cpu_s < 0.05
 
 
-def test_costs_can_be_taken_from_one_another() -> None:
+def test_the_difference_of_two_costs_is_a_cost() -> None:
     assert Cost(3.0, 5.0) - Cost(1.0, 2.0) == Cost(2.0, 3.0)
 
 
-def test_what_child_processes_use_is_counted() -> None:
+def test_cpu_and_memory_of_child_processes_are_counted() -> None:
     with watch_tree(every_s=0.02) as tree:
         subprocess.run([sys.executable, "-c", spin(0.5)], check=True)
     assert tree.cpu_s() >= 0.4
     assert tree.peak_bytes > 1 << 20
 
 
-def test_made_audio_is_as_long_as_asked(tmp_path: Path) -> None:
+# A process and two children, each with the same 128 MiB. A read of a page makes it resident.
+SHARED_MEMORY = """
+import mmap, os, signal
+from pipeline.benchmark.process_tree import ProcessTree
+shared = mmap.mmap(-1, 128 << 20)
+shared[::4096]
+ready, write_end = os.pipe()
+children = []
+for _ in range(2):
+    child = os.fork()
+    if not child:
+        shared[::4096]
+        os.write(write_end, b"x")
+        signal.pause()
+    children.append(child)
+    os.read(ready, 1)
+print(ProcessTree().peak_bytes >> 20)
+for child in children:
+    os.kill(child, signal.SIGKILL)
+"""
+
+
+def test_memory_that_processes_share_is_counted_once() -> None:
+    done = run_command([sys.executable, "-c", SHARED_MEMORY])
+    assert done.returncode == 0, done.stderr
+    assert 128 < int(done.stdout) < 256
+
+
+def test_contenders_run_in_the_order_that_peers_need() -> None:
+    """FunASR and sherpa-onnx take the clips that the first of ours has kept."""
+    names = list_contenders(["fp32", "int8"], ["sherpa-onnx", "funasr"], ray=True, scale=True)
+    assert names[:5] == ["ours fp32", "ours int8", "funasr", "sherpa-onnx", "ray"]
+    assert names[5:] == ["scale 1", "scale 2", "scale 4", "scale 8"]
+    assert list_contenders(["bf16"], ["none"], ray=False, scale=False) == ["ours bf16"]
+
+
+def test_synthesised_audio_has_the_requested_length(tmp_path: Path) -> None:
     files = read_manifest(str(synthesise(tmp_path, CLIPS, seconds=120)), {}).table["uri"]
     durations_s = [soundfile.info(file).duration for file in files.to_pylist()]
     assert len(durations_s) == 2
     assert min(durations_s) >= 60
 
 
-def test_the_same_audio_is_made_every_time(tmp_path: Path) -> None:
+def test_the_same_audio_is_synthesised_every_time(tmp_path: Path) -> None:
     made = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
@@ -69,32 +124,30 @@ def test_the_same_audio_is_made_every_time(tmp_path: Path) -> None:
     assert made[0] == made[1]
 
 
-def test_the_bare_loop_accounts_for_its_stages_and_keeps_clips_with_their_text(
-    tmp_path: Path,
-) -> None:
+def test_the_loop_measures_each_stage_and_keeps_clips_with_their_text(tmp_path: Path) -> None:
     manifest = synthesise(tmp_path, CLIPS, seconds=60)
     config = RunConfig(
         manifest=str(manifest), output=str(tmp_path / "out"), model=str(MODEL), vad="silero"
     )
-    result = Loop(config).walk(n_heard=3)
+    result = Loop(config).run(n_kept_clips=3)
     assert list(result.stages) == list(STAGES)
     assert sum(cost.cpu_s for cost in result.stages.values()) <= result.total.cpu_s + 0.01
     assert 60 <= result.audio_s <= 66
     assert 0 < result.segment_s < result.audio_s
-    assert len(result.heard) == 3
-    assert all(heard.rich_text.startswith("<|") for heard in result.heard)
-    assert all(heard.waveform.dtype == np.int16 for heard in result.heard)
-    summary = contenders._summary({"clock": "cpu_s"}, [result])
-    report = tmp_path / "report.json"
-    report.write_text(json.dumps({"device": "cpu", "results": {"ours fp32": summary}}))
-    speeds = load_speeds(report)  # what jobs.plan makes of it
-    assert speeds.label_core == pytest.approx(
-        result.audio_s / (summary["stages_s"]["model"] + summary["stages_s"]["labels"])
-    )
+    assert len(result.kept_clips) == 3
+    assert all(clip.rich_text.startswith("<|") for clip in result.kept_clips)
+    assert all(clip.waveform.dtype == np.int16 for clip in result.kept_clips)
+    settings = settings_in(tmp_path)
+    speed = summarise_loops(settings, [result])
+    path = tmp_path / "report.json"
+    path.write_text(SpeedReport({}, settings, {"ours fp32": speed}).to_json())
+    speeds = load_speeds(path)  # as jobs.plan reads it
+    label_s = speed.stages_s.model + speed.stages_s.labels
+    assert speeds.label_core == pytest.approx(result.audio_s / label_s)
 
 
 def test_planning_is_measured_from_files_to_the_rows_to_do(tmp_path: Path) -> None:
-    """One row in a hundred is not in the ledger. Ten million rows: `jobs.benchmark planning`."""
+    """One row in a hundred is not in the ledger. By default the command takes 10 million rows."""
     path = tmp_path / "cost.json"
     done = CliRunner().invoke(benchmark.app, ["planning", "--rows", "2000", "--json", str(path)])
     assert done.exit_code == 0, done.output
@@ -103,40 +156,31 @@ def test_planning_is_measured_from_files_to_the_rows_to_do(tmp_path: Path) -> No
     assert 0 < cost["peak_mib"] < 1024
 
 
-def test_work_grows_with_the_corpus_and_memory_comes_to_rest(tmp_path: Path) -> None:
-    """Counted, not timed: `jobs.benchmark speed --scale` has the seconds."""
+def test_work_grows_with_the_corpus_and_memory_stops_growing(tmp_path: Path) -> None:
+    """By counts, not by time; `jobs benchmark speed --scale` measures the time."""
     manifest = synthesise(tmp_path, CLIPS, seconds=60)
     files = [str(path) for path in manifest.parent.glob("*.mp3")]
-    spec = {
-        "model": str(MODEL),
-        "vad": "silero",
-        "work": str(tmp_path),
-        "batch_s": 60,
-        "threads": 1,
-        "device": "cpu",
-    }
-    walks, peaks = [], []
+    results, peaks = [], []
     for factor in (1, 8, 32):
-        config = contenders._config(spec, "fp32", files * factor, f"times-{factor}")
+        config = make_config(settings_in(tmp_path), "fp32", files * factor, f"times-{factor}")
         resources = config.ray.model_copy(update={"batch_audio_s": 60})
-        walks.append(Loop(config.model_copy(update={"ray": resources})).walk())
+        results.append(Loop(config.model_copy(update={"ray": resources})).run())
         peaks.append(peak_bytes())
-    once, often, _ = walks
+    once, often, _ = results
     assert often.audio_s == pytest.approx(8 * once.audio_s, rel=0.01)
     assert often.segment_s / often.audio_s == pytest.approx(once.segment_s / once.audio_s, rel=0.02)
     assert often.attention_fill == pytest.approx(once.attention_fill, rel=0.1)
-    assert peaks[2] < 1.15 * peaks[1]  # four times the audio; allocators settle slowly
+    assert peaks[2] < 1.15 * peaks[1]  # for four times the audio; allocators still grow a little
 
 
-def test_of_a_gpu_all_but_decoding_is_asked(tmp_path: Path) -> None:
-    spec = {"model": "m", "vad": "v", "work": str(tmp_path), "batch_s": None, "threads": 1}
-    config = contenders._config(spec | {"device": "cuda"}, "bf16", [], "n")
+def test_with_a_gpu_only_decoding_runs_on_the_cpu(tmp_path: Path) -> None:
+    config = make_config(replace(settings_in(tmp_path), device="cuda"), "bf16", [], "n")
     assert config.label.device == "cuda"
     assert config.ray.segment_with_model
     assert (config.ray.num_gpus, config.ray.label_cpus) == (1, 0)
 
 
-def test_the_loop_may_hear_in_one_worker_as_on_a_gpu(tmp_path: Path) -> None:
+def test_one_worker_for_vad_and_model_gives_the_same_texts_as_two(tmp_path: Path) -> None:
     manifest = synthesise(tmp_path, CLIPS, seconds=60)
     results = []
     for together in (False, True):
@@ -150,26 +194,27 @@ def test_the_loop_may_hear_in_one_worker_as_on_a_gpu(tmp_path: Path) -> None:
                 "ray": {"segment_with_model": together},
             }
         )
-        results.append(Loop(config).walk(n_heard=100))
-    apart, together_ = results
-    assert [one.rich_text for one in apart.heard] == [one.rich_text for one in together_.heard]
-    assert apart.segment_s == together_.segment_s > 0
+        results.append(Loop(config).run(n_kept_clips=100))
+    two_workers, one_worker = results
+    texts, same_texts = ([clip.rich_text for clip in one.kept_clips] for one in results)
+    assert texts == same_texts
+    assert two_workers.segment_s == one_worker.segment_s > 0
 
 
 @pytest.mark.parametrize("n_frames", [9, 150])
-def test_flops_are_those_that_torch_counts(n_frames: int) -> None:
-    """In bfloat16, and with short clips: torch does not know how to count oneDNN's product."""
+def test_counted_operations_equal_those_that_torch_counts(n_frames: int) -> None:
+    """In bfloat16 and with short clips: torch cannot count oneDNN's matrix product of float32."""
     files = resolve_model(str(MODEL))
     model = SenseVoice(files, precision="bf16")
     n_tokens = len(model.vocabulary.pieces)
     with FlopCounterMode(display=False) as counter:
         model.transcribe([np.zeros((n_frames * LFR_STEP, 80), np.float32)], ["auto"], True)
-    tags = 2 * 128 * (6 + 9 + 12)  # three frames are asked once more, for a kind of tag each
+    tags = 2 * 128 * (6 + 9 + 12)  # three frames also go through the head of one kind of tag each
     counted = count_flops(files.config["encoder_conf"], n_tokens, [N_PROMPT_FRAMES + n_frames])
     assert counter.get_total_flops() == pytest.approx(counted + tags, rel=1e-4)
 
 
-def test_the_model_alone_is_held_against_the_devices_own_product(tmp_path: Path) -> None:
+def test_the_model_alone_is_compared_with_a_matrix_product(tmp_path: Path) -> None:
     path = tmp_path / "cost.json"
     arguments = ["model", "--batch-s", "20", "--repeats", "1", "--device", "cpu"]
     done = CliRunner().invoke(benchmark.app, [*arguments, "--json", str(path)])
@@ -181,7 +226,7 @@ def test_the_model_alone_is_held_against_the_devices_own_product(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "reason"),
     [
         (["model", "--precision", "fp8", "--device", "cpu"], "use fp32, bf16, int8 on cpu"),
         (["model", "--device", "tpu"], "'auto', 'cpu', 'cuda'"),
@@ -193,13 +238,13 @@ def test_the_model_alone_is_held_against_the_devices_own_product(tmp_path: Path)
         ),
     ],
 )
-def test_what_cannot_be_measured_is_named(arguments: list[str], said: str) -> None:
+def test_an_option_that_cannot_be_measured_is_refused(arguments: list[str], reason: str) -> None:
     done = CliRunner().invoke(benchmark.app, arguments)
     assert done.exit_code != 0
-    assert said in done.output
+    assert reason in done.output
 
 
-def test_a_benchmark_of_nothing_says_why_and_fails(tmp_path: Path) -> None:
+def test_a_benchmark_without_results_fails_with_the_reason(tmp_path: Path) -> None:
     arguments = ["speed", "--model", str(tmp_path), "--no-ray", "--peer", "none"]
     done = CliRunner().invoke(benchmark.app, [*arguments, "--precision", "fp32", "--seconds", "60"])
     assert done.exit_code == 1

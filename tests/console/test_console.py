@@ -1,4 +1,4 @@
-"""What a person sees of a run, on a terminal and in a log."""
+"""Progress of a run, on a terminal and in a log."""
 
 import io
 import json
@@ -41,10 +41,10 @@ def progress_of(**changes: Any) -> Progress:
 
 def outcome_of(progress: Progress, n_unfinished: int = 0) -> Outcome:
     run = SimpleNamespace(run_id=RUN_ID)
-    told = SimpleNamespace(
+    values = SimpleNamespace(
         run=run, progress=progress, n_unfinished=n_unfinished, label_wall_s=100.0
     )
-    return cast(Outcome, told)
+    return cast(Outcome, values)
 
 
 def log_of(*updates: Progress, log_json: bool = False) -> list[str]:
@@ -138,7 +138,7 @@ def test_what_the_library_logs_carries_the_run(log_json: bool) -> None:
         assert "Traceback" in json.loads(text.splitlines()[1])["trace"]
 
 
-def test_handlers_do_not_outlive_their_run() -> None:
+def test_log_handlers_are_removed_after_the_run() -> None:
     log_of(progress_of())
     assert not logging.getLogger("pipeline").handlers
     assert not logging.getLogger("jobs").handlers
@@ -152,7 +152,7 @@ def test_handlers_do_not_outlive_their_run() -> None:
         ({}, 5, "unfinished"),
     ],
 )
-def test_the_last_line_tells_how_it_ended(
+def test_the_last_line_says_how_the_run_ended(
     changes: dict[str, Any], n_unfinished: int, name: str
 ) -> None:
     out = io.StringIO()
@@ -187,7 +187,7 @@ def test_a_terminal_says_what_it_waits_for_before_the_first_label() -> None:
     assert "loading models …" in out.getvalue()
 
 
-def test_a_figure_that_starts_again_goes_on_from_where_it_was() -> None:
+def test_a_counter_that_starts_again_continues_from_its_last_value() -> None:
     rows = SumOverRounds()
     assert [rows.add(figure) for figure in (3, 8, 8, 2, 5, 0, 1)] == [3, 8, 8, 10, 13, 13, 14]
 

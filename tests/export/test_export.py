@@ -1,4 +1,4 @@
-"""Exports, read back by the libraries that they are for."""
+"""Exports, read back by the libraries that use the formats."""
 
 import json
 import os
@@ -17,10 +17,11 @@ import sentencepiece
 
 from pipeline.errors import ExportError
 from pipeline.export.captions import cue_text, vtt_time, write_vtt
-from pipeline.export.formats import emotion_tag, event_tag, write_kaldi
-from pipeline.export.rows import ExportTarget, Row
+from pipeline.export.formats import write_kaldi
+from pipeline.export.rows import ExportRow, ExportTarget
 from pipeline.export.write import FORMATS, export
-from pipeline.schema import EMOTIONS, EVENTS, SAMPLE_RATE
+from pipeline.models.sensevoice.decoding import EMOTION_TAGS, EVENT_TAGS, TEXT_NORM_TAGS
+from pipeline.schema import SAMPLE_RATE
 from pipeline.storage.store import open_store
 from pipeline.tables import connect
 from pipeline.tables.bundles import write_bundle
@@ -47,15 +48,15 @@ def texts_of(root: str, where: str = SPEECH) -> dict[str, str]:
     return dict(connect(root).execute(sql).fetchall())
 
 
-def row(**fields: Any) -> Row:
+def row(**fields: Any) -> ExportRow:
     values: dict[str, Any] = {
-        **{"key": "a-000000", "name": "a", "shelf": "00", "recording_id": "a"},
+        **{"key": "a-000000", "name": "a", "subfolder": "00", "recording_id": "a"},
         **{"segment_id": "a-000000", "uri": "/audio/a.wav", "start_s": 1.0, "end_s": 2.5},
         **{"text": "one two", "language": "en", "emotion": "happy", "event": "speech"},
         **{"sounds": (), "confidence": 0.9, "itn": True, "words": ()},
         **{"recording_end_s": 9.0, "sample_rate_hz": 16_000, "channels": 1},
     }
-    return Row(**(values | fields))
+    return ExportRow(**(values | fields))
 
 
 # ------------------------------------------------------------------------- SenseVoice
@@ -90,29 +91,29 @@ def test_funasr_reads_the_sensevoice_lines(labelled_root: str, tmp_path: Path) -
     assert Path(read[0]["source"]).is_file()
 
 
-def test_every_label_has_a_tag_that_sensevoice_knows() -> None:
+def test_every_label_has_a_tag_of_the_vocabulary() -> None:
     tokenizer = sentencepiece.SentencePieceProcessor()
     tokenizer.load(str(MODEL / "chn_jpn_yue_eng_ko_spectok.bpe.model"))
-    tags = [*map(emotion_tag, EMOTIONS), *map(event_tag, EVENTS)]
+    tags = [*EMOTION_TAGS.values(), *EVENT_TAGS.values(), *TEXT_NORM_TAGS.values()]
     assert [tag for tag in tags if tokenizer.piece_to_id(tag) == tokenizer.unk_id()] == []
 
 
 # ------------------------------------------------------------------------------ clips
 
 
-def test_clips_are_what_the_model_heard(labelled_root: str, tmp_path: Path) -> None:
+def test_clips_are_the_samples_that_were_labelled(labelled_root: str, tmp_path: Path) -> None:
     export(labelled_root, tmp_path / "x", "sensevoice", "recording_id = 'long_mixed'")
-    heard = waveform_of(AUDIO / "long_mixed.mp3")
+    waveform = waveform_of(AUDIO / "long_mixed.mp3")
     sql = "SELECT segment_id, start_s, end_s FROM segments WHERE recording_id = 'long_mixed'"
-    places = connect(labelled_root).execute(sql).fetchall()
+    segments = connect(labelled_root).execute(sql).fetchall()
     lines = {line["key"]: line for line in lines_of(tmp_path / "x" / "train.jsonl")}
-    assert len(places) == len(lines) > 15
-    for key, start_s, end_s in places:
-        expected = heard[round(start_s * SAMPLE_RATE) : round(end_s * SAMPLE_RATE)]
+    assert len(segments) == len(lines) > 15
+    for key, start_s, end_s in segments:
+        expected = waveform[round(start_s * SAMPLE_RATE) : round(end_s * SAMPLE_RATE)]
         assert np.array_equal(read_wav(Path(lines[key]["source"])), expected)
 
 
-def test_audio_on_s3_is_cut_just_the_same(s3: S3, tmp_path: Path) -> None:
+def test_clips_are_cut_from_audio_on_s3(s3: S3, tmp_path: Path) -> None:
     root = tmp_path / "tables"
     bucket = s3.new_bucket()
     store = open_store(bucket, s3.storage_options)
@@ -129,7 +130,7 @@ def publish_rows(root: str, *rows: dict[str, Any]) -> None:
     publish(store, RUN)
 
 
-def test_a_recording_whose_audio_is_gone_is_left_out_and_listed(tmp_path: Path) -> None:
+def test_a_recording_with_missing_audio_is_left_out_and_listed(tmp_path: Path) -> None:
     root = str(tmp_path / "tables")
     publish_rows(
         root,
@@ -145,10 +146,17 @@ def test_a_recording_whose_audio_is_gone_is_left_out_and_listed(tmp_path: Path) 
     assert json.loads((tmp_path / "x" / "export.json").read_text())["skipped"] == done.skipped
 
 
+def test_an_export_without_any_readable_audio_gives_a_reason(tmp_path: Path) -> None:
+    root = str(tmp_path / "tables")
+    publish_rows(root, window("missing") | {"uri": str(tmp_path / "missing.wav")})
+    with pytest.raises(ExportError, match=r"no recording can be read, e\.g\. missing: FileMissing"):
+        export(root, tmp_path / "x", "audiofolder")
+
+
 # ------------------------------------------------------------------- other libraries
 
 
-def test_nemo_lines_say_where_in_the_file(labelled_root: str, tmp_path: Path) -> None:
+def test_nemo_lines_have_the_offset_in_the_file(labelled_root: str, tmp_path: Path) -> None:
     export(labelled_root, tmp_path / "x", "nemo", "recording_id = 'long_mixed'")
     first = lines_of(tmp_path / "x" / "manifest.jsonl")[0]
     assert first["audio_filepath"] == str(AUDIO / "long_mixed.mp3")
@@ -175,7 +183,7 @@ def test_lhotse_loads_the_cuts_and_their_audio(
         assert 0 <= words[0].start <= words[-1].end <= cut.duration + 0.1
 
 
-def test_lhotse_recordings_and_supervisions_fit_together(
+def test_lhotse_recordings_and_supervisions_are_consistent(
     labelled_root: str, tmp_path: Path
 ) -> None:
     lhotse = pytest.importorskip("lhotse")
@@ -201,7 +209,7 @@ def test_hugging_face_datasets_loads_the_audiofolder(
 ) -> None:
     datasets = pytest.importorskip("datasets")
     export(labelled_root, tmp_path / "x", "audiofolder", "recording_id = 'long_mixed'")
-    # Audio.encode_example imports this for arrays; for a path, all that we have, it is not used.
+    # Audio.encode_example imports this for arrays. Our examples are paths, which do not use it.
     encoders: Any = ModuleType("torchcodec.encoders")
     encoders.AudioEncoder = None
     monkeypatch.setitem(sys.modules, "torchcodec.encoders", encoders)
@@ -219,7 +227,7 @@ def test_hugging_face_datasets_loads_the_audiofolder(
         assert read_wav(Path(row["audio"]["path"])).size == round(row["duration_s"] * SAMPLE_RATE)
 
 
-def test_a_parquet_export_keeps_no_loose_clips(labelled_root: str, tmp_path: Path) -> None:
+def test_a_parquet_export_has_no_separate_clips(labelled_root: str, tmp_path: Path) -> None:
     export(labelled_root, tmp_path / "x", "parquet", SPEECH)
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["data", "export.json"]
 
@@ -254,12 +262,12 @@ def test_ffmpeg_reads_the_cues(labelled_root: str, tmp_path: Path, format: Any, 
         assert (cue.pts, cue.duration) == (round(start_s * 1000), round(length_s * 1000))
 
 
-def test_times_do_not_wrap_or_round_up_to_sixty() -> None:
+def test_a_time_carries_seconds_and_has_no_limit_of_hours() -> None:
     assert vtt_time(59.9996) == "00:01:00.000"
     assert vtt_time(360_000.5) == "100:00:00.500"
 
 
-def test_a_cue_shows_sounds_only_where_nothing_is_said() -> None:
+def test_a_cue_shows_events_only_if_it_has_no_text() -> None:
     laughter = {"event": "laughter", "start_s": 0, "end_s": 1, "probability": 1}
     speech = laughter | {"event": "speech"}
     assert cue_text(row(text="ha\n\nha", sounds=(laughter,))) == "ha ha"
@@ -267,9 +275,9 @@ def test_a_cue_shows_sounds_only_where_nothing_is_said() -> None:
     assert cue_text(row(text="", sounds=(speech,))) == ""
 
 
-def test_text_cannot_break_out_of_a_vtt_cue(tmp_path: Path) -> None:
-    place = ExportTarget(tmp_path, tmp_path, clips=False)
-    write_vtt([row(text="a <b>\n\n--> 00:00 & c")], place)
+def test_text_cannot_end_a_vtt_cue(tmp_path: Path) -> None:
+    target = ExportTarget(tmp_path, tmp_path, clips=False)
+    write_vtt([row(text="a <b>\n\n--> 00:00 & c")], target)
     assert "a &lt;b&gt; --&gt; 00:00 &amp; c\n" in (tmp_path / "a.vtt").read_text()
 
 
@@ -285,11 +293,13 @@ def test_rttm_lines_have_ten_fields(labelled_root: str, tmp_path: Path) -> None:
 def test_lhotse_reads_the_rttm(labelled_root: str, tmp_path: Path) -> None:
     lhotse = pytest.importorskip("lhotse")
     export(labelled_root, tmp_path / "x", "rttm", SPEECH)
-    heard = lhotse.SupervisionSet.from_rttm(tmp_path / "x" / "languages.rttm")
+    supervisions = lhotse.SupervisionSet.from_rttm(tmp_path / "x" / "languages.rttm")
     rows = connect(labelled_root).execute(
         f"SELECT recording_id, start_s, language FROM segments WHERE {SPEECH}"
     )
-    assert {(one.recording_id, one.start, one.speaker) for one in heard} == set(rows.fetchall())
+    assert {(one.recording_id, one.start, one.speaker) for one in supervisions} == set(
+        rows.fetchall()
+    )
 
 
 # ----------------------------------------------------------------------------- Kaldi
@@ -318,7 +328,7 @@ def test_a_kaldi_directory_is_sorted_and_complete(
     assert keys["text"] == keys["wav.scp" if audio == "clips" else "segments"]
 
 
-def test_kaldi_keys_sort_as_utterances_even_where_names_nest(tmp_path: Path) -> None:
+def test_kaldi_keys_are_sorted_if_a_name_starts_with_another(tmp_path: Path) -> None:
     root = str(tmp_path / "tables")
     publish_rows(root, window("a"), window("a-b"), window("a.b"), window("A"))
     export(root, tmp_path / "x", "kaldi")
@@ -327,7 +337,7 @@ def test_kaldi_keys_sort_as_utterances_even_where_names_nest(tmp_path: Path) -> 
     assert len(keys) == 8
 
 
-def test_the_shell_of_kaldi_never_sees_a_hostile_name(tmp_path: Path) -> None:
+def test_the_command_in_wav_scp_quotes_the_name(tmp_path: Path) -> None:
     uri = "/audio/$(touch pwned); `x` 'y'.wav"
     write_kaldi([row(uri=uri)], ExportTarget(tmp_path, tmp_path, clips=False))
     name, command = (tmp_path / "wav.scp").read_text().rstrip().split(" ", 1)
@@ -339,7 +349,7 @@ def test_the_shell_of_kaldi_never_sees_a_hostile_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_an_empty_choice_is_refused_and_leaves_nothing(
+def test_a_condition_that_fits_nothing_is_refused_and_writes_nothing(
     labelled_root: str, tmp_path: Path, format: Any
 ) -> None:
     with pytest.raises(ExportError, match="nothing to export"):
@@ -351,12 +361,14 @@ def test_an_empty_choice_is_refused_and_leaves_nothing(
 def test_a_wrong_condition_is_refused_with_its_reason(
     labelled_root: str, tmp_path: Path, where: str
 ) -> None:
-    with pytest.raises(ExportError, match="is no condition on the segments"):
+    with pytest.raises(ExportError, match="is not an SQL condition"):
         export(labelled_root, tmp_path / "x", "nemo", where)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_directory_with_something_in_it_is_left_alone(labelled_root: str, tmp_path: Path) -> None:
+def test_a_directory_that_is_not_empty_is_left_unchanged(
+    labelled_root: str, tmp_path: Path
+) -> None:
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(ExportError, match="not empty"):
         export(labelled_root, tmp_path, "nemo")
@@ -371,16 +383,16 @@ def test_an_empty_directory_is_filled(labelled_root: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("format", "audio", "reason"),
-    [("sensevoice", "reference", "use clips"), ("srt", "clips", "it has no clips")],
+    [("sensevoice", "reference", "use --audio clips"), ("srt", "clips", "has no clips")],
 )
-def test_audio_that_a_format_cannot_have_is_refused(
+def test_a_kind_of_audio_that_a_format_cannot_have_is_refused(
     labelled_root: str, tmp_path: Path, format: Any, audio: Any, reason: str
 ) -> None:
     with pytest.raises(ExportError, match=reason):
         export(labelled_root, tmp_path / "x", format, audio=audio)
 
 
-def test_no_name_leads_out_of_the_directory(tmp_path: Path) -> None:
+def test_no_name_writes_outside_of_the_directory(tmp_path: Path) -> None:
     root = str(tmp_path / "tables")
     ids = [
         "../../evil",
@@ -415,7 +427,7 @@ def run_job(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_job_says_what_it_wrote(labelled_root: str, tmp_path: Path) -> None:
+def test_the_job_shows_what_it_wrote(labelled_root: str, tmp_path: Path) -> None:
     target = str(tmp_path / "x")
     done = run_job(labelled_root, "--format", "nemo", "-o", target, "--where", "language = 'ko'")
     assert done.returncode == 0, done.stderr

@@ -1,9 +1,10 @@
-"""The 54 hostile inputs, by their numbers in the specification: each ends as a row or a refusal.
+"""The 54 hostile inputs, by their numbers in the specification: each gives a row or an error.
 
-Every input is made here, written to a folder or a bucket, listed in a manifest and taken through
-the real stages without Ray: manifest, plan, decode, silero, the demo model. What an input ends as
-is written beside it: "ok", "ok: part of the warning", "stage/ErrorType", or "refused: part of the
-message" for a manifest that starts no run. Comments say where an end differs from the table's.
+Every input is made here, written to a directory or a bucket, listed in a manifest and processed by
+the real stages without Ray: manifest, plan, decode, silero, the demo model. The expected result is
+written beside it: "ok", "ok: part of the warning", "stage/ErrorType", or "refused: part of the
+message" for a manifest that starts no run. Comments mark results that differ from the
+specification.
 """
 
 import gzip
@@ -61,22 +62,22 @@ def label(
     source: str,
     options: Mapping[str, Any] | None = None,
     audio: AudioConfig | None = None,
-    **reach: Any,
+    **allowed: Any,
 ) -> list[Row]:
-    """What a manifest ends as: one bundle row per recording (or window), in its order."""
+    """The bundle rows of a manifest: one per recording (or window), in order."""
     options = options or {}
-    manifest = read_manifest(source, options, **reach)
+    manifest = read_manifest(source, options, **allowed)
     plan = make_plan(manifest, TABLES["recordings"].empty_table(), "f", options)
     decode = partial(decode_recordings, config=audio or AudioConfig(), options=options, run_id="r")
-    find, hear = stages()
-    windows = [segmented for window in decode(plan.todo) for segmented in find(window)]
-    rows = hear(pa.concat_tables(windows)) if windows else BUNDLE.empty_table()
+    find_segments, label_segments = stages()
+    windows = [segmented for window in decode(plan.todo) for segmented in find_segments(window)]
+    rows = label_segments(pa.concat_tables(windows)) if windows else BUNDLE.empty_table()
     assert rows.schema.equals(BUNDLE)
     return list(rows.to_pylist(maps_as_pydicts="strict"))
 
 
-def end_of(row: Row) -> str:
-    """As the cases spell it."""
+def result_of(row: Row) -> str:
+    """The result of a row, written as in the cases."""
     balance = row["labelled_s"] + row["silence_s"] + row["failed_s"] - row["duration_s"]
     assert abs(balance) < 1e-6
     if row["error_stage"]:
@@ -86,7 +87,7 @@ def end_of(row: Row) -> str:
 
 
 def check(rows: Sequence[Row], wanted: Sequence[str]) -> None:
-    ends = [end_of(row) for row in rows]
+    ends = [result_of(row) for row in rows]
     assert len(ends) == len(wanted), ends
     for end, want in zip(ends, wanted, strict=True):
         assert end == want if want == "ok" else end.startswith(want.split(": ")[0]), ends
@@ -144,7 +145,7 @@ FILES: list[tuple[str, Callable[[], bytes], str]] = [
     ("05 mp3 cut in half", lambda: cut("mp3", 0.5), "decode/Truncated"),
     ("05 mp3 cut a little", lambda: cut("mp3", 0.95), "ok: that the file declares"),
     ("06 flac cut", lambda: cut("flac", 0.5), "decode/Truncated"),
-    # An Ogg does not say how long it is, so what is there is labelled, with a warning.
+    # An Ogg file does not declare its length, so the rest is labelled, with a warning.
     ("07 ogg cut", lambda: cut("ogg", 0.5), "ok: may be cut"),
     ("08 wav of an odd byte count", lambda: wav(bytes(32_000)) + b"\0", "ok"),
     ("08 and a header that counts it", lambda: wav(bytes(32_001)), "ok: claims more"),
@@ -157,7 +158,7 @@ FILES: list[tuple[str, Callable[[], bytes], str]] = [
     (
         "13 rate 2^32-1",
         lambda: patched(wav(bytes(2000)), 24, b"\xff" * 4),
-        "decode/",  # Undecodable or BadRate, as the decoder of the day sees it
+        "decode/",  # Undecodable or BadRate, depending on the version of the decoder
     ),
     ("14 rate 1 Hz", lambda: wav(bytes(2000), rate_hz=1), "decode/BadRate"),
     ("15 384 kHz", lambda: wav(bytes(768_000), rate_hz=384_000), "ok"),
@@ -179,7 +180,7 @@ FILES: list[tuple[str, Callable[[], bytes], str]] = [
     ("21 clipped", lambda: wav((np.sign(tone(1)) * 32767).astype("<i2").tobytes()), "ok"),
     ("22 one sample", lambda: wav(bytes(2)), "decode/TooShort"),
     ("22 10 ms", lambda: encode(tone(0.01)), "decode/TooShort"),
-    # Streaming and memory: tests/stages; here the cap, known from the header.
+    # Streaming and memory: see tests/stages. Here the limit is checked against the header.
     ("23 longer than allowed", lambda: encode(silence(1900), "flac"), "decode/TooLong"),
     ("24 longer than allowed, undeclared", lambda: encode(silence(1900), "aac"), "decode/TooLong"),
     ("25 HTML", lambda: b"<!DOCTYPE html><html><title>404", "decode/NotAudio: looks like HTML"),
@@ -189,7 +190,7 @@ FILES: list[tuple[str, Callable[[], bytes], str]] = [
     (
         "29 two mp3 in one, then garbage",
         lambda: encode(tone(2), "mp3") * 2 + np.random.default_rng(0).bytes(400),
-        "ok",  # all four seconds; libsndfile alone would stop after two
+        "ok",  # all four seconds; libsndfile would stop after two
     ),
     (
         "30 ID3 tag of 256 MB",
@@ -200,7 +201,7 @@ FILES: list[tuple[str, Callable[[], bytes], str]] = [
         (f"31 {kind}", partial(encode, tone(1), kind), "ok")
         for kind in ("ulaw", "adpcm", "wav24", "rf64", "aiff")
     ),
-    # One decoder per format, by its bytes: the same everywhere, so the fingerprint needs no name.
+    # The decoder depends only on the bytes, so the fingerprint does not need its name.
     ("32 opus", lambda: encode(tone(2), "opus"), "ok"),
     ("34 film with sound", lambda: encode(tone(1), "mp4"), "ok"),
     ("34 film without sound", silent_film, "decode/NoAudioStream"),
@@ -216,7 +217,7 @@ def test_a_hostile_file(name: str, make: Callable[[], bytes], wanted: str, tmp_p
     row, *others = label(str(tmp_path), audio=limits)
     assert not [other for other in others if other["error_stage"]]
     want, _, words = wanted.partition(": ")
-    assert end_of(row).startswith(want)
+    assert result_of(row).startswith(want)
     assert words in row["error_message"] + row["warning"]
     if wanted == "ok":
         assert not row["warning"] or name.startswith("29")
@@ -228,7 +229,7 @@ def test_a_hostile_file(name: str, make: Callable[[], bytes], wanted: str, tmp_p
         assert (row["segments"], row["silence_s"]) == ([], row["duration_s"])
 
 
-def test_33_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+def test_33_only_regular_files_are_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
     (tmp_path / "loop.wav").symlink_to("loop.wav")
     (tmp_path / "directory.wav").mkdir()
@@ -244,13 +245,13 @@ def test_33_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A manifest (bytes, or rows of JSON) beside a.wav of 2 s, and the ends of its rows."""
+    """A manifest (bytes, or rows of JSON) next to a.wav of 2 s, and the results of its rows."""
 
     name: str
     manifest: bytes | str | Sequence[Row]
-    ends: Sequence[str] = ()  # of a refusal: one that begins so
-    words: str = ""  # in each message
-    reach: Mapping[str, Any] = field(default_factory=dict)
+    ends: Sequence[str] = ()  # ["refused"]: the manifest raises an error
+    words: str = ""  # part of each message
+    allowed: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parquet(table: pa.Table) -> bytes:
@@ -278,7 +279,7 @@ CASES = [
     Case("36 http on", [{"audio": _METADATA}], ["decode/NotAllowed"], "private address", _WEB),
     Case("36 localhost", [{"audio": "http://localhost:9/a"}], ["decode/NotAllowed"], "", _WEB),
     Case("36 a number", [{"audio": "http://2130706433:9/a"}], ["decode/"], "", _WEB),
-    # Redirects and names that change their address: tests/storage/test_http_guard.py.
+    # Redirects, and names whose address changes: tests/storage/test_http_guard.py.
     Case("37 ftp", [{"audio": "ftp://host/a.wav"}], ["manifest/NotAllowed"]),
     Case("37 gopher", [{"audio": "gopher://host/a.wav"}], ["manifest/BadUri"]),
     Case("37 data", [{"audio": "data:audio/wav;base64,AAAA"}], ["manifest/BadUri"]),
@@ -289,7 +290,7 @@ CASES = [
         "38 newline, NUL", [{"audio": "a\n.wav"}, {"audio": "a\0"}], ["manifest/BadManifestRow"] * 2
     ),
     Case("40 repeated rows", [A, A, A], ["ok"]),
-    # The table refuses the run. Better: the first keeps the id, the others are rows that name both.
+    # The specification refuses the run. Here the first keeps the id; the others are error rows.
     Case(
         "41 one id, two files",
         [A | {"recording_id": "x"}, {"audio": "b.wav", "recording_id": "x"}],
@@ -308,11 +309,11 @@ CASES = [
     ),
     Case("44 beyond the end", [A | {"offset_s": 9}], ["decode/BadRange"], "beyond the end at 2"),
     Case("44 over the end", [A | {"offset_s": 1, "duration_s": 9}], ["ok: after the file"]),
-    # Milliseconds for seconds: the columns name their unit, and each such row says what it is.
+    # Milliseconds instead of seconds: the row has an error message with the range.
     Case("45 milliseconds", [A | {"offset_s": 500.0}], ["decode/BadRange"], "beyond the end"),
     Case("46 no audio column", "path\na.wav\n", ["refused"], "rename 'path'"),
     Case("46 only a header", "audio\n", []),
-    # An empty file has not even a header: an upload that failed looks so.
+    # An empty file has no header: a failed upload looks like this.
     Case("46 zero bytes", "", ["refused"], "empty"),
     Case("47 comma for a point", [A | {"offset_s": "0,5"}], ["manifest/BadManifestRow"], "'0,5'"),
     Case("47 nested", [A | {"duration_s": {"a": 1}}], ["manifest/BadManifestRow"]),
@@ -336,7 +337,7 @@ CASES = [
         '{"audio": "a.wav"}\n{"audio": "' + "a" * (1 << 20) + '"}\n',
         ["ok", "manifest/BadManifestRow"],
     ),
-    Case("50 gz", gzip.compress(b"audio\na.wav\n"), ["ok"]),  # under a name that says otherwise
+    Case("50 gz", gzip.compress(b"audio\na.wav\n"), ["ok"]),  # with a name that has another suffix
     Case("50 zst", zstandard.compress(b"audio\na.wav\n"), ["ok"]),
     Case("50 gz cut", gzip.compress(b"audio\n" * 99)[:-9], ["refused"], "cut short"),
     Case("50 packed twice", gzip.compress(gzip.compress(b"audio\n")), ["refused"], "twice"),
@@ -357,18 +358,18 @@ def test_a_hostile_manifest(case: Case, tmp_path: Path, monkeypatch: pytest.Monk
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     if list(case.ends) == ["refused"]:
         with pytest.raises(ManifestError, match=r"list\.txt: ") as caught:
-            label(str(path), **case.reach)
+            label(str(path), **case.allowed)
         assert case.words in str(caught.value)
         return
-    rows = label(str(path), **case.reach)
+    rows = label(str(path), **case.allowed)
     check(rows, case.ends)
     for row in rows:
         assert row["error_stage"] == "" or case.words in row["error_message"]
-        assert "root:" not in row["error_message"]  # /etc/passwd begins so
+        assert "root:" not in row["error_message"]  # the first word of /etc/passwd
     assert not (ROOT / "x").exists()
 
 
-def test_39_credentials_are_written_nowhere(tmp_path: Path) -> None:
+def test_39_credentials_are_never_stored(tmp_path: Path) -> None:
     uri = "http://me:pa55word@127.0.0.1:9/a.wav?id=5&X-Amz-Signature=51gnature&token=t0k3n"
     (tmp_path / "list.csv").write_text(f"audio\n{uri}\n{uri}&language=2\n")
     for allow_http, end in ((True, "decode/NotAllowed"), (False, "manifest/NotAllowed")):
@@ -380,7 +381,7 @@ def test_39_credentials_are_written_nowhere(tmp_path: Path) -> None:
         assert rows[0]["recording_id"] == rows[0]["uri"]
 
 
-def test_51_parts_of_different_schemas_are_one_manifest(tmp_path: Path) -> None:
+def test_51_files_with_different_schemas_are_one_manifest(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(encode(tone(2)))
     columns = [
         {"audio": pa.array(["a.wav"]).dictionary_encode(), "offset_s": pa.array([0], pa.int8())},
@@ -389,7 +390,7 @@ def test_51_parts_of_different_schemas_are_one_manifest(tmp_path: Path) -> None:
         {
             "audio": pa.array(["a.wav"]),
             "offset_s": [[1.0]],
-        },  # the table refuses; only this row is bad
+        },  # the specification refuses the manifest; here only this row is an error
     ]
     for index, column in enumerate(columns):
         pq.write_table(pa.table(column), tmp_path / f"{index}.parquet")
@@ -398,7 +399,7 @@ def test_51_parts_of_different_schemas_are_one_manifest(tmp_path: Path) -> None:
 
 
 def test_52_a_manifest_is_read_once(tmp_path: Path) -> None:
-    """What is planned is what was read: no part of the run looks at the file again."""
+    """The plan holds the rows as they were read; no part of a run reads the file again."""
     path = tmp_path / "list.csv"
     path.write_text("audio\na.wav\n")
     manifest = read_manifest(str(path), {})
@@ -419,7 +420,7 @@ _KEYS = (
 )
 
 
-def test_38_odd_names_are_read_as_they_are_spelt(s3: S3) -> None:
+def test_38_unusual_names_are_read_as_they_are_written(s3: S3) -> None:
     bucket, options = s3.new_bucket(), s3.storage_options
     fs, _ = filesystem_for(bucket, options)
     for index, key in enumerate(_KEYS):
@@ -434,7 +435,7 @@ def test_38_odd_names_are_read_as_they_are_spelt(s3: S3) -> None:
 
 
 class _Denied(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """A store that says 403 to everything."""
+    """A store that answers 403 to every request."""
 
     protocol = "denied"
 
@@ -442,7 +443,7 @@ class _Denied(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
         raise PermissionError("Forbidden")
 
 
-def test_53_an_object_that_is_gone_or_denied_is_a_row(s3: S3, tmp_path: Path) -> None:
+def test_53_an_object_that_is_missing_or_denied_is_a_row(s3: S3, tmp_path: Path) -> None:
     bucket, options = s3.new_bucket(), s3.storage_options
     fs, _ = filesystem_for(bucket, options)
     fs.pipe(f"{bucket}/a.wav", encode(tone(1)))
@@ -460,10 +461,12 @@ def test_53_an_object_that_is_gone_or_denied_is_a_row(s3: S3, tmp_path: Path) ->
     fsspec.register_implementation("denied", _Denied, clobber=True)
     (tmp_path / "list.csv").write_text("audio\ndenied://x/a.wav\n")
     rows = label(str(tmp_path / "list.csv"), allowed_roots=["denied://x/"])
-    check(rows, ["decode/AccessDenied"])  # retryable; a share of these stops the run (recovery)
+    check(
+        rows, ["decode/AccessDenied"]
+    )  # may be retried; too many of these stop the run (runs/recovery)
 
 
-def test_54_an_archived_object_is_a_row_of_its_own_kind(s3: S3) -> None:
+def test_54_an_archived_object_has_its_own_error_type(s3: S3) -> None:
     """Requester-pays buckets answer AccessDenied (403), which is row 53."""
     bucket, options = s3.new_bucket(), s3.storage_options
     fs, _ = filesystem_for(bucket, options)
@@ -473,9 +476,10 @@ def test_54_an_archived_object_is_a_row_of_its_own_kind(s3: S3) -> None:
 
 
 def test_no_shell_is_ever_started() -> None:
-    """No file name can become a command: nothing in the project starts a shell."""
+    """No file name can become a command, because nothing in the project starts a shell."""
     shells = ("shell=True", "os.system", "os.popen", "getoutput", "create_subprocess_shell")
-    sources = [*(ROOT / "pipeline").glob("*.py"), *(ROOT / "jobs").glob("*.py")]
+    sources = [*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "jobs").rglob("*.py")]
+    assert len(sources) > 80
     found = [
         (path.name, word)
         for path in sources

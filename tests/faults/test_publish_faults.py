@@ -1,4 +1,4 @@
-"""Publishers killed, racing, without disk or rights; a reader checks all the time."""
+"""Publishers that are killed, that compete, or that have no disk space or permissions."""
 
 import errno
 import itertools
@@ -7,7 +7,6 @@ import random
 import resource
 import shutil
 import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -19,55 +18,49 @@ import pyarrow.dataset
 import pytest
 
 from pipeline.errors import StoreError
+from pipeline.maintenance import compact as compact_module
+from pipeline.maintenance import vacuum as vacuum_module
 from pipeline.maintenance.compact import compact
 from pipeline.maintenance.vacuum import vacuum
 from pipeline.maintenance.verify import verify
 from pipeline.storage.store import LocalStore, Store, open_store
-from pipeline.tables import open_snapshot
+from pipeline.tables import open_snapshot, publisher
 from pipeline.tables.bundles import read_bundle, write_bundle
 from pipeline.tables.commit_log import read_record, read_state, record_key
 from pipeline.tables.publisher import publish
+from tests.support.background import repeated
 from tests.support.bundle_rows import OTHER_RUN, RUN, bundle, window
+from tests.support.crashing_stores import CrashingStore
 from tests.support.publisher_process import (
     forkserver,
-    publish_for_ever,
+    publish_forever,
     publish_paused,
     publish_rounds,
 )
-from tests.tables.test_publisher import FIRST, CrashingStore, contents, write_first
+from tests.support.small_output import FIRST, contents, write_first
 
 N_KILLS = int(os.environ.get("SENSEVOICE_TEST_KILLS", "12"))
 
 
 @contextmanager
-def reader(store: Store) -> Iterator[dict[str, int]]:
-    """Verifies the output again and again; raises what it found at the end."""
-    counts = {"checks": 0, "recordings": 0}
-    problems: list[str] = []
-    done = threading.Event()
+def verifier(store: Store) -> Iterator[list[int]]:
+    """Verify the output again and again in a thread; yields [the number of checks]."""
+    n_recordings = 0
 
     def check() -> None:
-        while not done.is_set() and not problems:
-            verdict = verify(store)
-            problems.extend(verdict.problems)
-            if verdict.n_recordings < counts["recordings"]:
-                problems.append(f"{counts['recordings']} recordings became {verdict.n_recordings}")
-            counts["recordings"] = verdict.n_recordings
-            counts["checks"] += 1
-            time.sleep(0.05)
+        nonlocal n_recordings
+        verdict = verify(store)
+        assert verdict.problems == []
+        assert verdict.n_recordings >= n_recordings, "recordings are lost"
+        n_recordings = verdict.n_recordings
+        time.sleep(0.05)
 
-    thread = threading.Thread(target=check)
-    thread.start()
-    try:
+    with repeated(check) as counts:
         yield counts
-    finally:
-        done.set()
-        thread.join()
-    assert not problems, problems
 
 
 def wait_for_commits(store: Store, n: int) -> None:
-    """Until there are `n` more than now, but no longer than 10 s."""
+    """Wait until there are `n` commits more than now, for 10 s at most."""
     wanted = len(store.list("_log/")) + n
     deadline = time.monotonic() + 10
     while len(store.list("_log/")) < wanted and time.monotonic() < deadline:
@@ -84,19 +77,19 @@ def recordings_in_bundles(store: Store) -> set[str]:
 
 
 def test_a_publisher_may_be_killed_at_any_time(tmp_path: Path) -> None:
-    """SIGKILL after a random time, again and again, with a reader in parallel.
+    """SIGKILL after a random time, again and again, while another thread verifies the output.
 
-    Seen on 2 cores: 12 kills, 20 commits, 153 checks by the reader, 3 files orphaned in
-    mid-commit, 0 violations. SENSEVOICE_TEST_KILLS=200: 761 commits, 931 checks, 0 violations.
+    Seen on 2 cores: 12 kills, 20 commits, 153 checks, 3 files left by a kill before a commit, 0
+    violations. SENSEVOICE_TEST_KILLS=200: 761 commits, 931 checks, 0 violations.
     """
     store = open_store(str(tmp_path / "root"))
     context = forkserver()
     chance = random.Random(7)
-    with reader(store) as counts:
+    with verifier(store) as counts:
         for turn in range(N_KILLS):
             ready = context.Event()
             arguments = (store.root, f"k{turn}x", turn, ready)
-            process = context.Process(target=publish_for_ever, args=arguments, daemon=True)
+            process = context.Process(target=publish_forever, args=arguments, daemon=True)
             process.start()
             assert ready.wait(60)
             wait_for_commits(store, chance.randrange(3))
@@ -105,26 +98,26 @@ def test_a_publisher_may_be_killed_at_any_time(tmp_path: Path) -> None:
             os.kill(process.pid, signal.SIGKILL)
             process.join(10)
             assert process.exitcode == -signal.SIGKILL
-    publish(store, OTHER_RUN)  # the next run adopts what they left
+    publish(store, OTHER_RUN)  # the next run publishes the bundles that are left
     assert set(contents(store.root)) == recordings_in_bundles(store)
     verdict = verify(store)
     assert (verdict.problems, verdict.n_waiting) == ([], 0)
-    assert counts["checks"] >= N_KILLS / 2
+    assert counts[0] >= N_KILLS / 2
     assert verdict.seq >= N_KILLS / 2
-    # The negative control: a reader that does not follow the log counts superseded rows, too.
+    # The negative control: a glob, which ignores the log, counts superseded rows, too.
     globbed = pyarrow.dataset.dataset(Path(store.root, "recordings")).count_rows()
     assert globbed > verdict.n_recordings
 
 
-def test_two_publisher_processes_lose_and_double_nothing(tmp_path: Path) -> None:
-    """Two processes, six rounds each, every third recording the same; a reader in parallel.
+def test_two_publisher_processes_lose_and_repeat_nothing(tmp_path: Path) -> None:
+    """Two processes, six rounds each; every third recording is in both. A thread verifies.
 
-    Seen on 2 cores: 9 commits, 9 checks by the reader, 0 violations.
+    Seen on 2 cores: 9 commits, 9 checks, 0 violations.
     """
     store = open_store(str(tmp_path / "root"))
     context = forkserver()
     won = context.Queue()
-    with reader(store) as counts:
+    with verifier(store) as counts:
         processes = [
             context.Process(target=publish_rounds, args=(store.root, name, 6, won), daemon=True)
             for name in "pq"
@@ -138,22 +131,23 @@ def test_two_publisher_processes_lose_and_double_nothing(tmp_path: Path) -> None
     assert len(contents(store.root)) == 6 * 5
     assert sum(n_recordings for n_recordings, _ in results) == 6 * 5
     assert sum(n_dropped for _, n_dropped in results) == 6
-    assert counts["checks"] > 0
+    assert counts[0] > 0
 
 
-def overtake_a_paused_publisher(store: Store, lies: bool) -> None:
-    """SIGSTOP before its commit; others commit the same rows and more, and vacuum; SIGCONT."""
+def overtake_a_stopped_publisher(store: Store, ignores_condition: bool) -> None:
+    """SIGSTOP before its commit; another one commits the same rows and more; vacuum; SIGCONT."""
     write_bundle(store, RUN, bundle(window("late")))
-    process = forkserver().Process(target=publish_paused, args=(store.root, lies), daemon=True)
+    arguments = (store.root, ignores_condition)
+    process = forkserver().Process(target=publish_paused, args=arguments, daemon=True)
     process.start()
     status = Path(f"/proc/{process.pid}/stat")
     deadline = time.monotonic() + 30
     while status.read_text().rpartition(")")[2].split()[0] != "T":
-        assert time.monotonic() < deadline, "the publisher does not come to its commit"
+        assert time.monotonic() < deadline, "the publisher does not reach its commit"
         time.sleep(0.01)
     write_bundle(store, OTHER_RUN, bundle(window("a")))
     publish(store, OTHER_RUN)
-    vacuum(store, retain_s=0)  # takes what the paused one wrote: nobody can commit it any more
+    vacuum(store, retain_s=0)  # deletes the files of the stopped one: its commit cannot succeed
     assert process.pid is not None
     os.kill(process.pid, signal.SIGCONT)
     process.join(30)
@@ -161,18 +155,18 @@ def overtake_a_paused_publisher(store: Store, lies: bool) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
-def test_a_publisher_that_slept_through_commits_and_a_vacuum_loses_its_own(tmp_path: Path) -> None:
+def test_a_stopped_publisher_cannot_commit_files_that_were_deleted(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    overtake_a_paused_publisher(store, lies=False)
+    overtake_a_stopped_publisher(store, ignores_condition=False)
     assert set(contents(store.root)) == {"a", "late"}
     assert (verify(store).problems, read_state(store).seq) == ([], 1)
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
-def test_on_a_store_that_ignores_conditions_it_would_win_with_deleted_files(tmp_path: Path) -> None:
-    """The negative control: the same sleep, found by the same check."""
+def test_without_conditional_writes_it_commits_the_deleted_files(tmp_path: Path) -> None:
+    """The negative control: the same stop, and the same check finds the fault."""
     store = open_store(str(tmp_path))
-    overtake_a_paused_publisher(store, lies=True)
+    overtake_a_stopped_publisher(store, ignores_condition=True)
     assert any("is missing, but a commit lists it" in text for text in verify(store).problems)
 
 
@@ -186,13 +180,13 @@ class Skewed(datetime):
         return cls.fromtimestamp(time.time() + cls.skew.total_seconds(), tz)
 
 
-def test_clocks_a_day_off_in_both_directions_change_no_row(
+def test_clocks_that_are_wrong_by_a_day_change_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Publishers, compaction and vacuum take turns; only how long old snapshots last differs."""
+    """Publishers, compact() and vacuum() take turns. Wrong clocks change only the retention."""
     store = open_store(str(tmp_path))
-    for module in ("publish", "maintenance"):
-        monkeypatch.setattr(f"pipeline.{module}.datetime", Skewed)
+    for module in (publisher, compact_module, vacuum_module):
+        monkeypatch.setattr(module, "datetime", Skewed)
     for turn in range(6):
         monkeypatch.setattr(Skewed, "skew", timedelta(days=-1 if turn % 2 else 1))
         before = f"a-v{turn - 1}:1" if turn else ""
@@ -204,7 +198,7 @@ def test_clocks_a_day_off_in_both_directions_change_no_row(
         assert contents(store.root)["a"] == ("ok", f"v{turn}", 1)
         assert not verify(store).problems
     stamps = [read_record(store, seq).committed_at for seq in range(1, read_state(store).seq + 1)]
-    assert stamps != sorted(stamps), "the control: these clocks did run backwards"
+    assert stamps != sorted(stamps), "the control: the clocks did go backwards"
     assert len(contents(store.root)) == 7
 
 
@@ -233,7 +227,9 @@ class Failing(CrashingStore):
     [PermissionError(errno.EACCES, "Access Denied"), OSError(errno.ENOSPC, "No space left")],
     ids=["permission", "space"],
 )
-def test_writes_that_fail_from_any_moment_on_lose_nothing(tmp_path: Path, error: OSError) -> None:
+def test_writes_that_fail_from_any_operation_on_lose_nothing(
+    tmp_path: Path, error: OSError
+) -> None:
     write_first(open_store(str(tmp_path / "prepared")))
     n_failed = 0
     for n in itertools.count(0, 2):
@@ -262,7 +258,7 @@ def small_disk(n_bytes: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_stops_a_publisher_and_leaves_nothing_torn(tmp_path: Path) -> None:
+def test_a_full_disk_stops_a_publisher_and_leaves_no_partial_file(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     write_first(store)
     with small_disk(2_000), pytest.raises(OSError, match="large"):
@@ -273,8 +269,8 @@ def test_a_full_disk_stops_a_publisher_and_leaves_nothing_torn(tmp_path: Path) -
     assert contents(store.root) == FIRST
 
 
-class Bare(LocalStore):
-    """The negative control: writes once and believes it, as os.write invites to do."""
+class ShortWriteStore(LocalStore):
+    """The negative control: calls os.write once and ignores how much it has written."""
 
     def put(self, key: str, data: bytes) -> None:
         path = Path(self.uri(key))
@@ -284,8 +280,8 @@ class Bare(LocalStore):
         os.close(descriptor)
 
 
-def test_a_store_that_writes_once_leaves_torn_files_on_a_full_disk(tmp_path: Path) -> None:
-    store = Bare(str(tmp_path))
+def test_a_store_that_ignores_short_writes_leaves_partial_files(tmp_path: Path) -> None:
+    store = ShortWriteStore(str(tmp_path))
     write_first(store)
     with small_disk(4_000), suppress(OSError):  # the record is too long, too
         publish(store, RUN)
@@ -293,8 +289,8 @@ def test_a_store_that_writes_once_leaves_torn_files_on_a_full_disk(tmp_path: Pat
     assert 4_000 in sizes
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-def test_rights_taken_away_in_mid_run_stop_it_until_they_are_back(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
+def test_a_publisher_without_permission_stops_until_it_has_it_again(tmp_path: Path) -> None:
     for path in (tmp_path, *tmp_path.parents[:2]):
         path.chmod(0o755)
     root = tmp_path / "root"
@@ -317,7 +313,7 @@ def test_rights_taken_away_in_mid_run_stop_it_until_they_are_back(tmp_path: Path
     assert set(contents(store.root)) == {*FIRST, "new"}
 
 
-def test_a_corrupt_bundle_costs_only_its_own_recordings(tmp_path: Path) -> None:
+def test_a_damaged_bundle_loses_only_its_own_recordings(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     write_first(store)
     key = write_bundle(store, RUN, bundle(window("x"), window("y")))
@@ -325,7 +321,7 @@ def test_a_corrupt_bundle_costs_only_its_own_recordings(tmp_path: Path) -> None:
     data[len(data) // 2] ^= 0x10
     store.put(key, bytes(data))
     assert publish(store, RUN).n_unreadable == 1
-    assert contents(store.root) == FIRST, "x and y are planned again: the ledger has no row of them"
+    assert contents(store.root) == FIRST, "x and y have no ledger row, so they are planned again"
     assert not verify(store).problems
 
 
@@ -341,6 +337,6 @@ def test_a_hole_in_the_log_stops_writers_and_readers(
         publish(store, RUN)
     before = store.list("")
     store.delete([record_key(2)])
-    with pytest.raises(StoreError, match="is missing, but commit 3 is there"):
+    with pytest.raises(StoreError, match="is missing, but commit 3 exists"):
         act(store)
     assert store.list("") == [key for key in before if key != record_key(2)]

@@ -1,4 +1,4 @@
-"""`ray job submit` against a real head node, and a cluster whose nodes come and go."""
+"""`ray job submit` against a real head node, and a cluster whose nodes join and are lost."""
 
 import contextlib
 import json
@@ -68,7 +68,7 @@ class Head:
     def submit(
         self, name: str, *settings: str, wait: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """What the README says, with the demo's configuration."""
+        """The command of the README, with the demo's configuration."""
         flags = () if wait else ("--no-wait",)
         overrides = [part for setting in settings for part in ("--set", setting)]
         return self.ray(
@@ -79,8 +79,8 @@ class Head:
 
     def job(self, name: str) -> dict[str, Any]:
         with urllib.request.urlopen(f"{self.address}/api/jobs/{name}", timeout=30) as answer:
-            told: dict[str, Any] = json.load(answer)
-            return told
+            facts: dict[str, Any] = json.load(answer)
+            return facts
 
 
 def free_ports(n: int) -> list[int]:
@@ -113,7 +113,7 @@ def answers(url: str) -> str:
 
 
 def end(process: subprocess.Popen[Any], folder: str) -> None:
-    """Whoever started a Ray, which takes its processes along; then what is left of them."""
+    """Stop the process that started a Ray, then the processes of that Ray that still run."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(10)
@@ -126,7 +126,7 @@ def end(process: subprocess.Popen[Any], folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
-    """One head node for the jobs of this module; all of it is gone afterwards."""
+    """One head node for the jobs of this module; its processes are stopped afterwards."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # socket paths may have 107 characters
     gcs, dashboard, agent, agent_grpc, client, metrics = free_ports(6)
     command = [
@@ -163,7 +163,7 @@ def write_manifest(path: Path, n_copies: int, *names: str) -> Path:
 
 @pytest.fixture(scope="module")
 def demo_job(head: Head, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """The demo as a job, two broken recordings in it: what `ray job submit` printed, the tables."""
+    """The demo with two broken recordings as a job: output of `ray job submit`, tables' root."""
     root = tmp_path_factory.mktemp("job") / "out"
     done = head.submit("demo", f"output={root}", "error_exit_code=3")
     assert done.returncode == 1  # Ray makes any failure 1
@@ -176,13 +176,13 @@ def test_a_submitted_job_labels_the_corpus(demo_job: tuple[str, Path]) -> None:
     assert Counter(recordings["status"].to_pylist()) == {"ok": 18, "error": 2}
 
 
-def test_the_working_directory_travels_without_environment_history_and_tests(
+def test_the_uploaded_working_directory_has_no_environment_or_tests(
     head: Head, demo_job: tuple[str, Path]
 ) -> None:
     (package,) = head.folder.glob("session_2*/runtime_resources/working_dir_files/_ray_pkg_*/")
-    travelled = {path.name for path in package.iterdir()}
-    assert {"pipeline", "jobs", "configs", "pyproject.toml"} <= travelled
-    assert not travelled & {".git", ".venv", ".ci", "out", "tests", "notebooks", "uv.lock"}
+    uploaded = {path.name for path in package.iterdir()}
+    assert {"pipeline", "jobs", "configs", "pyproject.toml"} <= uploaded
+    assert not uploaded & {".git", ".venv", ".ci", "out", "tests", "notebooks", "uv.lock"}
     assert sum(path.stat().st_size for path in package.rglob("*")) < 20 << 20
 
 
@@ -240,7 +240,9 @@ def test_a_job_that_cannot_work_is_refused_with_a_reason(head: Head, tmp_path: P
     assert "finished outcome=refused exit_code=2" in done.stdout
 
 
-def test_a_stopped_job_leaves_whole_tables_and_the_next_goes_on(head: Head, tmp_path: Path) -> None:
+def test_a_stopped_job_leaves_whole_tables_and_the_next_continues(
+    head: Head, tmp_path: Path
+) -> None:
     root = tmp_path / "out"
     manifest = write_manifest(tmp_path / "manifest.jsonl", 30, "long_mixed.mp3")
     settings = (
@@ -267,8 +269,8 @@ def test_a_stopped_job_leaves_whole_tables_and_the_next_goes_on(head: Head, tmp_
     assert int(n_resumed) <= 30 - first.num_rows
 
 
-def test_an_address_where_nobody_answers_ends_a_run_at_once(tmp_path: Path) -> None:
-    """A Ray that is asked to connect there keeps silent for minutes."""
+def test_an_address_without_an_answer_ends_a_run_at_once(tmp_path: Path) -> None:
+    """ray.init would wait for minutes without a message."""
     started = time.monotonic()
     done = run_command(label_command(tmp_path / "out", "ray.address=127.0.0.1:9"))
     assert done.returncode == 1
@@ -281,7 +283,7 @@ def test_an_address_where_nobody_answers_ends_a_run_at_once(tmp_path: Path) -> N
 
 @pytest.fixture(scope="module")
 def changed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[list[str]], Path]:
-    """A run whose GPU nodes came and went: its notes (what, on which node), the tables."""
+    """A run whose GPU nodes joined and were lost: its notes (what, on which node), the tables."""
     folder = tmp_path_factory.mktemp("changed")
     manifest = write_manifest(folder / "manifest.jsonl", 8, *SHORT_NAMES)
     root, notes = folder / "out", folder / "notes"
@@ -296,7 +298,7 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[list[str]], 
     return [line.split() for line in read_notes(notes)], root
 
 
-def test_nodes_with_cpus_segment_and_nodes_with_gpus_label(
+def test_cpu_nodes_segment_and_gpu_nodes_label(
     changed: tuple[list[list[str]], Path],
 ) -> None:
     places: dict[str, set[str]] = {}
@@ -316,7 +318,7 @@ def test_a_gpu_node_that_joins_late_labels(changed: tuple[list[list[str]], Path]
 
 
 def test_a_lost_node_costs_time_and_nothing_else(changed: tuple[list[list[str]], Path]) -> None:
-    """It goes down in the middle of a call, without a word; the other one does the rest."""
+    """It is lost in the middle of a call; the other node labels the rest."""
     notes, root = changed
     (lost,) = (i for i, (what, _) in enumerate(notes) if what == "lost")
     assert ["label", notes[lost][1]] not in notes[lost:]

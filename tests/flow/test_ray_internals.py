@@ -1,4 +1,4 @@
-"""Every private name of Ray that we use exists: an upgrade of Ray fails here, by name."""
+"""Every private name of Ray that we use exists, so an upgrade of Ray fails here, by name."""
 
 import inspect
 from typing import Any
@@ -37,7 +37,7 @@ def test_an_actor_can_be_ended_by_its_id() -> None:
     assert callable(core_worker.CoreWorker.kill_actor)
 
 
-def test_attributes_that_objects_get_when_they_are_made_are_still_named_so() -> None:
+def test_the_attributes_of_ray_objects_still_have_their_names() -> None:
     assert "self._topology" in inspect.getsource(StreamingExecutor)
     assert "self._data_context" in inspect.getsource(StreamingExecutor)
     assert "self._actor_pool" in inspect.getsource(ActorPoolMapOperator)
@@ -54,8 +54,8 @@ class _Double:
         return batch
 
 
-class _Watch:
-    """Keeps what it is told of an execution."""
+class _Recorder:
+    """A monitor that keeps every state that it gets."""
 
     def __init__(self) -> None:
         self.started = False
@@ -68,17 +68,17 @@ class _Watch:
         self.steps.append(operators)
 
 
-def test_two_executions_tell_each_its_own_monitor(ray_session: None) -> None:
-    watches = [_Watch(), _Watch()]
-    for n_rows, watch in enumerate(watches, start=3):
-        with monitored(DataContext.get_current(), watch):
+def test_each_of_two_executions_calls_its_own_monitor(ray_session: None) -> None:
+    recorders = [_Recorder(), _Recorder()]
+    for n_rows, recorder in enumerate(recorders, start=3):
+        with monitored(DataContext.get_current(), recorder):
             rows = ray.data.from_arrow(pa.table({"n": range(n_rows)})).map_batches(
                 _Double, compute=ActorPoolStrategy(size=1), num_cpus=0.5, batch_format="pyarrow"
             )
             assert len(list(rows.iter_rows())) == n_rows
-    for n_rows, watch in enumerate(watches, start=3):
-        assert watch.started
-        seen = [one for step in watch.steps for one in step if "_Double" in one.name]
+    for n_rows, recorder in enumerate(recorders, start=3):
+        assert recorder.started
+        seen = [one for step in recorder.steps for one in step if "_Double" in one.name]
         assert max(one.n_rows for one in seen) == n_rows
         assert max(one.n_workers for one in seen) == 1
         assert len({actor for one in seen for actor in one.actor_ids}) == 1

@@ -1,4 +1,4 @@
-"""Every planted fault is found: each is the negative control of a check."""
+"""verify() finds every fault that these tests plant. Each is the negative control of a check."""
 
 import hashlib
 import json
@@ -26,7 +26,7 @@ from tests.support.s3_server import S3
 
 
 def put_record(store: Store, seq: int, values: dict[str, Any]) -> None:
-    """As a program of LOG_VERSION 1 wrote it, which knew no digest."""
+    """Write a record as in LOG_VERSION 1, which had no digest."""
     store.put(record_key(seq), json.dumps(values | {"log_version": 1}).encode())
 
 
@@ -49,7 +49,7 @@ def rewrite(
     change: Callable[[pa.Table], pa.Table],
     metadata: dict[str, str] | None = None,
 ) -> None:
-    """Change the rows of a file, and its record with it, so that only the rows give it away."""
+    """Change the rows of a file and its record, so that only a check of rows can find it."""
     path = file_of(store, table)
     rows = from_parquet(store.get(path))
     kept = {key.decode(): value.decode() for key, value in rows.schema.metadata.items()}
@@ -71,7 +71,7 @@ def rewrite(
 
 def problem(store: Store) -> str:
     problems = verify(store).problems
-    assert problems, "nothing was found"
+    assert problems, "no problem was found"
     return "\n".join(problems)
 
 
@@ -124,14 +124,18 @@ ROW_FAULTS = [
     ("recordings", with_value("labelled_s", 0, float("nan")), "is not duration_s"),
     ("recordings", with_value("duration_s", 1, 1.0), "lies outside its recording"),
     ("recordings", with_value("n_segments", 3, 1), "n_segments is not the number of segments"),
-    ("recordings", with_value("recording_id", 1, "a"), "a recording is there twice"),
+    ("recordings", with_value("recording_id", 1, "a"), "a recording has two rows"),
     ("recordings", with_value("recording_id", 1, "c"), "a segment belongs to no recording"),
     ("recordings", with_value("status", 0, "error"), "status and error_stage do not agree"),
-    ("recordings", with_value("fingerprint", 0, "00"), "rows are of another fingerprint"),
+    (
+        "recordings",
+        with_value("fingerprint", 0, "00"),
+        "the fingerprint of a row is not the one of its file",
+    ),
     ("recordings", reordered(1, 0, 2, 3), "recordings are not sorted by recording_id"),
     ("transcripts", reordered(*range(7)), "n_segments is not the number of segments"),
     ("transcripts", with_value("segment_id", 1, "a-000000"), "not numbered in order, each once"),
-    ("transcripts", with_value("start_s", 1, -1.0), "segments are not in the order of time"),
+    ("transcripts", with_value("start_s", 1, -1.0), "segments are not in time order"),
     ("transcripts", with_value("end_s", 3, 11.0), "a segment lies outside its recording"),
     ("transcripts", with_value("end_s", 3, 3.0), "a segment lies outside its recording"),
     ("transcripts", with_value("confidence", 0, float("nan")), "confidence is not a probability"),
@@ -154,7 +158,7 @@ def test_a_wrong_row_is_found(
     assert text in problem(store)
 
 
-def test_the_planted_faults_come_from_the_change_alone(store: Store) -> None:
+def test_rewriting_a_file_without_a_change_is_no_fault(store: Store) -> None:
     for table in ("recordings", "transcripts", "languages", "emotions", "events"):
         rewrite(store, table, lambda rows: rows)
     assert verify(store).problems == []
@@ -164,23 +168,23 @@ def test_the_planted_faults_come_from_the_change_alone(store: Store) -> None:
     ("change", "text"),
     [
         (lambda rows: rows.drop_columns(["itn"]), "column itn is missing"),
-        (lambda rows: rows.append_column("x", rows["itn"]), "column x is not one of ours"),
+        (lambda rows: rows.append_column("x", rows["itn"]), "column x is unknown"),
         (
             lambda rows: rows.set_column(7, "confidence", rows["confidence"].cast(pa.float64())),
             "column confidence is",
         ),
     ],
 )
-def test_another_schema_is_found(
+def test_a_wrong_schema_is_found(
     store: Store, change: Callable[[pa.Table], pa.Table], text: str
 ) -> None:
     rewrite(store, "transcripts", change)
     assert text in problem(store)
 
 
-def test_other_metadata_is_found(store: Store) -> None:
+def test_wrong_metadata_is_found(store: Store) -> None:
     rewrite(store, "events", lambda rows: rows, {"fingerprint": "00", "schema_version": "1"})
-    assert "it is of another fingerprint" in problem(store)
+    assert "has another fingerprint in its metadata" in problem(store)
     rewrite(
         store, "events", lambda rows: rows, {"fingerprint": RUN.fingerprint, "schema_version": "99"}
     )
@@ -201,7 +205,7 @@ def test_a_missing_file_is_found(store: Store) -> None:
 
 
 @pytest.mark.parametrize("table", ["recordings", "transcripts", "events"])
-def test_every_flipped_byte_is_found(store: Store, table: str) -> None:
+def test_every_flipped_bit_is_found(store: Store, table: str) -> None:
     path = file_of(store, table)
     data = store.get(path)
     random = np.random.default_rng(7)
@@ -214,7 +218,7 @@ def test_every_flipped_byte_is_found(store: Store, table: str) -> None:
     assert "bytes, but" in problem(store)
 
 
-def test_a_flipped_byte_is_found_by_its_page_if_the_record_agrees(store: Store) -> None:
+def test_a_flipped_bit_is_found_by_the_page_checksum_alone(store: Store) -> None:
     path = file_of(store, "transcripts")
     data = bytearray(store.get(path))
     data[200] ^= 1
@@ -254,7 +258,7 @@ def test_a_hole_in_the_log_is_found(store: Store) -> None:
         write_bundle(store, RUN, bundle(window(name)))
         publish(store, RUN)
     store.delete([record_key(2)])
-    assert "is missing, but commit 3 is there; the commit log is damaged" in problem(store)
+    assert "is missing, but commit 3 exists; the commit log is damaged" in problem(store)
 
 
 def test_a_record_that_cannot_be_read_is_found(store: Store) -> None:
@@ -262,7 +266,7 @@ def test_a_record_that_cannot_be_read_is_found(store: Store) -> None:
     assert "the commit log is damaged" in problem(store)
 
 
-def test_a_checkpoint_that_tells_another_story_is_found(
+def test_a_checkpoint_that_differs_from_the_log_is_found(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commits, "CHECKPOINT_EVERY", 2)
@@ -277,14 +281,14 @@ def test_a_checkpoint_that_tells_another_story_is_found(
     assert "a checkpoint and the commit log disagree" in problem(store)
 
 
-def test_a_file_list_that_misleads_is_found(store: Store) -> None:
+def test_a_wrong_file_list_is_found(store: Store) -> None:
     store.put("_snapshots/1/events.json", b'{"path": "/somewhere/else.parquet"}\n')
     assert "does not list the files of commit 1" in problem(store)
 
 
 def test_files_that_no_commit_lists_are_no_fault(store: Store) -> None:
     store.put("events/f1f1f1f1/c00000009-orphan-0.parquet", b"left behind")
-    store.put("notes.txt", b"somebody's")
+    store.put("notes.txt", b"not ours")
     assert verify(store).problems == []
     assert open_snapshot(store.root).read("events").num_rows == 16
 
@@ -296,13 +300,13 @@ def run_job(root: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_command_says_it_in_one_line(store: Store) -> None:
+def test_the_command_prints_one_line_for_a_good_output(store: Store) -> None:
     code, output = run_job(store.root)
     assert (code, output.count("\n")) == (0, 1)
     assert output.startswith("verified: 4 recordings (0 failed), 8 segments, 0.014 h")
 
 
-def test_the_command_lists_what_is_wrong(store: Store) -> None:
+def test_the_command_lists_all_problems(store: Store) -> None:
     store.delete([file_of(store, "events"), file_of(store, "emotions")])
     code, output = run_job(store.root)
     assert code == 1

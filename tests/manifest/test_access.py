@@ -1,4 +1,4 @@
-"""What a manifest may name. Refusals are rows (test_hostile_inputs) made of what is shown here."""
+"""Which URIs a manifest may name. test_hostile_inputs has the error rows for the other ones."""
 
 from pathlib import Path
 from typing import Any
@@ -6,16 +6,21 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.manifest.access import AllowedRoots, explain_refusal, find_refused, make_allowed_roots
+from pipeline.manifest.access import (
+    AllowedRoots,
+    check_allowed,
+    find_disallowed,
+    make_allowed_roots,
+)
 
 S3 = AllowedRoots(("s3://corpus/speech/",))
 WEB = AllowedRoots(("https://host/audio/",), allow_http=True)
 
 
-def is_allowed(uri: str, reach: AllowedRoots) -> bool:
-    """Both ways to ask must agree."""
-    one = explain_refusal(uri, reach) is None
-    assert one == (not find_refused(pa.array([uri]), reach))
+def is_allowed(uri: str, allowed: AllowedRoots) -> bool:
+    """The answer of both functions, which must be the same."""
+    one = check_allowed(uri, allowed) is None
+    assert one == (not find_disallowed(pa.array([uri]), allowed))
     return one
 
 
@@ -31,7 +36,7 @@ def is_allowed(uri: str, reach: AllowedRoots) -> bool:
         "s3://corpus/speech/a..b/..c.wav",
     ],
 )
-def test_what_lies_under_a_root_is_allowed(uri: str) -> None:
+def test_objects_under_a_root_are_allowed(uri: str) -> None:
     assert is_allowed(uri, S3)
 
 
@@ -53,7 +58,7 @@ def test_what_lies_under_a_root_is_allowed(uri: str) -> None:
         "http://host/a.wav",
     ],
 )
-def test_what_lies_elsewhere_is_not(uri: str) -> None:
+def test_objects_outside_the_roots_are_not_allowed(uri: str) -> None:
     assert not is_allowed(uri, S3)
 
 
@@ -71,7 +76,7 @@ def test_what_lies_elsewhere_is_not(uri: str) -> None:
         ("http://host/audio/a.wav", False),
     ],
 )
-def test_web_addresses_count_by_their_true_host(uri: str, allowed: bool) -> None:
+def test_web_addresses_are_compared_by_their_real_host(uri: str, allowed: bool) -> None:
     assert is_allowed(uri, WEB) == allowed
 
 
@@ -84,15 +89,15 @@ def test_a_link_out_of_the_root_is_refused_and_one_inside_is_not(tmp_path: Path)
     (root / "inner.wav").symlink_to(root / "sub" / "a.wav")
     (root / "outer.wav").symlink_to(outside / "a.wav")
     (root / "tunnel").symlink_to(outside)
-    reach = make_allowed_roots(str(root))
-    assert is_allowed(f"{root}/inner.wav", reach)
-    assert not is_allowed(f"{root}/outer.wav", reach)
-    assert not is_allowed(f"{root}/tunnel/a.wav", reach)
-    assert f"links to {outside}/a.wav" in explain(f"{root}/outer.wav", reach)
+    allowed = make_allowed_roots(str(root))
+    assert is_allowed(f"{root}/inner.wav", allowed)
+    assert not is_allowed(f"{root}/outer.wav", allowed)
+    assert not is_allowed(f"{root}/tunnel/a.wav", allowed)
+    assert f"links to {outside}/a.wav" in explain(f"{root}/outer.wav", allowed)
 
 
-def explain(uri: str, reach: AllowedRoots) -> str:
-    fault = explain_refusal(uri, reach)
+def explain(uri: str, allowed: AllowedRoots) -> str:
+    fault = check_allowed(uri, allowed)
     assert fault
     return fault[1]
 
@@ -100,14 +105,14 @@ def explain(uri: str, reach: AllowedRoots) -> str:
 def test_a_root_may_itself_be_a_link(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    reach = make_allowed_roots(str(tmp_path / "link"))
-    assert is_allowed(f"{tmp_path}/link/a.wav", reach)
-    assert is_allowed(f"{tmp_path}/real/a.wav", reach)
+    allowed = make_allowed_roots(str(tmp_path / "link"))
+    assert is_allowed(f"{tmp_path}/link/a.wav", allowed)
+    assert is_allowed(f"{tmp_path}/real/a.wav", allowed)
 
 
 def test_the_message_says_what_to_set() -> None:
     assert explain("s3://other/x/a.wav", S3) == (
-        "s3://other/x/a.wav lies outside of s3://corpus/speech/; "
+        "s3://other/x/a.wav is outside of s3://corpus/speech/; "
         "to allow it, set allowed_roots=[s3://corpus/speech/, s3://other/]"
     )
     assert "allow_http=true" in explain("http://host/a.wav", S3)
@@ -144,7 +149,7 @@ def test_a_directory_is_its_own_root_and_relative_ones_start_here(
     )
 
 
-def test_http_without_a_root_of_its_own_means_every_public_host() -> None:
+def test_http_without_a_web_root_allows_every_public_host() -> None:
     anywhere = make_allowed_roots("/data/list.csv", allow_http=True)
     assert is_allowed("https://any.host/a.wav", anywhere)
     named = make_allowed_roots("/data/list.csv", ["https://one.host/"], allow_http=True)
@@ -152,6 +157,6 @@ def test_http_without_a_root_of_its_own_means_every_public_host() -> None:
     assert not is_allowed("https://one.host/a.wav", make_allowed_roots("/x", ["https://one.host/"]))
 
 
-def test_a_chain_is_read_if_it_is_named() -> None:
+def test_a_chain_of_filesystems_is_allowed_if_it_is_a_root() -> None:
     chain: Any = "zip://a.wav::s3://corpus/b.zip"
     assert is_allowed(chain, AllowedRoots(("zip://a.wav::s3://corpus/",)))

@@ -25,7 +25,7 @@ Row = dict[str, Any]
 
 @pytest.fixture
 def read(tmp_path: Path) -> Any:
-    """Read bytes as a manifest of some name; its directory is `tmp_path`."""
+    """Read bytes as a manifest `tmp_path`/`name`."""
 
     def run(data: bytes | str, name: str = "manifest") -> Manifest:
         path = tmp_path / name
@@ -105,7 +105,7 @@ def test_a_quoted_field_may_hold_line_breaks_and_delimiters(read: Any) -> None:
     assert row["extra"] == {"text": 'one, two\nthree "four"'}
 
 
-def test_strange_columns_travel_as_text(read: Any) -> None:
+def test_unknown_columns_are_kept_as_text(read: Any) -> None:
     value = {"audio": "a", "n": 12345678901234567890, "day": "2026-01-02", "none": None}
     (row,) = rows(read(lines(value | {"nested": {"a": [1, "é"]}, "yes": True})))
     assert row["extra"] == {
@@ -116,7 +116,7 @@ def test_strange_columns_travel_as_text(read: Any) -> None:
     }
 
 
-def test_parquet_of_odd_types_is_read_the_same(read: Any) -> None:
+def test_parquet_with_unusual_types_is_read(read: Any) -> None:
     table = pa.table(
         {
             "audio": pa.array(["a.wav", "a.wav"]).dictionary_encode(),
@@ -162,7 +162,7 @@ def test_a_manifest_without_rows_is_a_table_without_rows(data: str, read: Any) -
         ("c.wav", "/base/c.wav"),
         ("./x/../c.wav", "/base/c.wav"),
         ("../c.wav", "/c.wav"),
-        ("s3://b/k//x/../y.wav", "s3://b/k//x/../y.wav"),  # such keys exist
+        ("s3://b/k//x/../y.wav", "s3://b/k//x/../y.wav"),  # object stores have such keys
         ("cafe\u0301.wav", "/base/cafe\u0301.wav"),  # not folded to é
         ("a b%20+c.wav", "/base/a b%20+c.wav"),
     ],
@@ -203,7 +203,7 @@ def test_the_default_id_is_the_address_and_the_range(
 # ------------------------------------------------------------------------ directories
 
 
-def test_a_directory_is_all_the_audio_below_it(tmp_path: Path) -> None:
+def test_a_directory_means_all_the_audio_in_it(tmp_path: Path) -> None:
     names = ["b.wav", "sub/a.MP3", ".hidden.wav", ".cache/x.wav", "notes.txt", "list.csv"]
     for name in names:
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -225,7 +225,7 @@ def test_a_glob_or_a_single_name_may_be_audio(tmp_path: Path) -> None:
         assert read_manifest(str(uri), {}).table["uri"].to_pylist() == [f"{tmp_path}/a.wav"]
 
 
-def test_a_directory_may_be_named_by_way_of_its_parent(
+def test_a_directory_may_be_named_relative_to_its_parent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "corpus").mkdir()
@@ -236,9 +236,11 @@ def test_a_directory_may_be_named_by_way_of_its_parent(
     assert uri == str(tmp_path / "corpus" / "a.wav")
 
 
-def test_a_directory_without_audio_says_what_it_holds(tmp_path: Path) -> None:
+def test_the_error_for_a_directory_without_audio_lists_its_files(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("audio\n")
-    with pytest.raises(ManifestError, match=r"without audio; it holds list\.csv.*name that file"):
+    with pytest.raises(
+        ManifestError, match=r"without audio; it contains list\.csv.*name that file"
+    ):
         read_manifest(str(tmp_path), {})
 
 
@@ -324,7 +326,7 @@ def test_the_same_file_with_another_range_is_another_recording(read: Any) -> Non
     assert len({row["recording_id"] for row in rows(result)}) == 3
 
 
-def test_the_first_keeps_an_id_and_the_others_become_errors(read: Any) -> None:
+def test_the_first_row_keeps_an_id_and_the_others_become_errors(read: Any) -> None:
     result = read("audio,recording_id\n/a,x\n/b,x\n/c,x\n/b,x\n")
     first, second, third = rows(result)
     assert (first["recording_id"], first["error_type"]) == ("x", "")
@@ -345,9 +347,9 @@ def test_the_first_keeps_an_id_and_the_others_become_errors(read: Any) -> None:
         (b" \n\n", "empty"),
         ("audio_path,text\na,b\n", "no column 'audio'; found 'audio_path', 'text'; rename 'audio_"),
         (lines({"wav": "a"}), "rename 'wav' "),
-        ("audio,audio\na,b\n", "two columns are called 'audio'"),
+        ("audio,audio\na,b\n", "two columns have the name 'audio'"),
         ("audio\ncaf\u00e9\n".encode("latin-1"), "not UTF-8"),
-        (b"audio,x\n/a,1\n/\xe9\n", "not UTF-8"),  # in a row that has too few fields, too
+        (b"audio,x\n/a,1\n/\xe9\n", "not UTF-8"),  # in a row with too few fields
         (b'{"audio": "/\xe9"}\n', "row 1 is not a JSON object"),
         ("audio\na\n".encode("utf-16"), "UTF-16"),
         (b"\x00\x01\x02\x03" * 100, "neither parquet, JSON lines nor CSV"),
@@ -369,14 +371,14 @@ def test_a_file_that_is_no_manifest_is_refused_by_name(
     assert "list.csv: " in str(caught.value)
 
 
-def test_a_bomb_is_not_unpacked(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_refused(read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifest_files, "_MAX_TEXT", 1 << 20)
     with pytest.raises(ManifestError, match="split it"):
         read(gzip.compress(b"audio\n" + b"a" * (1 << 21)))
 
 
 @pytest.mark.parametrize("uri", ["{}/none.csv", "{}/*.none", "gopher://host/list.csv"])
-def test_a_manifest_that_is_not_there_is_an_error(uri: str, tmp_path: Path) -> None:
+def test_a_missing_manifest_is_an_error(uri: str, tmp_path: Path) -> None:
     with pytest.raises(ManifestError):
         read_manifest(uri.format(tmp_path), {})
 

@@ -1,4 +1,4 @@
-"""The front end against torchaudio and FunASR, the definitions that the models were trained on."""
+"""Our features against those of torchaudio and FunASR, with which the models were trained."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torchaudio.compliance import kaldi
 
 from pipeline.config import SegmentConfig
+from pipeline.errors import ModelError
 from pipeline.models.features import (
     CHUNK_FRAMES as CHUNKS,
 )
@@ -75,7 +76,7 @@ def test_log_mel_removes_an_offset_as_kaldi_does() -> None:
     np.testing.assert_allclose(log_mel(waveform), _kaldi(waveform), atol=3e-3, rtol=0)
 
 
-def test_digital_silence_lies_on_kaldis_floor() -> None:
+def test_digital_silence_has_kaldis_floor_value() -> None:
     features = log_mel(np.zeros(16_000, np.int16))
     assert np.all(features == np.float32(np.log(np.float32(LOG_FLOOR))))
 
@@ -85,14 +86,14 @@ def test_less_than_25_ms_has_no_frame(n_samples: int) -> None:
     assert log_mel(_noise(n_samples)).shape == (0, 80)
 
 
-def test_log_mel_leaves_a_read_only_waveform_alone() -> None:
-    waveform = np.frombuffer(_noise(2_000).tobytes(), np.int16)  # as it comes out of Arrow
+def test_log_mel_does_not_change_a_read_only_waveform() -> None:
+    waveform = np.frombuffer(_noise(2_000).tobytes(), np.int16)  # as Arrow returns it
     before = waveform.copy()
     log_mel(waveform)
     np.testing.assert_array_equal(waveform, before)
 
 
-def test_float_tensors_on_the_int16_scale_give_the_same() -> None:
+def test_float_tensors_on_the_int16_scale_give_the_same_features() -> None:
     waveform = torch.from_numpy(_noise(8_000))
     torch.testing.assert_close(log_mel_tensor(waveform), log_mel_tensor(waveform.float()))
 
@@ -110,7 +111,7 @@ def test_a_gpu_gives_the_same_features() -> None:
     end_s=st.one_of(st.none(), st.floats(0.05, 3.0)),
 )
 @settings(max_examples=40, deadline=None)
-def test_the_frames_of_a_clip_are_cut_out_of_its_recording(
+def test_the_frames_of_a_clip_are_frames_of_its_recording(
     start: int, n_frames: int, end_s: float | None
 ) -> None:
     waveform = _noise(32_037)
@@ -152,18 +153,18 @@ def test_stacked_frames_equal_funasrs_exactly(stack: int, step: int) -> None:
         assert torch.equal(stack_frames(features, [n_frames], stack, step), expected), n_frames
 
 
-def test_clips_are_stacked_as_if_each_were_alone() -> None:
+def test_stacking_many_clips_equals_stacking_each_alone() -> None:
     clips = [torch.randn(n_frames, 80) for n_frames in (1, 6, 7, 0, 100)]
     alone = [stack_frames(clip, [len(clip)]) for clip in clips]
     packed = stack_frames(torch.cat(clips), [len(clip) for clip in clips])
     assert torch.equal(packed, torch.cat(alone))
 
 
-def test_stacking_nothing_gives_nothing() -> None:
+def test_stacking_no_clip_gives_no_frame() -> None:
     assert stack_frames(torch.empty(0, 80), []).shape == (0, 560)
 
 
-def test_recordings_have_the_features_that_each_has_alone() -> None:
+def test_features_of_many_recordings_equal_those_of_each_alone() -> None:
     waveforms = [_noise(n_samples) for n_samples in (5_000, 399, 16_000, 0, 401, 160_123)]
     together = log_mels(waveforms, torch.device("cpu"))
     assert [len(one) for one in together] == [count_frames(len(one)) for one in waveforms]
@@ -194,7 +195,7 @@ def test_cmvn_reads_shift_and_scale(tmp_path: Path) -> None:
 def test_a_broken_cmvn_file_is_named(tmp_path: Path, broken: str) -> None:
     path = tmp_path / "am.mvn"
     path.write_text(broken)
-    with pytest.raises(ValueError, match=r"am\.mvn"):
+    with pytest.raises(ModelError, match=r"am\.mvn"):
         read_cmvn(path)
 
 

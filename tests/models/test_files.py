@@ -1,3 +1,5 @@
+"""Models by directory, URI or hub id: found, hashed, and refused with a clear error."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -26,25 +28,25 @@ def test_a_local_directory_is_read_in_place() -> None:
     assert files.tokenizer == MODEL / "chn_jpn_yue_eng_ko_spectok.bpe.model"
 
 
-def test_a_directory_without_configuration_json_goes_by_file_names(tmp_path: Path) -> None:
+def test_without_configuration_json_the_file_names_count(tmp_path: Path) -> None:
     bare = resolve_model(str(copy_model(tmp_path, without="configuration.json")))
     assert bare.weights == tmp_path / "model.pt"
     assert bare.tokenizer == tmp_path / "chn_jpn_yue_eng_ko_spectok.bpe.model"
 
 
-def test_the_hash_follows_the_contents_not_the_place(tmp_path: Path) -> None:
+def test_the_hash_depends_on_contents_and_not_on_the_path(tmp_path: Path) -> None:
     copied = copy_model(tmp_path)
     assert resolve_model(str(copied)).sha256 == resolve_model(str(MODEL)).sha256
     (copied / "am.mvn").write_text("other statistics")
     assert resolve_model(str(copied)).sha256 != resolve_model(str(MODEL)).sha256
 
 
-def test_an_incomplete_directory_is_refused_with_what_it_lacks(tmp_path: Path) -> None:
+def test_an_incomplete_directory_is_refused_with_its_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"lacks model\.pt"):
         resolve_model(str(copy_model(tmp_path, without="model.pt")))
 
 
-def test_a_path_that_is_no_directory_is_not_taken_for_a_hub_id() -> None:
+def test_a_path_without_a_directory_is_not_used_as_a_hub_id() -> None:
     with pytest.raises(ModelError, match="no such directory"):
         resolve_model("/nowhere/model")
 
@@ -71,13 +73,14 @@ def test_an_unreachable_bucket_is_named(s3: S3) -> None:
 
 def test_an_unreachable_hub_is_one_clear_error() -> None:
     code = (
-        "from pipeline.models.files import ModelError, resolve_model\n"
+        "from pipeline.errors import ModelError\n"
+        "from pipeline.models.files import resolve_model\n"
         "try:\n    resolve_model('iic/SenseVoiceSmall', hub='hf')\n"
         "except ModelError as error:\n    print(error)\n"
     )
     environment = {
         "PATH": "/usr/bin:/bin",
-        "HF_ENDPOINT": "http://127.0.0.1:9",  # nobody listens there
+        "HF_ENDPOINT": "http://127.0.0.1:9",  # nothing listens there
         "HF_HUB_CACHE": "/nonexistent/cache",
     }
     done = subprocess.run(

@@ -1,9 +1,9 @@
-"""What a GPU would be asked to do, on machines without one: fake tensors on a device "cuda".
+"""The GPU's code path on machines without a GPU: fake tensors on a device "cuda".
 
-torch's FakeTensorMode runs no kernel but checks all that comes before one: that no tensor of the
-host meets one of the GPU, that shapes and types fit, that each op, FlashAttention's too, takes
-these arguments. It knows no values, so whatever waits for one raises, but for the copies to the
-host that are let through and counted here: they come back as zeros.
+torch's FakeTensorMode runs no kernel but checks everything before one: that tensors of the host and
+the GPU are not mixed, that shapes and types match, and that each operator accepts its arguments,
+FlashAttention's too. Fake tensors have no values, so code that waits for a value raises. Copies to
+the host are the exception: they are counted here and return zeros.
 """
 
 from collections.abc import Callable, Iterator
@@ -33,12 +33,12 @@ from tests.stages.test_stages import decode_rows, plan_row
 from tests.support.demo import AUDIO, MODEL, SHORT
 
 PATHS = pytest.mark.parametrize(
-    ("precision", "attention"), [("bf16", "varlen"), ("bf16", "grid"), ("fp32", "grid")]
+    ("precision", "attention"), [("bf16", "varlen"), ("bf16", "padded"), ("fp32", "padded")]
 )
 
 
 class Gpu:
-    """A device "cuda" that nobody has; `copies` are the shapes of what came back from it."""
+    """A fake device "cuda"; `copies` are the shapes of the tensors copied from it to the host."""
 
     def __init__(self) -> None:
         self.copies: list[tuple[int, ...]] = []
@@ -47,13 +47,13 @@ class Gpu:
     def __call__(self, monkeypatch: pytest.MonkeyPatch) -> Iterator["Gpu"]:
         with monkeypatch.context() as patch, FakeTensorMode(), torch.inference_mode():
             patch.setattr(torch.Tensor, "cpu", lambda tensor: self._copy(tensor))
-            # Single numbers are kept as real tensors, and really sent to the device.
+            # Else single numbers stay real tensors, which are really sent to the device.
             patch.setattr(fake_tensor, "CONSTANT_NUMEL_LIMIT", 0)
             features._constants.cache_clear()
             try:
                 yield self
             finally:
-                features._constants.cache_clear()  # fake ones
+                features._constants.cache_clear()  # they are fake tensors
 
     def _copy(self, tensor: Tensor) -> "Zeros":
         assert tensor.device.type == "cuda"
@@ -63,7 +63,7 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Zeros:
-    """What a copy on the host is asked for: a real tensor cannot live beside fake ones."""
+    """Replaces a copy on the host: FakeTensorMode allows no real tensor beside fake ones."""
 
     shape: tuple[int, ...]
 
@@ -77,7 +77,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
         yield one
 
 
-def test_the_device_notices_a_tensor_of_the_host(gpu: Gpu) -> None:
+def test_the_fake_device_refuses_a_tensor_of_the_host(gpu: Gpu) -> None:
     with pytest.raises(RuntimeError, match="cuda"):
         torch.ones(3, device="cuda") + torch.ones(3)
 
@@ -85,39 +85,40 @@ def test_the_device_notices_a_tensor_of_the_host(gpu: Gpu) -> None:
 @pytest.mark.parametrize(
     "wait", [lambda x: x.max().item(), lambda x: x.tolist(), lambda x: bool(x.any())]
 )
-def test_the_device_notices_who_waits_for_a_value(wait: Callable[[Tensor], Any], gpu: Gpu) -> None:
+def test_the_fake_device_refuses_to_wait_for_a_value(
+    wait: Callable[[Tensor], Any], gpu: Gpu
+) -> None:
     with pytest.raises((DataDependentOutputException, RuntimeError)):
         wait(torch.ones(3, device="cuda"))
     assert gpu.copies == []
 
 
 @PATHS
-def test_a_pack_is_heard_with_one_copy_to_the_host(
+def test_a_model_batch_makes_one_copy_to_the_host(
     precision: Precision, attention: AttentionKind, gpu: Gpu
 ) -> None:
     model = SenseVoice(resolve_model(str(MODEL)), "cuda", precision, attention)
     clips = [torch.empty(n_frames, 80, device="cuda") for n_frames in (500, 1200, 37)]
-    heard = model.transcribe(clips, ["auto", "zh", "en"], use_itn=True)
-    assert [len(frames.tokens) for frames in heard] == [4 + 84, 4 + 200, 4 + 7]
-    assert [len(frames.language) for frames in heard] == [6, 6, 6]
+    outputs = model.transcribe(clips, ["auto", "zh", "en"], use_itn=True)
+    assert [len(output.tokens) for output in outputs] == [4 + 84, 4 + 200, 4 + 7]
+    assert [len(output.language) for output in outputs] == [6, 6, 6]
     assert len(gpu.copies) == 1
 
 
 @PATHS
-def test_segments_are_found_and_labelled_with_two_copies_and_one_per_pack(
+def test_a_row_batch_makes_two_copies_and_one_per_model_batch(
     precision: Precision,
     attention: AttentionKind,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """However many recordings there are."""
+    """For any number of recordings."""
     write_random_fsmn(tmp_path)
     names = [row["audio"] for row in SHORT[:8]]
     windows = pa.Table.from_pylist(
         decode_rows(*(plan_row(AUDIO / name) for name in names)), schema=WINDOW
     )
     total_s = sum(windows["duration_s"].to_pylist())
-    monkeypatch.setattr("pipeline.models.features.pick_device", torch.device)
     with Gpu()(monkeypatch) as gpu:
         stage = FindAndLabelSegments(
             lambda: FsmnVad(tmp_path, SegmentConfig(), "cuda"),
@@ -133,12 +134,12 @@ def test_segments_are_found_and_labelled_with_two_copies_and_one_per_pack(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 @PATHS
-def test_a_gpu_hears_what_a_cpu_hears(precision: Precision, attention: AttentionKind) -> None:
+def test_a_gpu_gives_the_tokens_of_a_cpu(precision: Precision, attention: AttentionKind) -> None:
     files = resolve_model(str(MODEL))
     clips = [np.random.default_rng(n).normal(size=(n, 80)).astype(np.float32) for n in (500, 99)]
     on_cpu, on_gpu = (
-        SenseVoice(files, device, precision, way).transcribe(clips, ["auto"] * 2, True)
-        for device, way in (("cpu", None), ("cuda", attention))
+        SenseVoice(files, device, precision, kind).transcribe(clips, ["auto"] * 2, True)
+        for device, kind in (("cpu", None), ("cuda", attention))
     )
     same = [np.mean(a.tokens == b.tokens) for a, b in zip(on_cpu, on_gpu, strict=True)]
     assert min(same) >= 0.98

@@ -1,4 +1,4 @@
-"""Our matrix product is torch's, to the rounding of float32."""
+"""Our matrix product equals torch's, to the rounding of float32."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from pipeline.models.linear import linear
 
 @pytest.mark.parametrize("has_onednn", [True, False])
 @pytest.mark.parametrize("shape", [(1, 80, 3), (171, 512, 1536), (5, 560, 25_055)])
-def test_a_product_is_torchs(
+def test_a_product_equals_torchs(
     shape: tuple[int, int, int], has_onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_HAS_ONEDNN", has_onednn and module._HAS_ONEDNN)

@@ -1,3 +1,5 @@
+"""What a plan contains: new, changed and retried recordings, and the versions of objects."""
+
 import hashlib
 import os
 from pathlib import Path
@@ -13,7 +15,7 @@ from pipeline.errors import StoreError
 from pipeline.flow.row_batches import guess_seconds
 from pipeline.manifest import files as manifest_files
 from pipeline.manifest import rows as manifest_rows
-from pipeline.manifest.keys import work_keys
+from pipeline.manifest.keys import ledger_states, work_keys
 from pipeline.manifest.read import Manifest, read_manifest
 from pipeline.planning import ledger_index
 from pipeline.planning.ledger_index import LedgerIndex, find_missing
@@ -52,7 +54,7 @@ def plan_for(corpus: Path, ledger: pa.Table, fingerprint: str = "f", **how: Any)
 
 
 def committed(plan: Plan, errors: dict[str, str] | None = None) -> pa.Table:
-    """The ledger after the plan was carried out; `errors` gives the error_type by file name."""
+    """The ledger after the plan was done; `errors` has the error_type of files that failed."""
     kinds = [(errors or {}).get(Path(uri).name, "") for uri in plan.todo["uri"].to_pylist()]
     return pa.table(
         {
@@ -82,23 +84,24 @@ def test_at_first_everything_is_to_do(corpus: Path) -> None:
     assert set(plan.todo["supersedes"].to_pylist()) == {""}
 
 
-def test_how_long_a_recording_is_can_be_guessed_before_it_is_decoded() -> None:
+def test_the_length_of_a_recording_is_guessed_before_it_is_decoded() -> None:
     todo = pa.table({"length_s": [2.5, 0.0, 0.0], "bytes": [7, 640_000, 0]})
-    assert guess_seconds(todo).tolist() == [2.5, 10.0, 10.0]  # as told; by its bytes; unknown
+    # The first from its length, the second from its bytes; the third is unknown.
+    assert guess_seconds(todo).tolist() == [2.5, 10.0, 10.0]
 
 
-def test_what_the_tables_hold_is_not_done_again(corpus: Path) -> None:
+def test_recordings_in_the_tables_are_not_planned_again(corpus: Path) -> None:
     plan = plan_for(corpus, committed(plan_for(corpus, NOTHING)))
     assert (plan.todo.num_rows, plan.n_done, plan.bytes) == (0, 3, 0)
     assert plan.todo.schema.equals(PLANNED)
 
 
-def test_a_new_fingerprint_means_everything_again(corpus: Path) -> None:
+def test_with_a_new_fingerprint_all_recordings_are_planned(corpus: Path) -> None:
     ledger = committed(plan_for(corpus, NOTHING, "old"))
     assert plan_for(corpus, ledger, "new").todo.num_rows == 3
 
 
-def test_changed_audio_is_done_again_and_replaces_what_was(corpus: Path) -> None:
+def test_changed_audio_is_planned_and_supersedes_the_old_row(corpus: Path) -> None:
     ledger = committed(plan_for(corpus, NOTHING))
     (corpus / "b.wav").write_bytes(b"longer than before, or newer")
     plan = plan_for(corpus, ledger)
@@ -115,17 +118,17 @@ def test_the_same_length_at_another_time_is_a_change(corpus: Path) -> None:
     assert names(plan_for(corpus, ledger)) == ["a.wav"]
 
 
-def test_errors_stay_unless_asked_for(corpus: Path) -> None:
+def test_errors_are_planned_again_only_with_retry_errors(corpus: Path) -> None:
     failures = {"a.wav": "StoreUnavailable", "b.wav": "NotAudio", "c.wav": "RuntimeError"}
     ledger = committed(plan_for(corpus, NOTHING), failures)
     kept = plan_for(corpus, ledger)
     assert (names(kept), kept.n_done, kept.n_errors_kept) == ([], 3, 3)
     again = plan_for(corpus, ledger, retry="errors")
-    assert names(again) == ["a.wav", "c.wav"]  # b.wav would fail the same way
+    assert names(again) == ["a.wav", "c.wav"]  # b.wav would fail in the same way
     assert (again.n_retried, again.n_errors_kept) == (2, 1)
 
 
-def test_a_retry_is_the_next_attempt_and_replaces_the_one_before(corpus: Path) -> None:
+def test_a_retry_is_the_next_attempt_and_supersedes_the_last_one(corpus: Path) -> None:
     first = committed(plan_for(corpus, NOTHING), {"a.wav": "AccessDenied"})
     again = plan_for(corpus, first, retry="errors")
     key = again.todo["work_key"].to_pylist()[0]
@@ -145,13 +148,13 @@ def test_a_missing_file_is_planned_once_and_again_when_it_appears(corpus: Path) 
     assert names(plan_for(corpus, ledger)) == ["c.wav"]
 
 
-def test_labels_outlive_their_file(corpus: Path) -> None:
+def test_a_labelled_recording_whose_file_is_missing_is_not_planned(corpus: Path) -> None:
     ledger = committed(plan_for(corpus, NOTHING))
     (corpus / "c.wav").unlink()
     assert names(plan_for(corpus, ledger)) == []
 
 
-def test_manifest_errors_go_through_once(corpus: Path) -> None:
+def test_manifest_errors_are_planned_once(corpus: Path) -> None:
     (corpus / "list.csv").write_text("audio,offset_s\na.wav,x\n,\n")
     plan = plan_for(corpus, NOTHING)
     assert plan.todo["error_stage"].to_pylist() == ["manifest"] * 2
@@ -174,12 +177,18 @@ def keyed(**fields: Any) -> str:
 
 
 def test_a_work_key_is_the_md5_of_its_parts_with_their_lengths() -> None:
-    """Keys are kept for years: this spelling, in bytes and microseconds, must not change."""
+    """Work keys are stored in ledgers: this text, in bytes and microseconds, must not change."""
     text = "3:né1:b100000:0:0:1:vf"
     assert keyed(recording_id="né") == hashlib.md5(text.encode()).hexdigest()
 
 
-def test_work_keys_tell_apart_what_joins_to_the_same_text() -> None:
+def test_a_ledger_state_is_the_work_key_and_the_number_of_attempts() -> None:
+    """Bundles store it in `supersedes`, so it must not change."""
+    states = ledger_states(pa.array(["ab", "cd"]), pa.array([1, 12], pa.int32()))
+    assert states.to_pylist() == ["ab:1", "cd:12"]
+
+
+def test_work_keys_differ_if_only_the_joined_text_is_the_same() -> None:
     assert keyed(recording_id="ab", uri="c") != keyed(recording_id="a", uri="bc")
 
 
@@ -199,19 +208,21 @@ def test_slices_make_the_same_plan_as_the_whole(
     expected = plan_for(corpus, whole, retry="errors")
     for module in (manifest_files, manifest_rows):
         monkeypatch.setattr(module, "ROWS", 2)
-    monkeypatch.setattr(ledger_index, "_ROWS", 2)
+    monkeypatch.setattr(ledger_index, "_BATCH_ROWS", 2)
     parts = [whole.slice(row, 1) for row in (2, 0, 1)]
     sliced = make_plan(manifest_of(corpus), parts, "f", {}, retry="errors")
     assert sliced == expected
     assert find_missing(sliced.todo, parts).equals(sliced.todo)
 
 
-def test_two_ids_whose_hashes_begin_alike_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    def half_blind(texts: Any) -> Any:
+def test_two_ids_whose_hashes_begin_alike_have_their_own_rows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def hash_weakly(texts: Any) -> Any:
         low = np.array([sum(text.encode()) for text in texts.to_pylist()], np.uint64)
         return np.stack([low // np.uint64(100), low], axis=1).reshape(-1, 2)
 
-    monkeypatch.setattr(ledger_index, "hash_texts", half_blind)
+    monkeypatch.setattr(ledger_index, "hash_texts", hash_weakly)
     ids = [chr(code) for code in range(101, 140)]
     keys = [f"{index:032x}" for index in range(len(ids))]
     table = pa.table({"recording_id": ids, "work_key": keys, "attempts": range(len(ids))})
@@ -222,7 +233,7 @@ def test_two_ids_whose_hashes_begin_alike_are_told_apart(monkeypatch: pytest.Mon
     assert found.is_known.tolist() == [True] * len(ids) + [False] * 2
 
 
-def test_a_version_in_the_manifest_is_believed_and_nothing_is_looked_up(tmp_path: Path) -> None:
+def test_a_version_in_the_manifest_is_used_without_asking_the_store(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(
         "audio,audio_version,audio_bytes\n"
         "gone-1.wav,etag-1,100\ngone-2.wav,etag-2,x\ngone-3.wav,,7\n"
@@ -235,7 +246,7 @@ def test_a_version_in_the_manifest_is_believed_and_nothing_is_looked_up(tmp_path
     assert names(plan_for(tmp_path, committed(plan))) == ["gone-1.wav"]
 
 
-def test_labels_stay_when_their_place_is_no_longer_allowed(corpus: Path) -> None:
+def test_labels_are_kept_when_their_root_is_not_allowed_any_more(corpus: Path) -> None:
     (corpus / "sub").mkdir()
     (corpus / "sub" / "d.wav").write_bytes(b"d")
     (corpus / "list.csv").write_text("audio\na.wav\nsub/d.wav\n")
@@ -246,7 +257,7 @@ def test_labels_stay_when_their_place_is_no_longer_allowed(corpus: Path) -> None
     first = make_plan(narrow, NOTHING, "f", {})
     assert first.todo["error_type"].to_pylist() == ["NotAllowed", ""]
     again = make_plan(read_manifest(source, {}), committed(first, {"a.wav": "NotAllowed"}), "f", {})
-    assert names(again) == ["a.wav"]  # allowed meanwhile: no need to ask for a retry
+    assert names(again) == ["a.wav"]  # now allowed, so it is planned without retry=errors
 
 
 def test_a_new_signature_does_not_change_a_work_key(tmp_path: Path) -> None:
@@ -257,18 +268,18 @@ def test_a_new_signature_does_not_change_a_work_key(tmp_path: Path) -> None:
         (tmp_path / "list.csv").write_text(line)
         source = read_manifest(str(tmp_path / "list.csv"), {}, allow_http=True)
         todo = make_plan(source, NOTHING, "f", {}).todo
-        assert todo["uri"].to_pylist() == [uri.format(signature)]  # this one can be opened
+        assert todo["uri"].to_pylist() == [uri.format(signature)]  # it can be opened
         assert todo["recording_id"].to_pylist() == ["https://host/a.wav?id=5"]
         keys += todo["work_key"].to_pylist()
     assert keys[0] == keys[1]
 
 
-def test_an_unknown_scheme_is_left_to_decoding() -> None:
+def test_an_unknown_scheme_has_no_version() -> None:
     assert look_up_versions(["gopher://a/b.wav", ""], {}) == [("", 0), ("", 0)]
 
 
 class _Down(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
-    """A store that answers nothing but errors; the path says which."""
+    """A store that answers with errors only; the path decides with which."""
 
     protocol = "down"
 
@@ -309,7 +320,7 @@ def test_listing_and_asking_give_the_same_version(s3: S3, monkeypatch: pytest.Mo
     assert len({version for version, _ in listed}) == len(uris)
 
 
-def test_a_bucket_name_that_cannot_be_is_no_reason_to_stop(s3: S3) -> None:
+def test_an_impossible_bucket_name_has_no_version(s3: S3) -> None:
     assert look_up_versions(["s3://No Bucket!/a.wav"], s3.storage_options) == [("", 0)]
 
 
@@ -325,5 +336,5 @@ def test_many_objects_of_a_directory_cost_one_listing(
     def refuse(*_: Any) -> Any:
         raise AssertionError("asked for a single object")
 
-    monkeypatch.setattr(versions, "_ask", refuse)
+    monkeypatch.setattr(versions, "_look_up_one", refuse)
     assert all(version for version, _ in look_up_versions(uris, s3.storage_options))

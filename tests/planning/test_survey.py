@@ -1,4 +1,4 @@
-"""What a corpus will cost: samples, intervals, the command."""
+"""Estimates for a plan from a sample: probes, intervals, machine hours, and the plan command."""
 
 import json
 import subprocess
@@ -11,10 +11,9 @@ import pytest
 import soundfile
 
 from pipeline.config import AudioConfig
-from pipeline.errors import ConfigError
 from pipeline.manifest.read import read_manifest
 from pipeline.planning import survey as preflight
-from pipeline.planning.costs import Speeds, estimate_cost, load_speeds
+from pipeline.planning.costs import Speeds, estimate_cost
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.planning.survey import probe_row, ratio_estimate, survey_todo, wilson
 from pipeline.schema import SAMPLE_RATE, TABLES
@@ -39,13 +38,13 @@ def write_noise(path: Path, seconds: float) -> Path:
 
 
 @pytest.mark.parametrize("name", ["a.wav", "a.flac", "a.mp3", "a.ogg"])
-def test_the_head_of_a_file_tells_its_duration(name: str, tmp_path: Path) -> None:
+def test_the_duration_is_read_from_the_head_of_a_file(name: str, tmp_path: Path) -> None:
     probe = probe_row(row_of(write_noise(tmp_path / name, 40.0)), AudioConfig(), {})
     assert probe.duration_s == pytest.approx(40, rel=0.02)
     assert probe.error == ""
 
 
-def test_a_stream_without_a_length_is_judged_by_its_first_seconds(tmp_path: Path) -> None:
+def test_a_stream_without_a_duration_is_estimated_by_its_bytes(tmp_path: Path) -> None:
     import av
 
     path = tmp_path / "stream.aac"  # ADTS frames, no header
@@ -62,14 +61,14 @@ def test_a_stream_without_a_length_is_judged_by_its_first_seconds(tmp_path: Path
     assert probe.duration_s == pytest.approx(180, rel=0.1)
 
 
-def test_a_stretch_counts_for_its_own_length(tmp_path: Path) -> None:
+def test_a_recording_within_a_file_has_its_own_length(tmp_path: Path) -> None:
     path = write_noise(tmp_path / "a.wav", 10.0)
     stretch = probe_row(row_of(path, offset_s=4.0, length_s=2.5), AudioConfig(), {})
     rest = probe_row(row_of(path, offset_s=4.0), AudioConfig(), {})
     assert (stretch.duration_s, rest.duration_s) == (2.5, 6.0)
 
 
-def test_what_is_wrong_with_a_file_is_named_as_in_the_tables(tmp_path: Path) -> None:
+def test_an_unreadable_file_has_the_error_type_of_the_tables(tmp_path: Path) -> None:
     (tmp_path / "page.mp3").write_text("<!doctype html><html></html>")
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "noise.wav").write_bytes(b"RIFF" + bytes(range(1, 200)))
@@ -98,10 +97,10 @@ def test_the_hours_interval_covers_the_truth_19_times_in_20() -> None:
             sizes[chosen].tolist(), seconds[chosen].tolist(), float(sizes.sum()), 5000
         )
         covered += got.low <= seconds.sum() <= got.high
-    assert covered > 300 * 0.85  # skewed sizes: a little under the nominal 95 %
+    assert covered > 300 * 0.85  # a little less than 95 %, because the sizes are skewed
 
 
-def test_a_whole_sample_leaves_no_doubt_about_the_hours() -> None:
+def test_a_sample_of_the_whole_plan_has_no_interval() -> None:
     found = survey_todo(plan_of(AUDIO / "manifest.jsonl").todo, AudioConfig(), {})
     assert found.n_sampled == 20
     assert found.seconds.low == found.seconds.value == found.seconds.high
@@ -125,31 +124,6 @@ def test_machine_hours_follow_from_the_speeds() -> None:
     assert (on_gpu.label_core_h, on_gpu.label_gpu_h) == (0, 1)
 
 
-@pytest.mark.parametrize(
-    ("device", "speeds"),
-    [
-        ("cpu", Speeds(decode=500, segment=250, label_core=10)),
-        ("cuda", Speeds(decode=500, label_gpu=1000 / 104)),
-    ],
-)
-def test_a_benchmark_file_replaces_our_figures(device: str, speeds: Speeds, tmp_path: Path) -> None:
-    path = tmp_path / "benchmark.json"
-    cost_s = {"decode": 2.0, "features": 0.5, "vad": 3.5, "model": 90.0, "labels": 10.0, "write": 1}
-    results = {"ours bf16": {}, "ours fp32": {"audio_s": 1000.0, "stages_s": cost_s}, "ray": {}}
-    path.write_text(json.dumps({"device": device, "results": results}))
-    assert load_speeds(path) == speeds
-
-
-@pytest.mark.parametrize(
-    "text", ["[]", "{}", "no json", '{"results": {}}', '{"results": {"ours fp32": {}}}']
-)
-def test_a_file_that_is_no_benchmark_is_refused(text: str, tmp_path: Path) -> None:
-    path = tmp_path / "benchmark.json"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=r"benchmark\.json"):
-        load_speeds(path)
-
-
 def plan_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "jobs.plan", *arguments],
@@ -162,10 +136,10 @@ def plan_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_command_answers_for_a_config_and_for_a_manifest(tmp_path: Path) -> None:
-    told = plan_command(str(ROOT / "configs" / "demo.yaml"), "--set", f"output={tmp_path}")
-    assert told.returncode == 0, told.stderr
+    done = plan_command(str(ROOT / "configs" / "demo.yaml"), "--set", f"output={tmp_path}")
+    assert done.returncode == 0, done.stderr
     for text in ("20 recordings in the manifest", "20 to do", "0.04 h", "unreadable  5.0%"):
-        assert text in told.stdout
+        assert text in done.stdout
     counted = plan_command(str(AUDIO / "manifest.jsonl"), "--json", "--gpu", "--sample", "5")
     facts = json.loads(counted.stdout)
     assert (facts["n_todo"], facts["n_sampled"], facts["label_core_h"]) == (20, 5, 0)
@@ -175,17 +149,17 @@ def test_the_command_answers_for_a_config_and_for_a_manifest(tmp_path: Path) -> 
 def test_what_is_in_the_tables_already_is_not_counted(labelled_root: str) -> None:
     settings = (f"output={labelled_root}", f"manifest={AUDIO / 'manifest.jsonl'}")
     flags = [part for setting in settings for part in ("--set", setting)]
-    told = plan_command(str(ROOT / "configs" / "demo.yaml"), *flags, "--json")
-    facts = json.loads(told.stdout)
+    done = plan_command(str(ROOT / "configs" / "demo.yaml"), *flags, "--json")
+    facts = json.loads(done.stdout)
     assert (facts["n_done"], facts["n_todo"], facts["n_errors_kept"]) == (20, 0, 2)
     assert facts["seconds"]["value"] == 0
 
 
 def test_a_wrong_manifest_is_refused_in_one_line(tmp_path: Path) -> None:
-    told = plan_command(str(tmp_path / "none.jsonl"))
-    assert told.returncode == 2
-    assert "none.jsonl" in told.stderr
-    assert "Traceback" not in told.stderr
+    done = plan_command(str(tmp_path / "none.jsonl"))
+    assert done.returncode == 2
+    assert "none.jsonl" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_sample_size_gives_the_precision_that_it_claims() -> None:

@@ -11,7 +11,7 @@ from tests.support.demo import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAY_IMPORT = {
-    "pipeline.tables.snapshots",
+    "pipeline.tables",
     "pipeline.report.figures",
     "pipeline.report.card",
     "pipeline.report.scripts",

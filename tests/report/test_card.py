@@ -1,10 +1,12 @@
-"""The dataset card: its figures, its safety, and how it looks in a real browser."""
+"""The dataset card: its figures, its escaping, and how a browser shows it."""
 
 import os
 import re
+import shutil
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +16,12 @@ import numpy as np
 import pytest
 
 from pipeline.report.card import REPORT, make_report, render, write_report
-from pipeline.report.figures import measure
-from pipeline.report.page import STYLE, duration, share
+from pipeline.report.figures import Figures, count_labels, measure_snapshot
 from pipeline.report.scripts import define_scripts
-from pipeline.report.sections import Source
+from pipeline.report.sections import CardSubject
+from pipeline.report.text import duration, foreign, printable, share
 from pipeline.storage.store import open_store
-from pipeline.tables import Snapshot, connect
+from pipeline.tables import Snapshot, connect, open_snapshot
 from pipeline.tables.bundles import write_bundle
 from pipeline.tables.publisher import publish
 from pipeline.tables.run_records import RunRecord, load_run, save_run
@@ -40,12 +42,12 @@ RECORD = RunRecord(
     stage_s={"decode": 21_000.0, "segment": 18_000.0, "label": 5_900.0},
     settings={"manifest": f"s3://corpus/{HOSTILE}", "label": {"language": "auto"}},
 )
-SOURCE = Source(f"s3://corpus/{HOSTILE}/labels", 41, "f1" * 16, [RECORD])
+SUBJECT = CardSubject(f"s3://corpus/{HOSTILE}/labels", 41, "f1" * 16, [RECORD])
 VOID = {"meta", "line", "rect"}
 
 
 class Outline(HTMLParser):
-    """Tags, and whether each was closed where it should be."""
+    """The tags and attributes of a page. Fails if a tag is closed out of order."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -85,7 +87,7 @@ class Outline(HTMLParser):
         ("", "none"),
     ],
 )
-def test_a_text_is_of_the_script_of_most_of_its_words(text: str, script: str) -> None:
+def test_the_script_of_a_text_is_that_of_most_of_its_words(text: str, script: str) -> None:
     with duckdb.connect() as connection:
         define_scripts(connection)
         assert connection.execute("SELECT script_of(?)", [text]).fetchone() == (script,)
@@ -109,7 +111,9 @@ def test_a_text_is_of_the_script_of_most_of_its_words(text: str, script: str) ->
         ("en", "2072.", True),
     ],
 )
-def test_a_script_fits_its_languages(language: str, text: str, fits: bool) -> None:
+def test_a_script_fits_the_languages_that_are_written_in_it(
+    language: str, text: str, fits: bool
+) -> None:
     with duckdb.connect() as connection:
         define_scripts(connection)
         answer = connection.execute("SELECT script_fits(?, ?)", [language, text]).fetchone()
@@ -119,17 +123,16 @@ def test_a_script_fits_its_languages(language: str, text: str, fits: bool) -> No
 # ---------------------------------------------------------------------------- figures
 
 
-def test_the_figures_are_those_of_the_tables(labelled_root: str, labelled: Snapshot) -> None:
-    figures = measure(connect(labelled_root))
+def test_the_figures_agree_with_the_tables(labelled_root: str, labelled: Snapshot) -> None:
+    figures = measure_snapshot(connect(labelled_root))
     recordings = labelled.read("recordings").to_pandas()
-    assert (figures.n_recordings, figures.n_errors) == (20, 2)
-    assert figures.audio_s == pytest.approx(recordings["duration_s"].sum())
-    assert figures.labelled_s + figures.silence_s + figures.failed_s == pytest.approx(
-        figures.audio_s
-    )
+    totals = figures.totals
+    assert (totals.n_recordings, totals.n_errors) == (20, 2)
+    assert totals.audio_s == pytest.approx(recordings["duration_s"].sum())
+    assert totals.labelled_s + totals.silence_s + totals.failed_s == pytest.approx(totals.audio_s)
     n_segments = labelled.read("transcripts").num_rows
     for shares in (figures.languages, figures.emotions):
-        assert sum(each.n for each in shares) == n_segments == figures.n_segments
+        assert sum(each.n for each in shares) == n_segments == totals.n_segments
     for bins in (figures.segment_lengths, figures.recording_lengths):
         assert bins[-1].n > 0
     assert sum(each.n for each in figures.segment_lengths) == n_segments
@@ -139,14 +142,26 @@ def test_the_figures_are_those_of_the_tables(labelled_root: str, labelled: Snaps
     assert figures.errors[0].examples[0][1] == "the file has no bytes"
 
 
-def test_a_text_in_a_foreign_script_is_counted_and_shown(tmp_path: Path) -> None:
+def test_the_counts_of_the_closing_summary_agree_with_the_tables(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    failed = window("bad", error="NotAudio", n_segments=0)
+    write_bundle(store, RUN, bundle(window("a", n_segments=3), failed))
+    publish(store, RUN)
+    counts = count_labels(open_snapshot(str(tmp_path)))
+    assert counts.totals == measure_snapshot(connect(str(tmp_path))).totals
+    assert (counts.totals.n_recordings, counts.totals.n_segments) == (2, 3)
+    assert sum(counts.languages.values()) == sum(counts.emotions.values()) == 3
+    assert counts.errors == {"NotAudio": 1}
+
+
+def test_a_text_in_a_script_that_does_not_fit_is_counted_and_shown(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     rows = window("a", n_segments=2)
     for segment, text in zip(rows["segments"], ("안녕하세요", "你好"), strict=True):
         segment.update(language="zh", text=text)
     write_bundle(store, RUN, bundle(rows))
     publish(store, RUN)
-    figures = measure(connect(str(tmp_path)))
+    figures = measure_snapshot(connect(str(tmp_path)))
     assert [(each.script, each.n, each.fits) for each in figures.scripts] == [
         ("han", 1, True),
         ("hangul", 1, False),
@@ -156,51 +171,88 @@ def test_a_text_in_a_foreign_script_is_counted_and_shown(tmp_path: Path) -> None
     ]
 
 
-def test_an_empty_snapshot_has_a_report_too(tmp_path: Path) -> None:
+def test_a_snapshot_without_segments_has_a_card(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     write_bundle(store, RUN, bundle(window("bad", error="NotAudio", n_segments=0)))
     publish(store, RUN)
     page = make_report(str(tmp_path))
-    assert "nothing labelled yet" in page
+    assert "no labelled segments" in page
     assert "NotAudio" in page
 
 
-def test_shares_never_round_something_to_nothing() -> None:
+def test_only_nothing_is_zero_percent_and_only_everything_is_a_hundred() -> None:
     assert [share(part, 10_000) for part in (0, 1, 50, 1234, 9999, 10_000)] == [
         *("0 %", "< 0.1 %", "0.5 %", "12 %", "> 99.9 %", "100 %"),
     ]
     assert share(0, 0) == "0 %"
 
 
-def test_durations_are_said_as_people_say_them() -> None:
+def test_a_duration_is_in_the_largest_unit_that_fits() -> None:
     values = (0.04, 75, 3_600, 37_540_000)
     assert [duration(seconds) for seconds in values] == ["0.0 s", "1.2 min", "1.0 h", "10,428 h"]
 
 
-# ----------------------------------------------------------------------------- safety
+# --------------------------------------------------------------------------- escaping
 
 
-def test_nothing_of_the_corpus_becomes_markup() -> None:
-    page = render(LARGE, SOURCE)
+def with_hostile_texts(value: Any) -> Any:
+    """The same value with every string in it replaced by HTML and a direction mark."""
+    if isinstance(value, str):
+        return HOSTILE + TURNED
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(
+            value,
+            **{each.name: with_hostile_texts(getattr(value, each.name)) for each in fields(value)},
+        )
+    if isinstance(value, Mapping):
+        return {with_hostile_texts(key): with_hostile_texts(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(with_hostile_texts(each) for each in value)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("figures", "subject"),
+    [(LARGE, SUBJECT), (with_hostile_texts(LARGE), with_hostile_texts(SUBJECT))],
+    ids=["some texts", "every text"],
+)
+def test_no_text_of_the_corpus_becomes_markup(figures: Figures, subject: CardSubject) -> None:
+    page = render(figures, subject)
     outline = Outline(page)
     assert outline.open == []
     assert not outline.tags & {"script", "img", "link", "iframe", "object", "form", "a"}
     assert not {name for name in outline.attributes if name.startswith("on")}
     assert "src" not in outline.attributes and "href" not in outline.attributes
     assert "&lt;script&gt;" in page
-
-
-def test_a_hostile_file_name_cannot_turn_the_page_around() -> None:
-    page = render(LARGE, SOURCE)
-    assert TURNED not in page
     assert "\u202e" not in page
 
 
+def test_a_text_of_the_corpus_is_escaped_shortened_and_isolated() -> None:
+    assert foreign("a < b") == "<bdi>a &lt; b</bdi>"
+    assert foreign(TURNED) == "<bdi>invoice gnp.wav</bdi>"
+    assert foreign("x" * 100, limit=10) == "<bdi>xxxxx … xxxxx</bdi>"
+
+
+def test_a_printable_text_has_line_ends_but_no_control_characters() -> None:
+    assert printable("one\ttwo\nthree\x00\u2066") == "one two\nthree  "
+
+
 def test_the_page_needs_nothing_from_elsewhere() -> None:
-    page = render(LARGE, replace(SOURCE, root="labels"))
+    page = render(LARGE, replace(SUBJECT, root="labels"))
     assert "default-src 'none'" in page
     assert "url(" not in page and "@import" not in page
     assert len(page) < 100_000
+
+
+def test_the_template_is_found_in_a_copy_of_the_project(tmp_path: Path) -> None:
+    for folder in ("pipeline", "jobs"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    store = open_store(str(tmp_path / "labels"))
+    write_bundle(store, RUN, bundle(window("a")))
+    publish(store, RUN)
+    command = [sys.executable, "-m", "jobs.report", "labels", "-o", "card.html"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert "dataset card" in (tmp_path / "card.html").read_text(encoding="utf-8")
 
 
 def colours_of(block: str) -> dict[str, str]:
@@ -221,9 +273,9 @@ def contrast(one: str, other: str) -> float:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_and_bars_stand_out_from_their_ground(scheme: str) -> None:
+def test_text_and_bars_have_enough_contrast(scheme: str) -> None:
     """WCAG 2.2: 4.5 to 1 for text, 3 to 1 for graphics."""
-    light, dark = STYLE.split("prefers-color-scheme: dark")
+    light, dark = render(LARGE, SUBJECT).split("prefers-color-scheme: dark")
     colours = colours_of(light if scheme == "light" else dark)
     for ground in ("ground", "card"):
         assert contrast(colours["ink"], colours[ground]) > 7
@@ -233,21 +285,22 @@ def test_text_and_bars_stand_out_from_their_ground(scheme: str) -> None:
     assert contrast(colours["warn"], colours["warn-ground"]) > 4.5
 
 
-# ---------------------------------------------------------------------------- in place
+# --------------------------------------------------------------------------- on disk
 
 
-def test_the_report_lies_beside_the_tables_on_s3_too(s3: S3) -> None:
+def test_the_report_is_written_beside_the_tables_on_s3(s3: S3) -> None:
     root, options = f"{s3.new_bucket()}/labels", s3.storage_options
     store = open_store(root, options)
     write_bundle(store, RUN, bundle(window("a")))
     publish(store, RUN)
     record = replace(RECORD, run_id=RUN.run_id)
     assert write_report(root, options, record) == f"{root}/{REPORT}"
+    assert count_labels(open_snapshot(root, options)).totals.n_recordings == 1
     page = store.get(REPORT).decode()
     assert "378.9x" in page and "decode" in page and "silero-vad" in page
 
 
-def test_a_run_record_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_run_record_is_read_back_unchanged(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     save_run(store, RECORD)
     assert load_run(store, RECORD.run_id) == RECORD
@@ -256,7 +309,9 @@ def test_a_run_record_comes_back_as_it_was(tmp_path: Path) -> None:
     assert load_run(store, "broken") is None
 
 
-def test_the_report_job_writes_a_file_or_says_why_not(labelled_root: str, tmp_path: Path) -> None:
+def test_the_report_job_writes_a_file_or_gives_the_reason(
+    labelled_root: str, tmp_path: Path
+) -> None:
     def run_job(*arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", "jobs.report", *arguments]
         env = os.environ | {"NO_COLOR": "1"}
@@ -284,9 +339,9 @@ def pixels_of(png: Path) -> np.ndarray:
 
 
 @needs_chromium
-def test_a_browser_shows_it_light_and_dark(tmp_path: Path) -> None:
+def test_a_browser_shows_the_card_in_light_and_dark(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    page.write_text(render(LARGE, SOURCE), encoding="utf-8")
+    page.write_text(render(LARGE, SUBJECT), encoding="utf-8")
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
     light, dark = (pixels_of(screenshot(page, scheme, 1240, 2000)) for scheme in schemes)
     assert light[2, 2].tolist() == [0xF6, 0xF6, 0xF3]
@@ -296,18 +351,18 @@ def test_a_browser_shows_it_light_and_dark(tmp_path: Path) -> None:
 
 
 @needs_chromium
-def test_a_phone_needs_no_sideways_scrolling(tmp_path: Path) -> None:
+def test_a_narrow_window_needs_no_horizontal_scrolling(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    page.write_text(render(LARGE, SOURCE), encoding="utf-8")
-    # Chromium's narrowest window is 500 wide; what sticks out would widen the ground's right edge.
+    page.write_text(render(LARGE, SUBJECT), encoding="utf-8")
+    # 500 pixels is Chromium's narrowest window. Content that is wider would cover the right edge.
     pixels = pixels_of(screenshot(page, "light", 500, 6000))
     assert (pixels[:, -8:] == [0xF6, 0xF6, 0xF3]).all()
 
 
 @needs_chromium
-def test_a_browser_runs_nothing_that_the_corpus_says(tmp_path: Path) -> None:
+def test_a_browser_runs_no_script_from_the_corpus(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
-    page.write_text(render(LARGE, SOURCE), encoding="utf-8")
+    page.write_text(render(LARGE, SUBJECT), encoding="utf-8")
     document = rendered(page)
     assert "<script" not in document and "<img" not in document
     assert "<title>labels: dataset card</title>" in document

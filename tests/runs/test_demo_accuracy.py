@@ -1,4 +1,4 @@
-"""The demo corpus against its reference labels, with each VAD, without Ray."""
+"""The demo corpus, compared with its reference labels, with each VAD and without Ray."""
 
 import pytest
 
@@ -44,7 +44,7 @@ def score(vad: str, use_itn: bool) -> tuple[int, int]:
 FSMN_VAD = str(SHARED / "models" / "fsmn-vad")
 
 
-# With ITN the toy model gets 15 of FSMN-VAD's segments fully right (FunASR's own generate: 16).
+# With ITN, the demo model labels 15 of FSMN-VAD's segments right (FunASR's own generate: 16).
 @pytest.mark.parametrize(
     ("vad", "use_itn"),
     [

@@ -1,4 +1,4 @@
-"""The whole corridor on a real Ray: manifest in, committed tables out."""
+"""Whole runs with Ray: a manifest goes in, committed tables come out."""
 
 import json
 import sys
@@ -69,7 +69,7 @@ def test_the_seconds_of_the_ledger_add_up(labelled: Snapshot) -> None:
         assert parts == pytest.approx(row["duration_s"], abs=1e-3)
 
 
-def test_columns_of_the_manifest_travel_along(labelled: Snapshot) -> None:
+def test_other_columns_of_the_manifest_are_kept_in_extra(labelled: Snapshot) -> None:
     extra = {row["recording_id"]: row["extra"] for row in rows_of(labelled, "recordings")}
     assert extra["en_happy"]["ref_emotion"] == "HAPPY"
     assert extra["broken_empty"] == {"note": "zero bytes, on purpose"}
@@ -131,7 +131,7 @@ def test_a_second_run_finds_nothing_left_to_do(labelled: Snapshot) -> None:
 
 
 def comparable(snapshot: Snapshot, table: str) -> list[dict[str, Any]]:
-    """Rows without what says where and when they were made."""
+    """Rows without the columns that depend on where and when they were made."""
     private = {"uri", "version", "work_key", "run_id", "committed_at", "fingerprint"}
     rows = [
         {name: value for name, value in row.items() if name not in private}
@@ -157,7 +157,9 @@ def test_s3_gives_the_same_rows_as_local_disk(labelled: Snapshot, s3: S3) -> Non
     assert all(uri.startswith(f"{bucket}/corpus/") for uri in uris)
 
 
-def test_features_and_vad_may_run_beside_the_model(labelled: Snapshot, tmp_path: Path) -> None:
+def test_features_and_vad_may_run_with_the_model_in_one_worker(
+    labelled: Snapshot, tmp_path: Path
+) -> None:
     config = demo_config(tmp_path, "ray.segment_with_model=true")
     assert execute(config).n_unfinished == 0
     snapshot = open_snapshot(config.output)
@@ -175,7 +177,7 @@ def write_tone(path: Path, seconds: float, level: float = 0.3) -> None:
 
 
 def write_bad_corpus(folder: Path) -> Path:
-    """Every bad row of the specification beside two good ones; a JSONL manifest."""
+    """A JSONL manifest with three good recordings and every kind of bad one."""
     (folder / "zero.wav").write_bytes(b"")
     (folder / "garbage.wav").write_bytes(bytes(range(256)) * 40)
     (folder / "page.mp3").write_text("<!DOCTYPE html><html><body>404</body></html>")
@@ -262,7 +264,7 @@ def test_the_readme_command_labels_and_then_has_nothing_left_to_do(tmp_path: Pat
     second = run_command(label_command(tmp_path))
     assert second.returncode == 0, second.stderr
     assert "Nothing left to do" in second.stdout
-    assert time.monotonic() - started < 60  # no Ray, no torch: seconds, here with a busy machine
+    assert time.monotonic() - started < 60  # without Ray and torch: seconds, more if busy
 
 
 REFUSED = [
@@ -276,7 +278,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("overrides", "message"), REFUSED, ids=lambda value: str(value)[:40])
-def test_what_cannot_work_is_refused_before_ray_starts(
+def test_unusable_settings_are_refused_before_ray_starts(
     overrides: list[str], message: str, tmp_path: Path
 ) -> None:
     code = (

@@ -1,4 +1,4 @@
-"""Outputs of older code: nothing is labelled again, and all of it stays readable."""
+"""Outputs of older code: nothing is labelled again, and everything can be read."""
 
 import shutil
 from pathlib import Path
@@ -30,7 +30,7 @@ def recorded(tmp_path: Path) -> RunConfig:
 
 
 def test_nothing_is_left_to_do_in_an_output_of_older_code(recorded: RunConfig) -> None:
-    """Were anything planned, Ray would start and the run would fail: the audio is not there."""
+    """If a recording were planned, the run would fail, because the audio does not exist."""
     outcome = execute(recorded)
     assert (outcome.plan.n_manifest, outcome.plan.n_done) == (4, 4)
     assert outcome.plan.todo.num_rows == outcome.n_unfinished == 0
@@ -74,6 +74,6 @@ def test_a_fingerprint_is_what_it_was_at_code_version_1(
     assert fingerprint(config, "0" * 64, "silero-vad 6.2.1") == expected
 
 
-def test_the_fingerprint_tells_vads_apart() -> None:
+def test_the_fingerprint_depends_on_the_vad() -> None:
     config = RunConfig(manifest="m", output="o")
     assert fingerprint(config, "0" * 64, "fsmn abc") == "9bede9b8d6def62d686faee8ff9f74fc"

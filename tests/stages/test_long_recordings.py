@@ -1,4 +1,4 @@
-"""A day of sound through decode, segments and labels, in one process that is looked at closely."""
+"""A day of sound through decode, segment and label, in one process whose memory is measured."""
 
 import json
 import subprocess
@@ -13,8 +13,8 @@ from tests.support.sounds import encode, noise, silence
 ROOT = Path(__file__).parents[2]
 _BURSTS, _GAP_S, _PIECE_S = 4, 74, 600
 
-# Every window goes through the real log-mel front end; speech is told from silence by loudness,
-# because silero needs nine minutes for a day. It hears the last window, and so does the demo model.
+# Every window gets real log-mel features. Loudness separates speech from silence, because silero
+# takes nine minutes for a day; silero and the demo model process only the last window.
 _SCRIPT = """
 import json, re, sys
 from functools import partial
@@ -67,8 +67,8 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_24_hours_pass_in_windows_cut_in_silence_with_a_worker_under_2_gib(tmp_path: Path) -> None:
-    """An mp3 at 8 kHz, the quickest to decode of those that can be joined: 28 CPU-seconds a day."""
+def test_24_hours_are_cut_in_silence_by_a_worker_under_2_gib(tmp_path: Path) -> None:
+    """MP3 at 8 kHz is the fastest to decode of the formats that can be joined: 28 CPU-seconds."""
     burst = np.concatenate(
         [silence(_GAP_S, 8_000), noise(2, 8_000, level=0.2), silence(_GAP_S, 8_000)]
     )
@@ -126,10 +126,10 @@ print(json.dumps(ends))
 @pytest.mark.parametrize(
     ("spare_mib", "end"), [(["40"], "MemoryError"), ([], "")], ids=["40 MiB", "control"]
 )
-def test_a_recording_that_does_not_fit_into_memory_is_a_row_and_the_next_one_is_fine(
+def test_a_recording_too_large_for_memory_is_an_error_row(
     tmp_path: Path, spare_mib: list[str], end: str
 ) -> None:
-    """RLIMIT_AS leaves 40 MiB to a worker; 25 minutes of 16 kHz sound are 46."""
+    """RLIMIT_AS leaves a worker 40 MiB; 25 minutes at 16 kHz take 46. The next row is fine."""
     (tmp_path / "short.wav").write_bytes(encode(noise(1)))
     (tmp_path / "long.flac").write_bytes(encode(silence(1500), "flac"))
     run = subprocess.run(

@@ -75,7 +75,7 @@ def balance(row: dict[str, Any]) -> float:
     return float(row["labelled_s"] + row["silence_s"] + row["failed_s"] - row["duration_s"])
 
 
-def test_a_missing_file_becomes_an_error_row_and_its_neighbours_are_labelled() -> None:
+def test_a_missing_file_becomes_an_error_row_and_others_are_labelled() -> None:
     good, bad, also_good = label_rows(
         plan_row(AUDIO / "en_happy.mp3"),
         plan_row("/nowhere/lost.wav"),
@@ -88,7 +88,7 @@ def test_a_missing_file_becomes_an_error_row_and_its_neighbours_are_labelled() -
 
 
 def test_the_next_files_are_opened_while_one_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A distant store makes each file wait, here for 20 ms."""
+    """Opening a file of a distant store takes time, here 20 ms."""
     waiting, most = 0, 0
     lock = threading.Lock()
 
@@ -112,7 +112,7 @@ def test_the_next_files_are_opened_while_one_is_decoded(monkeypatch: pytest.Monk
     assert 4 < most <= 9
 
 
-def test_a_file_rewritten_while_it_was_fetched_is_an_error_that_may_pass(
+def test_a_file_rewritten_while_it_was_read_is_a_temporary_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.mp3"
@@ -130,7 +130,7 @@ def test_a_file_rewritten_while_it_was_fetched_is_an_error_that_may_pass(
     assert (row["n_windows"], row["duration_s"]) == (1, 0.0)
 
 
-def test_a_planned_error_passes_untouched() -> None:
+def test_an_error_from_the_plan_stays_unchanged() -> None:
     row = plan_row("x.wav", error_stage="manifest", error_type="BadRange", error_message="row 3")
     (got,) = label_rows(row)
     assert (got["error_type"], got["n_windows"], got["duration_s"]) == ("BadRange", 1, 0.0)
@@ -147,7 +147,7 @@ def test_the_seconds_of_every_row_add_up() -> None:
         assert balance(row) == pytest.approx(0, abs=1e-6)
 
 
-def test_a_long_recording_becomes_windows_that_join_without_a_seam() -> None:
+def test_the_windows_of_a_long_recording_join_to_all_its_samples() -> None:
     rows = decode_rows(plan_row(AUDIO / "long_mixed.mp3"), config=AudioConfig(window_s=20.0))
     (whole,) = decode_rows(plan_row(AUDIO / "long_mixed.mp3"))
     assert [row["window_index"] for row in rows] == list(range(len(rows)))
@@ -158,7 +158,7 @@ def test_a_long_recording_becomes_windows_that_join_without_a_seam() -> None:
     assert b"".join(row["waveform"] for row in rows) == whole["waveform"]
 
 
-def test_times_are_those_of_the_file_when_the_manifest_gives_an_offset() -> None:
+def test_with_an_offset_times_still_count_from_the_start_of_the_file() -> None:
     (whole,) = label_rows(plan_row(AUDIO / "long_mixed.mp3"), vad="silero")
     (part,) = label_rows(
         plan_row(AUDIO / "long_mixed.mp3", offset_s=6.0, length_s=20.0), vad="silero"
@@ -170,14 +170,14 @@ def test_times_are_those_of_the_file_when_the_manifest_gives_an_offset() -> None
 
 
 def test_the_language_of_a_row_overrules_the_config() -> None:
-    told, free = label_rows(
+    prompted, free = label_rows(
         plan_row(AUDIO / "yue_sad.ogg", language="zh"), plan_row(AUDIO / "yue_sad.ogg")
     )
     assert free["segments"][0]["language"] == "yue"
-    assert told["segments"][0]["language"] == "zh"
+    assert prompted["segments"][0]["language"] == "zh"
 
 
-def test_only_allowed_languages_are_heard() -> None:
+def test_only_allowed_languages_are_labels() -> None:
     config = LabelConfig(allowed_languages=("zh", "en"))
     first, second = label_rows(
         plan_row(AUDIO / "yue_sad.ogg"), plan_row(AUDIO / "en_happy.mp3"), config=config
@@ -218,23 +218,23 @@ def test_a_clip_that_the_model_cannot_take_fails_alone(tmp_path: Path) -> None:
 
 
 class Small:
-    """The demo model on a device that has memory for `max_frames` a pass."""
+    """The demo model on a device with memory for `max_frames` per model batch."""
 
     def __init__(self, max_frames: int) -> None:
         self.vocabulary = model().vocabulary
-        self.passes: list[int] = []
+        self.batches: list[int] = []
         self._max_frames = max_frames
 
     def transcribe(
         self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
     ) -> list[ClipOutput]:
-        self.passes.append(sum(map(len, clips)))
-        if self.passes[-1] > self._max_frames:
+        self.batches.append(sum(map(len, clips)))
+        if self.batches[-1] > self._max_frames:
             raise BatchTooLarge("CUDA out of memory")
         return model().transcribe(clips, languages, use_itn)
 
 
-def test_a_device_short_of_memory_gets_smaller_packs_from_then_on() -> None:
+def test_a_device_without_memory_gets_smaller_batches_from_then_on() -> None:
     names = ("en_happy.mp3", "zh_angry.flac", "yue_sad.ogg")
     windows = pa.Table.from_pylist(
         decode_rows(*(plan_row(AUDIO / name) for name in names)), schema=WINDOW
@@ -245,10 +245,10 @@ def test_a_device_short_of_memory_gets_smaller_packs_from_then_on() -> None:
     label = LabelSegments(lambda: device, LabelConfig())
     texts = [row["segments"][0]["text"] for row in label(segmented).to_pylist()]
     assert texts == ["2072.", "3234。", "454。"]
-    assert max(device.passes) > longest
-    device.passes.clear()
+    assert max(device.batches) > longest
+    device.batches.clear()
     label(segmented)
-    assert max(device.passes) <= longest
+    assert max(device.batches) <= longest
 
 
 def test_a_clip_that_never_fits_is_an_error_row() -> None:
@@ -273,7 +273,7 @@ def windows_of(*names: str) -> pa.Table:
     )
 
 
-def test_segments_found_beside_the_model_get_the_labels_of_those_found_before_it() -> None:
+def test_vad_in_the_worker_of_the_model_gives_the_same_labels() -> None:
     windows = windows_of(
         *("en_happy.mp3", "broken_empty.wav", "silence.wav", "event_cough.flac", "yue_sad.ogg")
     )
@@ -315,9 +315,7 @@ def test_a_recording_that_the_vad_cannot_take_fails_alone() -> None:
         (LabelConfig(device="cuda", batch_s=7), 7),
     ],
 )
-def test_how_much_is_heard_at_once_follows_from_the_device(
-    config: LabelConfig, batch_s: int
-) -> None:
+def test_the_size_of_a_model_batch_depends_on_the_device(config: LabelConfig, batch_s: int) -> None:
     assert model_batch_s(config) == batch_s
 
 

@@ -1,4 +1,4 @@
-"""What goes over the wire to stores that cannot be reached from here, and what they answer."""
+"""The requests to stores that the tests cannot reach, and the reaction to their answers."""
 
 import threading
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ DENIED = "<Error><Code>AccessDenied</Code><Message>no</Message></Error>"
 
 @dataclass
 class Wire:
-    """A loopback server that keeps every PUT's headers and answers as it is told, else 200."""
+    """A local server that keeps the headers of every PUT. It gives `answers` in turn, then 200."""
 
     url: str = ""
     stored: bytes = b""
@@ -95,12 +95,12 @@ def test_every_dialect_sends_its_own_header_and_signs_it(wire: Wire, dialect: st
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_an_ordinary_put_asks_no_condition(wire: Wire, dialect: str) -> None:
+def test_an_ordinary_put_has_no_condition(wire: Wire, dialect: str) -> None:
     wire.store(conditional_put=dialect).put("_latest.json", b"{}")
     assert not set(wire.puts[0]) & {name.lower() for name, _ in DIALECTS.values()}
 
 
-def test_no_write_to_a_foreign_store_carries_a_checksum_envelope(wire: Wire) -> None:
+def test_writes_to_stores_other_than_aws_have_no_checksum_trailer(wire: Wire) -> None:
     store = wire.store()
     store.put("a", b"bytes")
     store.put_if_absent("b", b"bytes")
@@ -119,17 +119,17 @@ def test_no_write_to_a_foreign_store_carries_a_checksum_envelope(wire: Wire) -> 
         ("https://aliyuncs.com.example", "if-none-match"),
     ],
 )
-def test_the_endpoint_tells_the_dialect(endpoint: str, dialect: str) -> None:
+def test_the_endpoint_determines_the_dialect(endpoint: str, dialect: str) -> None:
     assert dialect_of(endpoint) == dialect
     assert choose_dialect({"client_kwargs": {"endpoint_url": endpoint}}) == dialect
 
 
-def test_an_endpoint_from_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_from_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://oss-cn-beijing.aliyuncs.com")
     assert choose_dialect({}) == "x-oss-forbid-overwrite"
 
 
-def test_the_option_is_stronger_than_the_endpoint() -> None:
+def test_the_option_overrides_the_endpoint() -> None:
     options = {"endpoint_url": "https://storage.googleapis.com", "conditional_put": "if-none-match"}
     assert choose_dialect(options) == "if-none-match"
 
@@ -163,29 +163,31 @@ def test_an_answer_that_it_exists_may_be_about_our_own_bytes(
     assert wire.store().put_if_absent("log/1", b"mine")
 
 
-def test_a_conflict_is_asked_again(wire: Wire) -> None:
+def test_a_conflict_is_retried(wire: Wire) -> None:
     wire.answers = [(409, AWS_CONFLICT), (409, AWS_CONFLICT), (200, "")]
     assert wire.store().put_if_absent("log/1", b"mine")
     assert len(wire.puts) == 3
 
 
-def test_a_conflict_without_end_ends_with_an_explanation(
+def test_a_conflict_that_does_not_end_is_an_error(
     wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.storage.store._CONFLICT_WAIT_S", 0.0)
     wire.forever = (409, AWS_CONFLICT)
-    with pytest.raises(StoreError, match="another conditional write was under way 10 times"):
+    with pytest.raises(
+        StoreError, match="answered 10 times in a row that another conditional write"
+    ):
         wire.store().put_if_absent("log/1", b"mine")
 
 
-def test_a_store_that_is_always_busy_is_given_up(wire: Wire) -> None:
+def test_a_store_that_is_always_busy_is_an_error(wire: Wire) -> None:
     wire.forever = (503, BUSY)
     with pytest.raises(OSError, match="busy"):
         wire.store().put("a", b"bytes")
     assert len(wire.puts) <= 2, "max_attempts of config_kwargs bounds the requests"
 
 
-def test_a_refusal_for_want_of_rights_is_no_lost_race(wire: Wire) -> None:
+def test_a_missing_permission_is_not_a_lost_race(wire: Wire) -> None:
     wire.answers = [(403, DENIED)]
     with pytest.raises(PermissionError):
         wire.store().put_if_absent("log/1", b"mine")

@@ -1,4 +1,4 @@
-"""HTTP through the guard: a server on loopback stands for the inside of a network."""
+"""HTTP through the guard. A server on a loopback address stands for a host of a private network."""
 
 import threading
 from collections.abc import Iterator
@@ -10,19 +10,19 @@ import pytest
 from pipeline.audio.windows import decode
 from pipeline.config import AudioConfig
 from pipeline.errors import RecordingError
-from pipeline.storage import http_guard as web
+from pipeline.storage import http_guard
 from pipeline.storage.versions import DENIED, MISSING, look_up_versions
 from tests.support.sounds import encode, tone
 
-INSIDE = {"allow_private_hosts": True}
+ALLOWED = {"allow_private_hosts": True}
 
 
 class _Handler(BaseHTTPRequestHandler):
-    asked: ClassVar[list[str]] = []
+    requested_paths: ClassVar[list[str]] = []
     audio: ClassVar[bytes] = encode(tone(1))
 
     def do_HEAD(self) -> None:
-        self.asked.append(self.path)
+        self.requested_paths.append(self.path)
         if self.path.startswith("/redirect="):
             self.send_response(302)
             self.send_header("Location", self.path.removeprefix("/redirect="))
@@ -47,7 +47,7 @@ class _Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server() -> Iterator[ThreadingHTTPServer]:
     """Listens on every loopback address: 127.0.0.1 and 127.0.0.2 are different hosts."""
-    _Handler.asked.clear()
+    _Handler.requested_paths.clear()
     with ThreadingHTTPServer(("0.0.0.0", 0), _Handler) as running:
         threading.Thread(target=running.serve_forever, daemon=True).start()
         yield running
@@ -65,7 +65,7 @@ def kind_of(uri: str, options: dict[str, Any]) -> tuple[str, str]:
 
 
 def test_an_intranet_is_read_when_that_is_allowed(server: ThreadingHTTPServer) -> None:
-    assert fetch(f"http://127.0.0.1:{server.server_port}/a.wav", INSIDE) == 16_000
+    assert fetch(f"http://127.0.0.1:{server.server_port}/a.wav", ALLOWED) == 16_000
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "[::1]"])
@@ -74,42 +74,44 @@ def test_a_private_host_is_refused_before_anything_is_sent(
 ) -> None:
     kind, message = kind_of(f"http://{host}:{server.server_port}/a.wav", {})
     assert (kind, "allow_private_hosts" in message) == ("NotAllowed", True)
-    assert not _Handler.asked
+    assert not _Handler.requested_paths
 
 
-def test_a_redirect_into_the_network_is_refused(
+def test_a_redirect_to_a_private_address_is_refused(
     server: ThreadingHTTPServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    really = web.check_public
-    # As if 127.0.0.1 were a public host that sends us on to one inside.
-    monkeypatch.setattr(web, "check_public", lambda host: host == "127.0.0.1" or really(host))
-    inside = f"http://127.0.0.2:{server.server_port}/secret"
-    kind, _ = kind_of(f"http://127.0.0.1:{server.server_port}/redirect={inside}", {})
+    check_public = http_guard.check_public
+    # 127.0.0.1 stands for a public host that redirects to a private one.
+    monkeypatch.setattr(
+        http_guard, "check_public", lambda host: host == "127.0.0.1" or check_public(host)
+    )
+    private = f"http://127.0.0.2:{server.server_port}/secret"
+    kind, _ = kind_of(f"http://127.0.0.1:{server.server_port}/redirect={private}", {})
     assert kind == "NotAllowed"
-    assert "/secret" not in _Handler.asked
+    assert "/secret" not in _Handler.requested_paths
 
 
-def test_redirects_end(server: ThreadingHTTPServer) -> None:
+def test_endless_redirects_are_an_error(server: ThreadingHTTPServer) -> None:
     path = "/redirect=" * 20 + "/a.wav"
-    assert kind_of(f"http://127.0.0.1:{server.server_port}{path}", INSIDE)[0] == "StoreUnavailable"
+    assert kind_of(f"http://127.0.0.1:{server.server_port}{path}", ALLOWED)[0] == "StoreUnavailable"
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
     [(404, "FileMissing"), (403, "AccessDenied"), (401, "AccessDenied"), (503, "StoreUnavailable")],
 )
-def test_what_a_server_answers_is_told_apart(
+def test_each_http_status_has_its_error_type(
     status: int, kind: str, server: ThreadingHTTPServer
 ) -> None:
-    assert kind_of(f"http://127.0.0.1:{server.server_port}/status={status}", INSIDE)[0] == kind
+    assert kind_of(f"http://127.0.0.1:{server.server_port}/status={status}", ALLOWED)[0] == kind
 
 
-def test_looking_up_a_version_is_guarded_too(server: ThreadingHTTPServer) -> None:
+def test_the_look_up_of_a_version_is_guarded_too(server: ThreadingHTTPServer) -> None:
     base = f"http://127.0.0.1:{server.server_port}"
     assert look_up_versions([f"{base}/a.wav"], {}) == [(DENIED, 0)]
-    assert not _Handler.asked
+    assert not _Handler.requested_paths
     size = len(_Handler.audio)
-    assert look_up_versions([f"{base}/a.wav", f"{base}/status=404"], INSIDE) == [
+    assert look_up_versions([f"{base}/a.wav", f"{base}/status=404"], ALLOWED) == [
         (f"e-{size}", size),
         (MISSING, 0),
     ]
@@ -123,11 +125,11 @@ def test_looking_up_a_version_is_guarded_too(server: ThreadingHTTPServer) -> Non
         *("::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::a00:1", "64:ff9b:1::1"),
     ],
 )
-def test_addresses_inside_a_network_are_known(address: str) -> None:
+def test_private_addresses_are_refused(address: str) -> None:
     with pytest.raises(RecordingError):
-        web.check_public(address)
+        http_guard.check_public(address)
 
 
 @pytest.mark.parametrize("address", ["93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8"])
-def test_public_addresses_pass(address: str) -> None:
-    web.check_public(address)
+def test_public_addresses_are_allowed(address: str) -> None:
+    http_guard.check_public(address)

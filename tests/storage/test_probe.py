@@ -23,7 +23,7 @@ from tests.support.s3_server import S3
 
 
 class Faulty(LocalStore):
-    """A local store that breaks one promise."""
+    """A local store that fails one check."""
 
     def __init__(self, root: Path, fault: str) -> None:
         super().__init__(str(root))
@@ -56,7 +56,7 @@ def failures(store: Store) -> dict[str, str]:
     return {check.name: check.text for check in examine(store) if check.state == "failed"}
 
 
-def test_an_honest_store_keeps_every_promise(tmp_path: Path, s3: S3) -> None:
+def test_a_correct_store_passes_every_check(tmp_path: Path, s3: S3) -> None:
     for store in (open_store(str(tmp_path)), open_store(s3.new_bucket(), s3.storage_options)):
         assert {check.state for check in examine(store)} == {"ok"}
         assert not store.list("")
@@ -74,13 +74,13 @@ def test_an_honest_store_keeps_every_promise(tmp_path: Path, s3: S3) -> None:
         ("read only", "checksum round trip", "no permission to write objects"),
     ],
 )
-def test_a_broken_promise_is_named(tmp_path: Path, fault: str, name: str, text: str) -> None:
+def test_a_failed_check_is_named(tmp_path: Path, fault: str, name: str, text: str) -> None:
     failed = failures(Faulty(tmp_path, fault))
     assert list(failed) == [name]
     assert text in failed[name]
 
 
-def test_what_needs_a_store_that_can_be_written_is_skipped(tmp_path: Path) -> None:
+def test_checks_after_a_failed_write_are_skipped(tmp_path: Path) -> None:
     states = [check.state for check in examine(Faulty(tmp_path, "denied"))]
     assert states[0] == "failed"
     assert set(states[1:]) == {"skipped"}
@@ -105,19 +105,19 @@ def test_a_wrong_clock_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("InvalidAccessKeyId", "no valid credentials"),
         ("SignatureDoesNotMatch", "no valid credentials"),
         ("ExpiredToken", "no valid credentials"),
-        ("RequestTimeTooSkewed", "this clock is too far from the store's"),
+        ("RequestTimeTooSkewed", "clocks of this machine and of the store differ too much"),
         ("AccessDenied", "no permission to write objects"),
         ("NoSuchBucket", "cannot be read and written"),
         ("InternalError", "no usable answer"),
     ],
 )
-def test_the_ways_to_be_refused_are_told_apart(tmp_path: Path, code: str, text: str) -> None:
+def test_each_refusal_of_a_store_has_its_own_message(tmp_path: Path, code: str, text: str) -> None:
     from botocore.exceptions import ClientError
     from s3fs.errors import translate_boto_error
 
     class Refusing(LocalStore):
         def put(self, key: str, data: bytes) -> None:
-            answer = {"Error": {"Code": code, "Message": "so it is"}}
+            answer = {"Error": {"Code": code, "Message": "refused"}}
             raise translate_boto_error(ClientError(answer, "PutObject"))
 
     assert text in failures(Refusing(str(tmp_path)))["write"]
@@ -131,7 +131,7 @@ def test_missing_credentials_are_named(s3: S3, monkeypatch: pytest.MonkeyPatch) 
     assert "no valid credentials" in failures(open_store(root, s3.storage_options))["write"]
 
 
-def test_an_endpoint_where_nobody_listens_is_named() -> None:
+def test_an_endpoint_without_a_server_is_named() -> None:
     options = {
         "endpoint_url": "http://127.0.0.1:9",
         "key": "x",
@@ -146,7 +146,7 @@ def test_an_endpoint_where_nobody_listens_is_named() -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A lease in tenths of the usual time."""
+    """A lease with short times."""
     defaults = {"renew_s": 0.1, "expire_s": 0.5, "settle_s": 0.05}
     monkeypatch.setattr(
         "pipeline.storage.probe.sole_writer", lambda store: lease.sole_writer(store, **defaults)
@@ -154,7 +154,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-def test_a_lying_store_is_refused_unless_there_is_a_single_writer(s3: S3, quick: None) -> None:
+def test_a_store_that_ignores_conditions_needs_a_single_writer(s3: S3, quick: None) -> None:
     store = open_store(s3.new_bucket("lying"), s3.storage_options)
     with (
         pytest.raises(StoreError, match=r"overwrote an existing object.*single_writer: true"),
@@ -177,7 +177,7 @@ def test_a_single_writer_does_not_excuse_other_faults(tmp_path: Path) -> None:
         pass
 
 
-def test_an_honest_store_needs_no_lease(tmp_path: Path) -> None:
+def test_a_correct_store_needs_no_lease(tmp_path: Path) -> None:
     store = LocalStore(str(tmp_path))
     with writable(store, single_writer=True) as same:
         assert same is store
@@ -185,7 +185,7 @@ def test_an_honest_store_needs_no_lease(tmp_path: Path) -> None:
 
 
 def hold(store: Store, turn_s: float = 0.05) -> threading.Event:
-    """Somebody else's lease, renewed until the event is set."""
+    """The lease of another process, renewed until the event is set."""
     done = threading.Event()
 
     def renew() -> None:
@@ -199,7 +199,7 @@ def hold(store: Store, turn_s: float = 0.05) -> threading.Event:
     return done
 
 
-def test_a_second_writer_is_refused_while_the_first_lives(tmp_path: Path) -> None:
+def test_a_second_writer_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
     store = LocalStore(str(tmp_path))
     done = hold(store)
     with (
@@ -210,7 +210,7 @@ def test_a_second_writer_is_refused_while_the_first_lives(tmp_path: Path) -> Non
     done.set()
 
 
-def test_the_lease_of_a_dead_writer_is_taken_over(tmp_path: Path) -> None:
+def test_the_lease_of_a_crashed_writer_is_taken_over(tmp_path: Path) -> None:
     store = LocalStore(str(tmp_path))
     store.put(lease.KEY, b'{"lease": "dead", "turn": 7}')
     with sole_writer(store, expire_s=0.3, settle_s=0.0) as leased:
@@ -223,7 +223,7 @@ def test_a_writer_that_lost_its_lease_cannot_commit(tmp_path: Path) -> None:
         store.put(lease.KEY, b'{"lease": "theirs", "pid": 42, "host": "there"}')
         with pytest.raises(StoreError, match="the lease was lost to process 42 on there"):
             leased.put_if_absent("_log/1", b"mine")
-    assert lease.KEY in store.list(""), "the other one's lease stays"
+    assert lease.KEY in store.list(""), "the lease of the other process stays"
 
 
 def test_a_lease_is_renewed(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def run_doctor(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_the_doctor_is_content_with_a_directory(tmp_path: Path) -> None:
+def test_the_doctor_accepts_a_directory(tmp_path: Path) -> None:
     code, output = run_doctor(str(tmp_path / "new"))
     assert code == 0
     assert output.count("ok") >= 9

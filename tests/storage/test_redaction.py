@@ -4,7 +4,7 @@ from pipeline.storage.redaction import public_uri, redact
 
 CASES = {
     "s3://bucket/a b/c+d%20é.wav": "s3://bucket/a b/c+d%20é.wav",
-    "/data/a?token=1.wav": "/data/a?token=1.wav",  # no URI: a file may be called so
+    "/data/a?token=1.wav": "/data/a?token=1.wav",  # not a URI: a file may have this name
     "https://user:secret@host/a.wav": "https://host/a.wav",
     "https://ghp_abcdef@host/a.wav": "https://host/a.wav",
     "sftp://user:secret@host/a.wav": "sftp://host/a.wav",
@@ -25,16 +25,16 @@ CASES = {
 
 
 @pytest.mark.parametrize("uri", CASES)
-def test_an_address_is_written_down_without_its_credentials(uri: str) -> None:
+def test_a_public_uri_has_no_credentials(uri: str) -> None:
     assert public_uri(uri) == CASES[uri]
 
 
 @pytest.mark.parametrize("uri", CASES)
-def test_what_is_written_down_needs_no_more_redaction(uri: str) -> None:
+def test_a_public_uri_is_not_changed_again(uri: str) -> None:
     assert public_uri(public_uri(uri)) == public_uri(uri)
 
 
-def test_a_message_keeps_its_words_and_loses_the_secrets() -> None:
+def test_a_message_loses_only_its_credentials() -> None:
     message = (
         "ClientError: GET 'https://me:pw@host/a.wav?id=5&X-Amz-Signature=abc123' gave 403; "
         "see sftp://you:word@other/ and https://h/?token=t0k3n please"
@@ -45,6 +45,6 @@ def test_a_message_keeps_its_words_and_loses_the_secrets() -> None:
     )
 
 
-def test_a_message_without_secrets_stays_as_it_is() -> None:
+def test_a_message_without_credentials_is_unchanged() -> None:
     for message in ("s3://bucket/a@b.wav: not found", "rate=5; token count 3", "a@b.c: d"):
         assert redact(message) == message

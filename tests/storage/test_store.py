@@ -20,7 +20,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return open_store(f"{s3.new_bucket()}/a root", s3.storage_options)
 
 
-def test_what_was_put_can_be_got(store: Store) -> None:
+def test_an_object_that_was_put_can_be_read(store: Store) -> None:
     store.put("a/b.bin", b"first")
     store.put("a/b.bin", b"second")
     assert store.get("a/b.bin") == b"second"
@@ -63,25 +63,25 @@ def test_a_list_of_nothing_is_empty(store: Store) -> None:
 
 def test_a_list_skips_directory_markers(s3: S3) -> None:
     store = open_store(s3.new_bucket(), s3.storage_options)
-    store.put("log/", b"")  # Arrow and consoles leave such objects
+    store.put("log/", b"")  # Arrow and web consoles create such objects
     store.put("log/1", b"x")
     assert list(store.list("log/")) == ["log/1"]
 
 
-def test_a_list_skips_what_a_crashed_writer_left(tmp_path: Path) -> None:
+def test_a_list_skips_temporary_files_of_crashed_writers(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     store.put("log/1", b"x")
     (tmp_path / "log" / ".2.0123.tmp").write_bytes(b"torn")
     assert list(store.list("log/")) == ["log/1"]
 
 
-def test_deleting_what_is_not_there_is_no_error(store: Store) -> None:
+def test_deleting_a_missing_object_is_no_error(store: Store) -> None:
     store.put("a", b"x")
     store.delete(["a", "b"])
     assert list(store.list("")) == []
 
 
-def test_names_survive_the_trip(store: Store) -> None:
+def test_unusual_characters_in_keys_are_kept(store: Store) -> None:
     for name in ("a b", "50%", "x+y", "caf\u00e9", "c=d", "q'r", "[1]", "a*"):
         store.put(f"odd/{name}", name.encode())
         assert store.get(f"odd/{name}") == name.encode()
@@ -119,7 +119,7 @@ def test_other_schemes_cannot_hold_tables() -> None:
         open_store("ftp://host/x")
 
 
-def test_an_honest_store_passes_the_probe_and_stays_clean(store: Store) -> None:
+def test_the_probe_leaves_no_objects_in_a_correct_store(store: Store) -> None:
     probe(store)
     assert list(store.list("")) == []
 
@@ -141,14 +141,14 @@ def test_the_probe_names_a_directory_that_cannot_be_made(tmp_path: Path) -> None
         probe(open_store(str(tmp_path / "file" / "root")))
 
 
-def test_a_win_whose_answer_was_lost_is_a_win(s3: S3) -> None:
+def test_a_write_whose_answer_was_lost_counts_as_written(s3: S3) -> None:
     store = open_store(s3.new_bucket("lost"), s3.storage_options)
     assert store.put_if_absent("log/1", b"mine")
     assert not store.put_if_absent("log/1", b"theirs")
 
 
 @pytest.mark.parametrize("fault", ["busy", "bare", "flaky"])
-def test_put_if_absent_copes_with_the_answers_of_real_stores(s3: S3, fault: str) -> None:
+def test_put_if_absent_handles_the_answers_of_real_stores(s3: S3, fault: str) -> None:
     store = open_store(s3.new_bucket(fault), s3.storage_options)
     assert store.put_if_absent("log/1", b"mine")
     assert not store.put_if_absent("log/1", b"theirs")

@@ -1,4 +1,4 @@
-"""Bundle rows for the tests: real columns, made-up labels that say where they come from."""
+"""Bundle rows for tests: all columns, with invented labels whose text names their origin."""
 
 from typing import Any
 
@@ -6,6 +6,9 @@ import pyarrow as pa
 
 from pipeline.schema import BUNDLE, EMOTIONS, LANGUAGES
 from pipeline.tables.run_records import RunInfo
+
+# What decoding adds for a file of one audio stream, without gaps.
+NO_GAPS = {"gap_s": 0.0, "start_offset_s": 0.0, "audio_streams": 1, "audio_stream": 0}
 
 RUN = RunInfo("run-a", "f1" * 16, "demo", "m0" * 32, "silero")
 OTHER_RUN = RunInfo("run-b", "f1" * 16, "demo", "m0" * 32, "silero")
@@ -57,6 +60,7 @@ def window(
         "channels": 1,
         "codec": "pcm_s16le",
         "warning": warning,
+        **NO_GAPS,
         "labelled_s": labelled_s,
         "silence_s": 0.0 if error else WINDOW_S - labelled_s,
         "failed_s": WINDOW_S if error else 0.0,

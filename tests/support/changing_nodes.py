@@ -1,10 +1,11 @@
-"""A run on nodes that come and go: python -m tests.support.changing_nodes ROOT MANIFEST NOTES.
+"""A run whose nodes change: python -m tests.support.changing_nodes ROOT MANIFEST NOTES.
 
-A node with CPUs decodes and segments; one with a (make-believe) GPU labels. When some of it is
-labelled a second GPU node joins, and when that has labelled too, the first goes down in the middle
-of a call. NOTES gets a line per call and what happened when, for the test to judge.
+A node with CPUs decodes and segments; a node with a simulated GPU labels. After some recordings a
+second GPU node joins. When that one has labelled too, the first is lost in the middle of a call.
+The file NOTES gets one line per call and per change of nodes, which the test checks.
 
-A process of its own, because the settings that make Ray notice within seconds are read at import.
+It is a process of its own, because Ray reads the settings that make it notice a lost node within
+seconds when it is imported.
 """
 
 import os
@@ -36,11 +37,11 @@ from pipeline.stages.build import Stages, build_stages
 from pipeline.tables.run_records import RunInfo
 from tests.support.demo import demo_config, execute
 
-N_FREE = 2  # calls of a node before it waits for the change to be over
+N_FREE = 2  # calls of a node before it waits for the change of nodes
 
 
 def note(notes: Path, line: str) -> None:
-    """One more line; short ones are appended whole, from any process."""
+    """Append a line; short lines are written whole, from any process."""
     with notes.open("a") as file:
         file.write(f"{line}\n")
 
@@ -72,7 +73,7 @@ class _NotedVad:
 
 
 class _NotedModel:
-    """Labels, but holds on in its third call until the nodes have changed."""
+    """Labels, but waits in its third call until the nodes have changed."""
 
     def __init__(self, model: Transcriber, notes: Path) -> None:
         self._model = model
@@ -86,7 +87,7 @@ class _NotedModel:
         note(self._notes, f"label {_node()}")
         self._n_calls += 1
         if self._n_calls > N_FREE:
-            # The processes of a lost node live on for a moment, and must not get out of the call.
+            # Processes of a lost node run for a moment longer and must not finish the call.
             wait_until(lambda: _lost_node(self._notes) not in ("", _node()))
         return self._model.transcribe(clips, languages, use_itn)
 
@@ -100,7 +101,7 @@ def load_model(notes: Path, load: Callable[[], Transcriber]) -> _NotedModel:
 
 
 def build(notes: Path, config: RunConfig, run: RunInfo) -> Stages:
-    """The real stages, with notes of who was called."""
+    """The real stages, which note each call."""
     real = build_stages(config, run)
     return replace(
         real,
@@ -118,7 +119,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
 
 
 def change(cluster: Any, early: Any, notes: Path) -> None:
-    """Add a node with a GPU beside `early`, and when both have labelled, take `early` away."""
+    """Add a second node with a GPU; when both have labelled, remove `early`."""
 
     def busy(node: Any) -> Callable[[], bool]:
         return lambda: read_notes(notes).count(f"label {node.node_id}") > N_FREE

@@ -1,4 +1,4 @@
-"""A real browser, without a window, for pages that people will look at."""
+"""Screenshots and the final document of an HTML page, by headless Chromium."""
 
 import shutil
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BINARY = next(filter(None, map(shutil.which, _NAMES)), "")
 needs_chromium = pytest.mark.skipif(
-    not BINARY, reason="no browser on this machine; `apt-get install chromium` gives one"
+    not BINARY, reason="no Chromium on this machine; `apt-get install chromium` installs it"
 )
 
 _QUIET = (
@@ -23,7 +23,7 @@ _SCHEMES = {"dark": "0", "light": "1"}
 
 
 def screenshot(page: Path, scheme: Literal["dark", "light"], width: int, height: int) -> Path:
-    """A PNG of `page` beside it."""
+    """A PNG of `page`, written beside it. Width and height are in pixels."""
     png = page.with_name(f"{page.stem}-{scheme}-{width}.png")
     _run(
         page,
@@ -35,7 +35,7 @@ def screenshot(page: Path, scheme: Literal["dark", "light"], width: int, height:
 
 
 def rendered(page: Path) -> str:
-    """The document as it stands once the browser has read it, and run what it would run."""
+    """The document after the browser has parsed it and run its scripts."""
     return _run(page, "--dump-dom")
 
 

@@ -32,6 +32,9 @@ REFERENCES: list[dict[str, Any]] = [
 ]
 SHORT = [row for row in REFERENCES if "ref_text" in row]
 LONG = next(row for row in REFERENCES if "ref_segments" in row)
+GOOD = [
+    row for row in REFERENCES if row["recording_id"].partition("_")[0] not in ("long", "broken")
+]
 
 # How the references spell the labels of our tables.
 _ABSTAIN = {"emo_unknown": "unknown", "event_unk": "unknown"}
@@ -50,6 +53,22 @@ def demo_config(output: Path | str, *overrides: str) -> RunConfig:
             *(ANYWHERE, *overrides),
         ],
     )
+
+
+def write_manifest(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    """A JSONL manifest of these rows, in `folder`."""
+    manifest = folder / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return manifest
+
+
+def copies(n_copies: int) -> list[dict[str, Any]]:
+    """Manifest rows: each short recording of the demo corpus `n_copies` times, with other ids."""
+    return [
+        {"audio": str(AUDIO / row["audio"]), "recording_id": f"{row['recording_id']}-{copy}"}
+        for copy in range(n_copies)
+        for row in GOOD
+    ]
 
 
 def execute(config: RunConfig, build: BuildStages | None = None) -> Outcome:

@@ -1,4 +1,4 @@
-"""Made-up figures of a large corpus, for the report's tests: what the demo is too small to show."""
+"""Invented figures of a large corpus with every kind of entry, for tests of the dataset card."""
 
 import math
 
@@ -10,25 +10,28 @@ from pipeline.report.figures import (
     RunShare,
     ScriptCount,
     Share,
+    Totals,
 )
 
 HOSTILE = '"><script>document.title="pwned"</script><img src=x onerror="document.title=1">'
-TURNED = "invoice\u202egnp.wav"  # a right-to-left override hides the real ending
+TURNED = "invoice\u202egnp.wav"  # the right-to-left override makes it end in .png on screen
 
 LARGE = Figures(
-    n_recordings=1_284_503,
-    n_errors=3_127,
-    n_silent=18_442,
-    n_warnings=911,
-    audio_s=37_540_000.0,
-    labelled_s=29_800_000.0,
-    silence_s=7_688_000.0,
-    failed_s=52_000.0,
-    n_segments=4_310_222,
+    totals=Totals(
+        n_recordings=1_284_503,
+        n_errors=3_127,
+        n_silent=18_442,
+        n_warnings=911,
+        audio_s=37_540_000.0,
+        labelled_s=29_800_000.0,
+        silence_s=7_688_000.0,
+        failed_s=52_000.0,
+        n_segments=4_310_222,
+    ),
     n_with_text=4_102_118,
+    median_confidence=0.934,
     n_emotion_unknown=1_310_882,
     nospeech_s=1_440_000.0,
-    median_confidence=0.934,
     languages=[
         Share("zh", 2_204_010, 15_200_000.0, 702_113),
         Share("en", 1_322_870, 9_100_000.0, 398_002),

@@ -1,10 +1,10 @@
-"""What must hold of the tables at any moment, whatever has died: told by plain counting.
+"""What must hold of the tables at any time, after any fault; checked by counting.
 
-`violations` may be asked of any snapshot at any time, `assert_exactly_once` when a corpus is done.
-Neither uses the code that writes tables. That they can fail is tested too (test_faults).
+`violations` is for any snapshot at any time, `assert_exactly_once` for a finished corpus. Neither
+uses the code that writes tables. tests/faults/test_oracle.py has their negative controls.
 """
 
-import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,12 +13,13 @@ from typing import Any
 
 from pipeline.storage.store import open_store
 from pipeline.tables import Snapshot, open_snapshot
+from tests.support.background import repeated
 
 PER_SEGMENT = ("languages", "emotions")
 
 
 def violations(snapshot: Snapshot) -> list[str]:
-    """Every way in which the tables of one snapshot contradict themselves or each other."""
+    """Contradictions within a table, or between tables, of one snapshot."""
     recordings = snapshot.read("recordings").to_pylist(maps_as_pydicts="strict")
     ids = snapshot.read("transcripts", columns=["segment_id"])["segment_id"].to_pylist()
     found = [f"{name} twice" for name, count in Counter(ids).items() if count > 1]
@@ -28,7 +29,7 @@ def violations(snapshot: Snapshot) -> list[str]:
     for row in recordings:
         name = row["recording_id"]
         if n_segments.pop(name, 0) != row["n_segments"]:
-            found.append(f"recording {name}: its n_segments is not what transcripts hold")
+            found.append(f"recording {name}: its n_segments differs from transcripts")
         spent_s = row["labelled_s"] + row["silence_s"] + row["failed_s"]
         if abs(spent_s - row["duration_s"]) > 1e-3:
             found.append(f"recording {name}: {spent_s} s spent of {row['duration_s']} s")
@@ -45,7 +46,7 @@ def violations(snapshot: Snapshot) -> list[str]:
 def assert_exactly_once(
     root: str, ids: Iterable[str], options: Mapping[str, Any] | None = None
 ) -> Snapshot:
-    """Every recording of the manifest has one row, and nothing else has."""
+    """Each of these recordings has one row, and no other recording has one."""
     snapshot = open_snapshot(str(root), options)
     rows = Counter(
         snapshot.read("recordings", columns=["recording_id"])["recording_id"].to_pylist()
@@ -57,40 +58,35 @@ def assert_exactly_once(
 
 @dataclass
 class Readings:
-    """What a reader beside a run has seen."""
+    """What a reader found in the snapshots of an output while a run was writing it."""
 
     n_checks: int = 0
-    n_snapshots: int = 0  # different commits among them
+    n_snapshots: int = 0  # different commits among the checked ones
     violations: list[str] = field(default_factory=list)
+    _seq: int = 0
+    _ids: set[str] = field(default_factory=set)
+
+    def check(self, snapshot: Snapshot) -> None:
+        rows = snapshot.read("recordings", columns=["recording_id"])
+        ids = set(rows["recording_id"].to_pylist())
+        self.violations += violations(snapshot)
+        self.violations += [f"{name} is lost" for name in self._ids - ids]
+        if snapshot.seq < self._seq:
+            self.violations.append(f"commit {snapshot.seq} after {self._seq}")
+        self.n_snapshots += snapshot.seq != self._seq
+        self.n_checks += 1
+        self._seq, self._ids = snapshot.seq, ids
 
 
 @contextmanager
 def reader(root: str, options: Mapping[str, Any] | None = None) -> Iterator[Readings]:
-    """Checks every snapshot in a thread; also that what was there once does not go away."""
-    readings, stop = Readings(), threading.Event()
+    """Check the newest snapshot again and again in a thread, and that no recording is lost."""
+    readings = Readings()
 
-    def look() -> None:
-        seen: set[str] = set()
-        seq = 0
-        while not stop.wait(0.05):
-            if not open_store(root, options).list("_log/"):
-                continue
-            snapshot = open_snapshot(root, options)
-            now = set(
-                snapshot.read("recordings", columns=["recording_id"])["recording_id"].to_pylist()
-            )
-            readings.violations += violations(snapshot)
-            readings.violations += [f"{name} has gone" for name in seen - now]
-            if snapshot.seq < seq:
-                readings.violations.append(f"commit {snapshot.seq} after {seq}")
-            readings.n_snapshots += snapshot.seq != seq
-            readings.n_checks += 1
-            seen, seq = now, snapshot.seq
+    def read() -> None:
+        time.sleep(0.05)
+        if open_store(root, options).list("_log/"):
+            readings.check(open_snapshot(root, options))
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
+    with repeated(read):
         yield readings
-    finally:
-        stop.set()
-        thread.join()

@@ -1,6 +1,7 @@
-"""Stages that do harm, given to a run in place of the real ones (stages.build.Stages).
+"""Stages that crash or fail, for a run to use instead of the real ones (stages.build.Stages).
 
-They are pickled by name, like the real ones. Which recording is poisonous is written on it.
+They are pickled by name, like the real ones. A mark on a recording (its id, its first sample or its
+length) makes a stage crash.
 """
 
 import ctypes
@@ -20,21 +21,21 @@ from pipeline.errors import ErrorType, RecordingError
 from pipeline.models.sensevoice.decoding import ClipOutput
 from pipeline.models.sensevoice.model import Clip, Transcriber
 from pipeline.models.vad.load import Vad
-from pipeline.schema import WINDOW, Segment
+from pipeline.schema import FRAME, FRAME_LENGTH, WINDOW, Segment
 from pipeline.stages.build import BuildStages, Stages, build_stages
 from pipeline.stages.error_rows import describe_error
 from pipeline.tables.run_records import RunInfo
 
-SEGFAULT_LEVEL = 12_345  # first sample of a waveform that the VAD dies of
-KILL_FRAMES = 77  # length of a clip that the model dies of
-KILL_SAMPLES = 400 + 76 * 160
+SEGFAULT_LEVEL = 12_345  # the VAD crashes on a waveform with this first sample
+KILL_FRAMES = 77  # the model's process is killed by a clip of this length
+KILL_SAMPLES = FRAME_LENGTH + (KILL_FRAMES - 1) * FRAME
 
 
 Make = Callable[[RunConfig, RunInfo], Any]  # one part of the stages
 
 
 def with_parts(**parts: Make) -> BuildStages:
-    """The real stages, but for these parts."""
+    """The real stages, except for these parts."""
 
     def build(config: RunConfig, run: RunInfo) -> Stages:
         made = {name: make(config, run) for name, make in parts.items()}
@@ -44,22 +45,22 @@ def with_parts(**parts: Make) -> BuildStages:
 
 
 def exiting_decode(config: RunConfig, run: RunInfo) -> Any:
-    """Dies without a word of a recording called "exit..."."""
+    """Exits without a message at a recording called "exit..."."""
     return partial(_decode_or_exit, build_stages(config, run).decode)
 
 
 def denied_decode(config: RunConfig, run: RunInfo) -> Any:
-    """Has no right to read a recording called "shy...", as the store might say."""
+    """Is denied to read a recording called "shy...", as by a store."""
     return partial(_decode_or_deny, build_stages(config, run).decode)
 
 
 def deadly_vad(config: RunConfig, run: RunInfo) -> Any:
-    """Dies of a waveform that starts with SEGFAULT_LEVEL."""
+    """Crashes on a waveform that starts with SEGFAULT_LEVEL."""
     return partial(_load_deadly_vad, build_stages(config, run).load_vad, _starts_deadly)
 
 
 def deadly_model(config: RunConfig, run: RunInfo) -> Any:
-    """Dies of a clip of KILL_FRAMES."""
+    """Is killed by a clip of KILL_FRAMES."""
     return partial(_load_deadly_model, build_stages(config, run).load_model, _is_deadly_clip)
 
 

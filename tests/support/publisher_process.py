@@ -1,4 +1,4 @@
-"""Publishers as processes of their own, for tests that kill them or set them against each other."""
+"""Publishers in their own processes, for tests that kill them or let them compete."""
 
 import multiprocessing
 import os
@@ -16,23 +16,23 @@ from tests.support.bundle_rows import RUN, bundle, window
 
 
 def forkserver() -> ForkServerContext:
-    """Children are forked from a process that has imported everything and runs no thread."""
+    """Processes are forked from one that has imported everything and has no other threads."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["__main__", "tests.support.publisher_process"])
     return context
 
 
-def publish_for_ever(root: str, name: str, seed: int, ready: Any) -> None:
-    """New recordings, and changed versions of committed ones, a commit after the other."""
+def publish_forever(root: str, name: str, seed: int, ready: Any) -> None:
+    """Commit a new recording and a new version of a committed one, again and again."""
     store = open_store(root)
     publisher = Publisher(store, RUN)
-    choose = random.Random(seed)
+    chance = random.Random(seed)
     ready.set()
     for turn in range(1_000_000):
         rows = [window(f"{name}{turn}", attempt_id=name)]
         known = ledger(root, fingerprint=RUN.fingerprint).to_pylist()
         if known:
-            old = choose.choice(known)
+            old = chance.choice(known)
             state = f"{old['work_key']}:{old['attempts']}"
             version = f"v{name}{turn}"
             rows.append(
@@ -42,24 +42,27 @@ def publish_for_ever(root: str, name: str, seed: int, ready: Any) -> None:
         publisher.publish()
 
 
-def publish_paused(root: str, lies: bool) -> None:
-    """Stops (SIGSTOP) with its files written and its commit not. A store that lies overwrites."""
+def publish_paused(root: str, ignores_condition: bool) -> None:
+    """Stop (SIGSTOP) after the files are written and before the commit.
+
+    With `ignores_condition`, the commit then overwrites the record of another publisher.
+    """
     store = open_store(root)
-    honest = store.put_if_absent
+    put_if_absent = store.put_if_absent
 
     def pause(key: str, data: bytes) -> bool:
         os.kill(os.getpid(), signal.SIGSTOP)
-        if lies:
+        if ignores_condition:
             store.put(key, data)
             return True
-        return honest(key, data)
+        return put_if_absent(key, data)
 
     store.put_if_absent = pause  # type: ignore[method-assign]
     publish(store, RUN)
 
 
 def publish_rounds(root: str, name: str, n_rounds: int, counts: Any) -> None:
-    """Two recordings of its own a round, and one that all publishers have; counts what it won."""
+    """Commit two recordings of its own a round, and one that all publishers have; put counts."""
     store = open_store(root)
     run = RunInfo(f"run-{name}", RUN.fingerprint, "demo", RUN.model_hash, "none")
     publisher = Publisher(store, run)

@@ -1,3 +1,5 @@
+"""Commit records, the state that they add up to, checkpoints and derived files."""
+
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -50,7 +52,7 @@ def record(seq: int, add: str = "", remove: str = "", current: str = "") -> Reco
 
 
 def write_log(store: Store, n_records: int) -> State:
-    """Commit k adds file k and removes file k - 2; derived files are written, too."""
+    """Commit k adds file k and removes file k - 2. Writes the derived files, too."""
     state = State()
     for seq in range(1, n_records + 1):
         one = record(seq, add=f"events/{seq}", remove=f"events/{seq - 2}" if seq > 2 else "")
@@ -67,9 +69,9 @@ def test_a_record_reads_back_as_it_was_written(store: Store) -> None:
 
 
 def test_a_seq_is_committed_once(store: Store) -> None:
-    assert write_record(store, record(1, add="events/mine"))
-    assert not write_record(store, record(1, add="events/theirs"))
-    assert list(read_state(store).files["events"]) == ["events/mine"]
+    assert write_record(store, record(1, add="events/first"))
+    assert not write_record(store, record(1, add="events/second"))
+    assert list(read_state(store).files["events"]) == ["events/first"]
 
 
 def test_an_empty_root_is_at_commit_zero(store: Store) -> None:
@@ -88,13 +90,13 @@ def test_an_older_commit_can_be_read(store: Store) -> None:
     assert list(read_state(store, seq=2).files["events"]) == ["events/1", "events/2"]
 
 
-def test_a_commit_that_is_not_there_is_an_error(store: Store) -> None:
+def test_a_commit_that_does_not_exist_is_an_error(store: Store) -> None:
     write_log(store, 3)
     with pytest.raises(StoreError, match="no commit 7; the newest is 3"):
         read_state(store, seq=7)
 
 
-def test_reading_on_from_a_known_state_gives_the_same(store: Store) -> None:
+def test_reading_from_a_known_state_gives_the_same_state(store: Store) -> None:
     write_log(store, 5)
     assert read_state(store, since=read_state(store, seq=2)) == read_state(store)
 
@@ -106,7 +108,7 @@ def test_the_current_fingerprint_stays_until_a_commit_names_another(store: Store
     assert seen == ["aa", "aa", "bb", "bb"]
 
 
-def test_an_opened_bundle_is_open_until_it_is_consumed(store: Store) -> None:
+def test_a_bundle_stays_open_until_it_is_consumed(store: Store) -> None:
     key = "_bundles/run/2.parquet"
     write_record(store, replace(record(1), opened=(key,)))
     assert read_state(store).opened == {key}
@@ -117,7 +119,7 @@ def test_an_opened_bundle_is_open_until_it_is_consumed(store: Store) -> None:
 def test_a_hole_in_the_log_stops_everything(store: Store) -> None:
     write_log(store, 4)
     store.delete([record_key(2)])
-    with pytest.raises(StoreError, match=r"0002\.json: is missing, but commit 4 is there"):
+    with pytest.raises(StoreError, match=r"0002\.json: is missing, but commit 4 exists"):
         read_state(store)
 
 
@@ -152,10 +154,10 @@ def test_a_record_of_an_older_program_can_be_read(store: Store) -> None:
     assert list(read_state(store).files["events"]) == ["events/1", "events/2"]
 
 
-def test_a_record_under_a_wrong_number_stops_everything(store: Store) -> None:
+def test_a_record_with_another_seq_than_its_name_stops_everything(store: Store) -> None:
     write_log(store, 3)
     store.put(record_key(2), store.get(record_key(1)))
-    with pytest.raises(StoreError, match="says that it is commit 1"):
+    with pytest.raises(StoreError, match="has the seq 1 in it"):
         read_state(store)
 
 
@@ -188,7 +190,7 @@ def test_the_derived_lists_name_the_files_of_the_current_fingerprint(store: Stor
     assert derived_seq(store) == 1
 
 
-def test_without_derived_files_the_log_says_the_same(
+def test_the_log_gives_the_same_state_without_derived_files(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commits, "CHECKPOINT_EVERY", 3)
@@ -200,7 +202,7 @@ def test_without_derived_files_the_log_says_the_same(
 
 
 class CountingStore:
-    """How many records were read."""
+    """Counts the records that are read."""
 
     def __init__(self, store: Store) -> None:
         self.n_records_read = 0
@@ -218,7 +220,7 @@ class CountingStore:
         return self._get(key)
 
 
-def test_a_checkpoint_spares_reading_the_whole_log(
+def test_with_a_checkpoint_only_newer_records_are_read(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commits, "CHECKPOINT_EVERY", 5)
@@ -229,7 +231,7 @@ def test_a_checkpoint_spares_reading_the_whole_log(
 
 
 @pytest.mark.parametrize("damage", [b"", b"rubbish", b"\n{}"])
-def test_a_damaged_checkpoint_is_passed_over(
+def test_a_damaged_checkpoint_is_not_used(
     store: Store, monkeypatch: pytest.MonkeyPatch, damage: bytes
 ) -> None:
     monkeypatch.setattr(commits, "CHECKPOINT_EVERY", 5)
@@ -238,11 +240,11 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert read_state(store) == written
 
 
-def test_a_lost_end_of_the_log_shows_by_its_checkpoint(
+def test_a_lost_last_record_is_found_by_its_checkpoint(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commits, "CHECKPOINT_EVERY", 5)
     write_log(store, 5)
     store.delete([record_key(5)])
-    with pytest.raises(StoreError, match="is missing, but there is a checkpoint of it"):
+    with pytest.raises(StoreError, match="is missing, but its checkpoint exists"):
         read_state(store)

@@ -1,4 +1,4 @@
-"""One snapshot, read by Ray Data and Spark: the same rows (pandas, polars, DuckDB: test_tables)."""
+"""Ray Data and Spark read the same rows from a snapshot. test_snapshots has the other engines."""
 
 import shutil
 import sys
@@ -17,13 +17,13 @@ def test_ray_reads_the_same_rows(labelled: Snapshot, monkeypatch: pytest.MonkeyP
     import ray.data
     from ray.data import DataContext
 
-    # DataSourceV2 starts 32 footer readers before the first row: for a handful of files a waste.
+    # DataSourceV2 starts 32 footer readers before the first row, too many for a few files.
     monkeypatch.setattr(DataContext.get_current(), "use_datasource_v2", False)
     read = ray.data.read_parquet(labelled.files("transcripts"), columns=["segment_id", "text"])
     assert sorted((row["segment_id"], row["text"]) for row in read.take_all()) == expected(labelled)
 
 
-@pytest.mark.skipif(not shutil.which("java"), reason="Spark needs Java 17; there is none here")
+@pytest.mark.skipif(not shutil.which("java"), reason="Spark needs Java 17")
 def test_spark_reads_the_same_rows(labelled: Snapshot, monkeypatch: pytest.MonkeyPatch) -> None:
     from pyspark.sql import SparkSession
 

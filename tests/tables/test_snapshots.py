@@ -1,3 +1,5 @@
+"""Snapshots, as this library and other engines read them, and the query command."""
+
 import subprocess
 import sys
 from collections.abc import Callable
@@ -24,7 +26,7 @@ Root = tuple[str, dict[str, Any]]
 
 
 def publish_some(root: str, options: dict[str, Any] | None = None) -> None:
-    """Three commits, with one recording superseded: a glob would count too much."""
+    """Three commits; the last one supersedes a recording, so a glob would count too many rows."""
     store = open_store(root, options)
     write_bundle(store, RUN, bundle(window("a"), window("b"), window("bad", error="NotAudio")))
     publish(store, RUN)
@@ -60,7 +62,7 @@ def read_with_duckdb(snapshot: Snapshot) -> list[tuple[str, str]]:
 
 
 def read_with_pandas(snapshot: Snapshot) -> list[tuple[str, str]]:
-    files: Any = snapshot.files("transcripts")  # a list is fine, though the stubs do not know it
+    files: Any = snapshot.files("transcripts")  # a list works, but the stubs do not allow it
     frame = pd.read_parquet(files, filesystem=snapshot.filesystem)
     return list(frame[["segment_id", "text"]].itertuples(index=False, name=None))
 
@@ -80,7 +82,7 @@ def test_other_engines_read_the_same_rows(
     assert sorted(read(snapshot)) == sorted((row["segment_id"], row["text"]) for row in rows)
 
 
-def test_duckdb_needs_no_library_to_find_the_files(local: str) -> None:
+def test_duckdb_reads_the_derived_file_lists(local: str) -> None:
     listing = f"{local}/_snapshots/3/events.json"
     n_rows = duckdb.execute(
         f"SET VARIABLE files = (SELECT list(path) FROM read_json('{listing}'));"
@@ -101,12 +103,12 @@ def test_columns_can_be_chosen(root: Root) -> None:
     assert table.num_rows == 4
 
 
-def test_a_wrong_column_is_named(local: str) -> None:
+def test_an_unknown_column_is_named(local: str) -> None:
     with pytest.raises(ValueError, match=r"recordings has no columns \['colour'\]; it has"):
         open_snapshot(local).read("recordings", ["colour"])
 
 
-def test_a_wrong_table_is_named(local: str) -> None:
+def test_an_unknown_table_is_named(local: str) -> None:
     with pytest.raises(ValueError, match="there is no table 'words'; there are"):
         open_snapshot(local).read("words")
     with pytest.raises(ValueError, match="there is no table 'words'; there are"):
@@ -135,7 +137,7 @@ def test_an_unknown_fingerprint_lists_the_known(local: str) -> None:
         open_snapshot(local, fingerprint="0000")
 
 
-def test_the_ledger_says_what_new_work_must_supersede(root: Root) -> None:
+def test_the_ledger_has_work_key_and_attempts_of_each_recording(root: Root) -> None:
     rows = ledger(*root, fingerprint=RUN.fingerprint).sort_by("recording_id").to_pylist()
     assert [row["recording_id"] for row in rows] == ["a", "b", "bad", "c"]
     assert rows[2] == {
@@ -166,7 +168,7 @@ def test_a_flipped_bit_is_an_error_not_a_wrong_row(local: str) -> None:
         open_snapshot(local).read("transcripts")
 
 
-def test_a_column_whose_name_was_damaged_is_an_error_not_a_column_of_nulls(local: str) -> None:
+def test_a_damaged_column_name_is_an_error_not_a_column_of_nulls(local: str) -> None:
     path = Path(open_snapshot(local).files("transcripts")[0])
     data = path.read_bytes()  # page checksums do not cover the footer
     path.write_bytes(data.replace(b"rich_text", b"rich_texu"))
@@ -174,14 +176,14 @@ def test_a_column_whose_name_was_damaged_is_an_error_not_a_column_of_nulls(local
         open_snapshot(local).read("transcripts")
 
 
-def test_a_process_that_only_reads_ends_well(local: str) -> None:
-    # Arrow's own reader threads abort one such process in ten at its end (arrow#50482).
+def test_a_process_that_only_reads_exits_without_an_error(local: str) -> None:
+    # With Arrow's own reader threads, one such process in ten aborts at its end (arrow#50482).
     code = f"from pipeline.tables import open_snapshot; open_snapshot({local!r}).read('events')"
     for _ in range(3):
         subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=True)
 
 
-def test_connect_shows_every_table_and_their_join(root: Root) -> None:
+def test_connect_has_a_view_of_each_table_and_their_join(root: Root) -> None:
     with connect(*root) as connection:
         for table in TABLES:
             counted = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
@@ -193,7 +195,7 @@ def test_connect_shows_every_table_and_their_join(root: Root) -> None:
     assert all(uri.startswith("/audio/") for _, uri, *_ in segments)
 
 
-def test_connect_works_before_anything_was_heard(tmp_path: Path) -> None:
+def test_connect_works_on_an_output_without_segments(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     write_bundle(store, RUN, bundle(window("bad", error="NotAudio", n_segments=0)))
     publish(store, RUN)
@@ -209,7 +211,7 @@ def test_plain_duckdb_reads_the_file_list_that_a_commit_leaves(local: str) -> No
         assert counted.fetchone() == (open_snapshot(local).read("transcripts").num_rows,)
 
 
-def ask(*arguments: str) -> "subprocess.CompletedProcess[str]":
+def query(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "jobs.query", *arguments],
         capture_output=True,
@@ -218,17 +220,19 @@ def ask(*arguments: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_query_job_answers_in_a_table_or_in_csv(local: str) -> None:
-    done = ask(local, "SELECT recording_id, status FROM recordings ORDER BY 1", "--csv")
+def test_the_query_command_prints_a_table_or_csv(local: str) -> None:
+    done = query(local, "SELECT recording_id, status FROM recordings ORDER BY 1", "--csv")
     assert done.stdout.splitlines() == ["recording_id,status", "a,ok", "b,ok", "bad,error", "c,ok"]
-    assert "recording_id" in ask(local, "SELECT recording_id FROM segments").stdout
+    assert "recording_id" in query(local, "SELECT recording_id FROM segments").stdout
 
 
 @pytest.mark.parametrize(
     ("sql", "reason"), [("SELECT nothing", "nothing"), ("SELEC 1", "syntax error")]
 )
-def test_a_wrong_query_is_answered_in_one_line_of_reason(local: str, sql: str, reason: str) -> None:
-    done = ask(local, sql)
+def test_the_query_command_says_what_is_wrong_with_a_query(
+    local: str, sql: str, reason: str
+) -> None:
+    done = query(local, sql)
     assert done.returncode == 2
     assert reason in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,8 +1,8 @@
-"""Self-attention over packed clips, three ways. Knows where clips lie; nothing of a network.
+"""Self-attention of each clip of a model batch, in three ways. Knows where clips lie; no network.
 
-Packed: the frames of all clips stand one after the other, (n_frames, d), and none of them hears
-another clip. All ways take q, k, v like that and give the same back: softmax(q k' / sqrt(d_head)) v
-of each head and clip.
+The frames of all clips stand one after the other, (n_frames, d), and no clip attends to another.
+Each way takes q, k and v like that and returns softmax(q k' / sqrt(d_head)) v in the same order,
+per head and clip.
 """
 
 import logging
@@ -14,22 +14,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import varlen
 
 from pipeline.models.linear import linear
 
-AttentionKind = Literal["clips", "grid", "varlen"]
+AttentionKind = Literal["per_clip", "padded", "varlen"]
 
 _log = logging.getLogger(__name__)
 
-# Frames of a clip from which its heads are multiplied one by one, by oneDNN (see `linear`).
-_LONG = 170
+_LONG_FRAMES = 170  # from this length on, oneDNN multiplies each head by itself (see `linear`)
 _TRIAL_LENGTHS = [3, 200, 1]
-_TRIAL_WAYS: tuple[AttentionKind, AttentionKind] = ("varlen", "grid")
+_MAX_DIFFERENCE = 0.05  # bfloat16 keeps 8 bits of values around 1
 
 
-class ByClip(NamedTuple):
-    """Clip by clip: wastes nothing, but costs launches for each."""
+class PerClip(NamedTuple):
+    """One clip after the other: no wasted work, but several kernel launches for each clip."""
 
     lengths: list[int]
 
@@ -38,90 +36,95 @@ class ByClip(NamedTuple):
         return torch.cat([_attend_one(q, k, v, n_heads) for q, k, v in clips])
 
 
-class InGrid(NamedTuple):
-    """All clips as long as the longest, their padding masked."""
+class Padded(NamedTuple):
+    """All clips at once, padded to the longest; a mask hides the padding."""
 
     longest: int
-    place: Tensor  # int64 (n_frames,) of each frame in a (n_clips, longest) grid
-    mask: Tensor  # bool (n_clips, 1, 1, longest), true where the grid holds a frame
+    place: Tensor  # int64 (n_frames,), where each frame lies among the n_clips * longest places
+    mask: Tensor  # bool (n_clips, 1, 1, longest), true where there is a frame
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, n_heads: int) -> Tensor:
-        q, k, v = (self._spread(t, n_heads) for t in (q, k, v))
-        heard = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
-        return heard.transpose(1, 2).flatten(2).flatten(0, 1)[self.place]
+        q, k, v = (self._pad(t, n_heads) for t in (q, k, v))
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask)
+        return attended.transpose(1, 2).flatten(2).flatten(0, 1)[self.place]
 
-    def _spread(self, t: Tensor, n_heads: int) -> Tensor:
+    def _pad(self, t: Tensor, n_heads: int) -> Tensor:
         """(n_frames, d) -> (n_clips, n_heads, longest, d_head)."""
         n_clips = len(self.mask)
-        grid = t.new_zeros(n_clips * self.longest, t.shape[1])
-        grid[self.place] = t
-        return grid.view(n_clips, self.longest, n_heads, -1).transpose(1, 2)
+        padded = t.new_zeros(n_clips * self.longest, t.shape[1])
+        padded[self.place] = t
+        return padded.view(n_clips, self.longest, n_heads, -1).transpose(1, 2)
 
 
 class Varlen(NamedTuple):
-    """By FlashAttention's kernel for sequences of any length (torch.nn.attention.varlen)."""
+    """All clips at once, without padding: FlashAttention's kernel for sequences of any length."""
 
     longest: int
     bounds: Tensor  # int32 (n_clips + 1,), where clips begin and end
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, n_heads: int) -> Tensor:
+        # Its import takes seconds of CPU and 160 MB (torch._dynamo, sympy, triton). CPU workers do
+        # not need it.
+        from torch.nn.attention import varlen
+
         q, k, v = (t.unflatten(-1, (n_heads, -1)) for t in (q, k, v))
-        heard = varlen.varlen_attn(q, k, v, self.bounds, self.bounds, self.longest, self.longest)
-        assert isinstance(heard, Tensor)  # with return_aux it would be two
-        return heard.flatten(1)
+        attended = varlen.varlen_attn(q, k, v, self.bounds, self.bounds, self.longest, self.longest)
+        assert isinstance(attended, Tensor)  # with return_aux it would be two
+        return attended.flatten(1)
 
 
 def lay_out(
-    lengths: Sequence[int], way: AttentionKind, device: torch.device
-) -> ByClip | InGrid | Varlen:
-    """The clips of one pack, for all layers; made on the host, which knows all lengths."""
+    lengths: Sequence[int], kind: AttentionKind, device: torch.device
+) -> PerClip | Padded | Varlen:
+    """Where the clips of one model batch lie, for all layers. Built on the host, from `lengths`."""
     sizes, longest = np.array(lengths), max(lengths)
     starts = np.cumsum(sizes) - sizes
-    if way == "varlen":
+    if kind == "varlen":
         bounds = np.append(starts, sizes.sum()).astype(np.int32)
         return Varlen(longest, torch.from_numpy(bounds).to(device))
-    if way == "grid":
+    if kind == "padded":
         n_padding = np.repeat(np.arange(len(sizes)) * longest - starts, sizes)
         mask = (np.arange(longest) < sizes[:, None])[:, None, None]
-        return InGrid(
+        return Padded(
             longest,
             torch.from_numpy(np.arange(sizes.sum()) + n_padding).to(device),
             torch.from_numpy(mask).to(device),
         )
-    return ByClip(list(lengths))
+    return PerClip(list(lengths))
 
 
-def choose_way(
+def choose_attention(
     device: torch.device, dtype: torch.dtype, n_heads: int, d_head: int
 ) -> AttentionKind:
-    """The best that works: clip by clip on a CPU, where launches are free; on a GPU FlashAttention.
+    """The fastest kind that works on the device.
 
-    It is for half precision on Ampere or newer. A trial shows whether its kernel is there and
-    right; else it is a grid.
+    On a CPU: per clip, because a launch costs nothing there. On a GPU: FlashAttention, which needs
+    half precision and Ampere or newer; a trial shows whether its kernel exists and is right. Else
+    padded.
     """
     if device.type == "cpu":
-        return "clips"
+        return "per_clip"
     if dtype == torch.bfloat16 and varlen_works(device, dtype, n_heads, d_head):
         return "varlen"
-    return "grid"
+    return "padded"
 
 
 def varlen_works(device: torch.device, dtype: torch.dtype, n_heads: int, d_head: int) -> bool:
-    """Whether it gives here what the grid gives; if not, the log says why."""
+    """Whether varlen attention gives the result of padded attention; if not, logs why."""
     generator = torch.Generator().manual_seed(0)
     shape = sum(_TRIAL_LENGTHS), 3 * n_heads * d_head
     q, k, v = torch.randn(shape, generator=generator).to(device, dtype).chunk(3, dim=-1)
+    kinds: tuple[AttentionKind, AttentionKind] = ("varlen", "padded")
     try:
-        heard, expected = (
-            lay_out(_TRIAL_LENGTHS, way, device).attend(q, k, v, n_heads).float()
-            for way in _TRIAL_WAYS
+        tried, expected = (
+            lay_out(_TRIAL_LENGTHS, kind, device).attend(q, k, v, n_heads).float() for kind in kinds
         )
-        difference = float((heard - expected).abs().max())
-    except (RuntimeError, TypeError) as error:  # no kernel for this device; another signature
-        _log.warning("attention in a padded grid: varlen_attn fails here: %s", error)
+        difference = float((tried - expected).abs().max())
+    except (RuntimeError, TypeError, ImportError) as error:  # no kernel, or another signature
+        _log.warning("varlen_attn fails on this device, using padded attention: %s", error)
         return False
-    if not difference < 0.05:  # bfloat16 keeps 8 bits of values around 1; NaN is not less
-        _log.warning("attention in a padded grid: varlen_attn is off by %g here", difference)
+    if not difference < _MAX_DIFFERENCE:  # also true of NaN
+        _log.warning("varlen_attn is off by %g here, using padded attention", difference)
         return False
     return True
 
@@ -129,11 +132,12 @@ def varlen_works(device: torch.device, dtype: torch.dtype, n_heads: int, d_head:
 def _attend_one(q: Tensor, k: Tensor, v: Tensor, n_heads: int) -> Tensor:
     """One clip on a CPU; scores and their softmax are float32 at every precision.
 
-    torch's own attention for CPUs multiplies by MKL in float32, whatever it is given. With bfloat16
-    it takes twice as long as this on an AMD EPYC; with clips of 15 s in float32 half as long again.
+    torch's own attention for CPUs multiplies in float32 by MKL, whatever dtype it is given. On an
+    AMD EPYC it takes twice as long as this with bfloat16, and half as long again as this with clips
+    of 15 s in float32.
     """
     scale = math.sqrt(n_heads / q.shape[1])
-    if len(q) < _LONG:
+    if len(q) < _LONG_FRAMES:
         q, k, v = (t.unflatten(-1, (n_heads, -1)).transpose(0, 1) for t in (q, k, v))
         weights = torch.bmm(q.float() * scale, k.float().transpose(1, 2)).softmax(-1)
         return torch.bmm(weights.to(v.dtype), v).transpose(0, 1).flatten(1)
@@ -142,7 +146,7 @@ def _attend_one(q: Tensor, k: Tensor, v: Tensor, n_heads: int) -> Tensor:
 
 
 def _attend_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Contiguous matrices: with strided ones oneDNN takes a thousand times as long."""
+    """One head of a long clip. Contiguous, because oneDNN takes 1000 times as long with strides."""
     weights = linear(q.contiguous(), k.contiguous()).softmax(-1)
     if v.dtype == torch.float32:
         return linear(weights, v.T.contiguous())

@@ -1,73 +1,76 @@
 """Per-frame tokens to text, words, tags and probabilities. Knows SenseVoice's vocabulary, no torch.
 
-SenseVoice's first four output frames carry the tags in the order language, emotion, event, text
+A clip's first four output frames carry its tags, in the order language, emotion, event, text
 normalisation; the CTC text starts at frame 4 (SenseVoiceSmall.inference in FunASR). Greedy CTC may
-drop or repeat a tag, or print one inside the text: labels are read at their frames, never parsed.
+drop or repeat a tag, or print one inside the text. So labels are read from their frames and never
+parsed from the text.
 """
 
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import sentencepiece
 
-from pipeline.schema import EMOTIONS, EVENTS, LANGUAGES, LFR_FRAME_S
+from pipeline.errors import ModelError
+from pipeline.schema import EMOTIONS, EVENTS, LANGUAGES, LFR_FRAME_S, N_PROMPT_FRAMES
+
+if TYPE_CHECKING:
+    import sentencepiece
 
 BLANK = 0
-N_TAG_FRAMES = 4
 
-_LANGUAGE_PIECES = tuple(f"<|{name}|>" for name in LANGUAGES)
-_EMOTION_PIECES = (*(f"<|{name.upper()}|>" for name in EMOTIONS[:-1]), "<|EMO_UNKNOWN|>")
-_EVENT_PIECES = tuple(
-    f"<|{name}|>"
-    for name in (
-        "Speech",
-        "BGM",
-        "Laughter",
-        "Applause",
-        "Cry",
-        "Sneeze",
-        "Breath",
-        "Cough",
-        "Sing",
-        "Speech_Noise",
-        "GBG",
-        "Event_UNK",
-    )
-)
+# The prompt of a clip, as rows of the prompt embedding: language, event and emotion, text
+# normalisation (SenseVoiceSmall.lid_dict and textnorm_dict in FunASR).
+LANGUAGE_PROMPTS = {"auto": 0, "zh": 3, "en": 4, "yue": 7, "ja": 11, "ko": 12}
+EVENT_EMOTION_PROMPT = (1, 2)
+TEXT_NORM_PROMPTS = {True: 14, False: 15}  # with, without inverse text normalisation
+
+# Label to tag, in the order of schema.LANGUAGES, EMOTIONS and EVENTS.
+LANGUAGE_TAGS = {name: f"<|{name}|>" for name in LANGUAGES}
+EMOTION_TAGS = {name: f"<|{name.upper()}|>" for name in EMOTIONS} | {"unknown": "<|EMO_UNKNOWN|>"}
+EVENT_TAGS = {name: f"<|{name.capitalize()}|>" for name in EVENTS} | {
+    "bgm": "<|BGM|>",
+    "speech_noise": "<|Speech_Noise|>",
+    "gbg": "<|GBG|>",
+    "unknown": "<|Event_UNK|>",
+}
+TEXT_NORM_TAGS = {True: "<|withitn|>", False: "<|woitn|>"}
 
 
 class Vocabulary:
-    """Ids, pieces and tags of one SentencePiece model. Ids are found by piece, never by number."""
+    """Ids, pieces and tags of one SentencePiece model. Ids are looked up by piece.
 
-    def __init__(self, tokenizer: sentencepiece.SentencePieceProcessor) -> None:
+    Raises ModelError if a tag is missing.
+    """
+
+    def __init__(self, tokenizer: "sentencepiece.SentencePieceProcessor") -> None:
         self._tokenizer = tokenizer
-        self.language_ids = self._ids(_LANGUAGE_PIECES)
-        self.emotion_ids = self._ids(_EMOTION_PIECES)
-        self.event_ids = self._ids(_EVENT_PIECES)
+        self.language_ids = self._ids(LANGUAGE_TAGS.values())
+        self.emotion_ids = self._ids(EMOTION_TAGS.values())
+        self.event_ids = self._ids(EVENT_TAGS.values())
         pieces = [tokenizer.id_to_piece(i) for i in range(tokenizer.vocab_size())]
         self.pieces: list[str] = pieces
         self.is_tag = np.array(
             [piece.startswith("<|") and piece.endswith("|>") for piece in pieces]
         )
-        self._event_of = dict(zip(_EVENT_PIECES, EVENTS, strict=True))
+        self._event_of = {tag: name for name, tag in EVENT_TAGS.items()}
 
-    def _ids(self, pieces: Sequence[str]) -> list[int]:
+    def _ids(self, pieces: Collection[str]) -> list[int]:
         ids = [self._tokenizer.piece_to_id(piece) for piece in pieces]
         missing = [
             piece for piece, i in zip(pieces, ids, strict=True) if i == self._tokenizer.unk_id()
         ]
         if missing:
-            raise ValueError(
+            raise ModelError(
                 f"the tokenizer has no {', '.join(missing)}: not a SenseVoice vocabulary"
             )
         return ids
 
     def text(self, ids: Sequence[int]) -> str:
-        """The string of some ids, exactly as FunASR's tokenizer joins them."""
+        """The string of these ids, joined exactly as FunASR's tokenizer joins them."""
         return str(self._tokenizer.decode([int(i) for i in ids]))
 
     def opened_event(self, token: int) -> str:
@@ -83,7 +86,7 @@ class Vocabulary:
 
 @dataclass(frozen=True, slots=True)
 class ClipOutput:
-    """What the model heard in one clip: n frames of 60 ms, the first four of them tags."""
+    """What the model puts out for one clip: n LFR frames (60 ms), the first four of them tags."""
 
     tokens: np.ndarray  # int64 (n,), the most probable token of each frame
     probabilities: np.ndarray  # float32 (n,), its probability
@@ -92,8 +95,8 @@ class ClipOutput:
     event: np.ndarray  # float32 (12,), over schema.EVENTS
 
 
-class _Run(NamedTuple):
-    """Equal tokens in a row, collapsed as CTC asks; frames [first, last) of the text, from 0."""
+class _TokenRun(NamedTuple):
+    """Equal tokens in a row, collapsed by CTC's rule; text frames [first, last), from 0."""
 
     token: int
     first: int
@@ -101,51 +104,51 @@ class _Run(NamedTuple):
     probability: float
 
 
-def restrict_languages(frames: ClipOutput, allowed: Collection[str]) -> np.ndarray:
-    """Language probabilities with only the allowed ones (and nospeech) left, summing to one."""
+def restrict_languages(output: ClipOutput, allowed: Collection[str]) -> np.ndarray:
+    """(6,) Language probabilities, zero but for the allowed ones and nospeech; their sum is 1."""
     keep = np.array([name in allowed or name == "nospeech" for name in LANGUAGES])
-    kept = np.where(keep, frames.language, 0)
+    kept = np.where(keep, output.language, 0)
     return (kept / max(float(kept.sum()), 1e-12)).astype(np.float32)
 
 
 def best_spoken(language: np.ndarray) -> str:
-    """The most probable language, speech taken for granted."""
+    """The most probable language other than nospeech."""
     return LANGUAGES[int(np.argmax(language[: LANGUAGES.index("nospeech")]))]
 
 
 def label_clip(
-    frames: ClipOutput, vocabulary: Vocabulary, start_s: float, end_s: float, itn: bool
+    output: ClipOutput, vocabulary: Vocabulary, start_s: float, end_s: float, itn: bool
 ) -> dict[str, Any]:
     """One schema.LABELLED_SEGMENT for a clip that lies at [start_s, end_s] of its recording."""
-    runs = list(_collapse(frames, vocabulary))
+    runs = list(_collapse(output, vocabulary))
     spoken = [run for run in runs if not vocabulary.is_tag[run.token]]
-    emotion = frames.emotion
+    emotion = output.emotion
     forced = EMOTIONS[int(np.argmax(emotion[:-1]))]  # "unknown" is last
     return {
         "start_s": start_s,
         "end_s": end_s,
         "text": vocabulary.text([run.token for run in spoken]).strip(),
-        "rich_text": rich_text(frames, vocabulary),
+        "rich_text": rich_text(output, vocabulary),
         "confidence": _mean_probability(spoken),
         "n_tokens": len(spoken),
         "words": list(_words(spoken, vocabulary, start_s, end_s)),
         "itn": itn,
-        **_ranking("language", frames.language, LANGUAGES),
+        **_ranking("language", output.language, LANGUAGES),
         **_ranking("emotion", emotion, EMOTIONS),
         "emotion_forced": forced,
-        "events": list(_events(frames, runs, vocabulary, start_s, end_s)),
+        "events": list(_events(output, runs, vocabulary, start_s, end_s)),
     }
 
 
-def rich_text(frames: ClipOutput, vocabulary: Vocabulary) -> str:
-    """SenseVoice's own string, tags and all, as `AutoModel.generate` returns it."""
-    collapsed = frames.tokens[_run_starts(frames.tokens)]
+def rich_text(output: ClipOutput, vocabulary: Vocabulary) -> str:
+    """SenseVoice's own string, including its tags, as `AutoModel.generate` returns it."""
+    collapsed = output.tokens[_run_starts(output.tokens)]
     return vocabulary.text(collapsed[collapsed != BLANK].tolist())
 
 
-def _collapse(frames: ClipOutput, vocabulary: Vocabulary) -> Iterator[_Run]:
-    tokens = frames.tokens[N_TAG_FRAMES:]
-    probabilities = frames.probabilities[N_TAG_FRAMES:]
+def _collapse(output: ClipOutput, vocabulary: Vocabulary) -> Iterator[_TokenRun]:
+    tokens = output.tokens[N_PROMPT_FRAMES:]
+    probabilities = output.probabilities[N_PROMPT_FRAMES:]
     if not len(tokens):
         return
     firsts = _run_starts(tokens)
@@ -155,24 +158,24 @@ def _collapse(frames: ClipOutput, vocabulary: Vocabulary) -> Iterator[_Run]:
         tokens[firsts].tolist(), firsts.tolist(), lasts, peaks, strict=True
     ):
         if token != BLANK:
-            yield _Run(token, first, last, peak)
+            yield _TokenRun(token, first, last, peak)
 
 
 def _run_starts(tokens: np.ndarray) -> np.ndarray:
-    """Where a token differs from the one before, the first included."""
+    """Indices of tokens that differ from the token before, and of the first token."""
     changed = np.ones(len(tokens), dtype=bool)
     np.not_equal(tokens[1:], tokens[:-1], out=changed[1:])
     return changed.nonzero()[0]
 
 
-def _mean_probability(runs: Sequence[_Run]) -> float:
+def _mean_probability(runs: Sequence[_TokenRun]) -> float:
     return sum(run.probability for run in runs) / len(runs) if runs else 0.0
 
 
 def _span(first: int, last: int, start_s: float, end_s: float) -> tuple[float, float]:
     """Frames [first, last) of a clip in seconds of the recording.
 
-    FunASR's convention: the frame i of the text covers [60 i - 30, 60 i + 30] ms of the clip.
+    FunASR's convention: text frame i covers [60 i - 30, 60 i + 30] ms of the clip.
     """
     at = min(max(start_s + (first - 0.5) * LFR_FRAME_S, start_s), end_s)
     until = min(max(start_s + (last - 0.5) * LFR_FRAME_S, at), end_s)
@@ -180,24 +183,31 @@ def _span(first: int, last: int, start_s: float, end_s: float) -> tuple[float, f
 
 
 def _words(
-    spoken: Sequence[_Run], vocabulary: Vocabulary, start_s: float, end_s: float
+    spoken: Sequence[_TokenRun], vocabulary: Vocabulary, start_s: float, end_s: float
 ) -> Iterator[dict[str, Any]]:
-    """Pieces joined to words: at "▁", or character by character where a script has no spaces."""
-    groups: list[tuple[str, list[_Run]]] = []
-    space = True
+    """Pieces joined to words.
+
+    A word begins at "▁"; in a script without spaces each character is a word. A mark belongs to the
+    word that it touches, and gives it neither time nor confidence: "$100", "20.". A mark between
+    two spaces belongs to no word.
+    """
+    groups: list[tuple[str, list[_TokenRun]]] = []
+    space, marks = True, ""  # marks: those in front of the next word
     for run in spoken:
         piece = vocabulary.pieces[run.token]
-        space = space or piece.startswith("▁")
+        if piece.startswith("▁"):
+            space, marks = True, ""
         text = piece.replace("▁", "")
         if not text:
             continue
-        if groups and not space and (_is_mark(text) or not _stands_alone(groups[-1][0], text)):
-            groups[-1] = (
-                groups[-1][0] + text,
-                [*groups[-1][1], *([] if _is_mark(text) else [run])],
-            )
-        elif not _is_mark(text):
-            groups.append((text, [run]))
+        before = "" if space or marks or not groups else groups[-1][0]
+        if _is_mark(text) and (not before or _opens(text, before)):
+            marks += text
+        elif before and (_is_mark(text) or not _are_two_words(before, text)):
+            groups[-1] = (before + text, [*groups[-1][1], *([] if _is_mark(text) else [run])])
+        else:
+            groups.append((marks + text, [run]))
+            marks = ""
         space = False
     for text, runs in groups:
         at, until = _span(runs[0].first, runs[-1].last, start_s, end_s)
@@ -210,9 +220,23 @@ def _is_mark(text: str) -> bool:
     return all(unicodedata.category(character)[0] in "PS" for character in text)
 
 
-def _stands_alone(before: str, text: str) -> bool:
-    """Whether two neighbouring pieces are words of their own: Han or kana on either side."""
-    return _is_unspaced(before[-1]) or _is_unspaced(text[0])
+def _opens(mark: str, before: str) -> bool:
+    """Whether a mark belongs to the next word although it touches the word `before`.
+
+    Brackets and quotes that open do; so does the sign of a currency behind Han or kana.
+    """
+    kind = unicodedata.category(mark[0])
+    return kind in ("Ps", "Pi") or (kind == "Sc" and _is_unspaced(_last_spoken(before)))
+
+
+def _are_two_words(before: str, text: str) -> bool:
+    """Whether a word ends between two neighbouring pieces: if either side is Han or kana."""
+    return _is_unspaced(_last_spoken(before)) or _is_unspaced(text[0])
+
+
+def _last_spoken(word: str) -> str:
+    """The last character of a word that is not a mark."""
+    return next(character for character in reversed(word) if not _is_mark(character))
 
 
 @lru_cache(maxsize=32_768)
@@ -222,7 +246,7 @@ def _is_unspaced(character: str) -> bool:
 
 
 def _ranking(kind: str, probabilities: np.ndarray, names: Sequence[str]) -> dict[str, Any]:
-    """Best, runner-up, all probabilities and their entropy (nats), as columns named by the kind."""
+    """Best label, runner-up, all probabilities and entropy (nats), as columns named by `kind`."""
     second, first = np.argsort(probabilities, kind="stable")[-2:]
     positive = probabilities[probabilities > 0].astype(np.float64)
     return {
@@ -236,12 +260,16 @@ def _ranking(kind: str, probabilities: np.ndarray, names: Sequence[str]) -> dict
 
 
 def _events(
-    frames: ClipOutput, runs: Sequence[_Run], vocabulary: Vocabulary, start_s: float, end_s: float
+    output: ClipOutput,
+    runs: Sequence[_TokenRun],
+    vocabulary: Vocabulary,
+    start_s: float,
+    end_s: float,
 ) -> Iterator[dict[str, Any]]:
-    """The segment's own event, then the ones whose tags stand inside the text, in time order."""
-    best = int(np.argmax(frames.event))
+    """The segment's own event, then the events whose tags are inside the text, in time order."""
+    best = int(np.argmax(output.event))
     if EVENTS[best] != "unknown":
-        probability = float(frames.event[best])
+        probability = float(output.event[best])
         yield _event(EVENTS[best], probability, (start_s, end_s), "tag")
     for index, run in enumerate(runs):
         name = vocabulary.opened_event(run.token)

@@ -1,8 +1,9 @@
-"""SenseVoice's encoder and head over packed clips: their frames stand one after the other.
+"""SenseVoice's encoder and CTC head over model batches. Knows nothing of prompts, tags or text.
 
-The network of FunASR's SenseVoiceEncoderSmall (funasr/models/sense_voice/model.py). Linear layers
-never see padding; only attention and the FSMN memory know where a clip ends. Residuals, norms,
-softmax and the memory stay in float32 at every precision. Knows nothing of prompts, tags or text.
+The network of FunASR's SenseVoiceEncoderSmall (funasr/models/sense_voice/model.py). The frames of
+all clips of a model batch stand one after the other, so linear layers process no padding; only
+attention and the FSMN memory know where a clip ends. Residuals, norms, softmax and the memory stay
+in float32 at every precision.
 """
 
 import ctypes
@@ -16,20 +17,21 @@ from torch import Tensor
 
 from pipeline.config import Precision
 from pipeline.errors import ModelError
-from pipeline.models.sensevoice.attention import AttentionKind, choose_way, lay_out
+from pipeline.models.sensevoice.attention import AttentionKind, choose_attention, lay_out
 from pipeline.models.sensevoice.layers import Layer, Layout, Norm, make_linear
 
 _log = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_MAX_HEAP_BLOCK = 32 << 20  # glibc takes no higher M_MMAP_THRESHOLD
+_MAX_HEAP_BLOCK = 32 << 20  # the highest M_MMAP_THRESHOLD that glibc accepts
 
 
 class Encoder:
     """70 SANM layers and the CTC head, on one device at one precision.
 
-    `attention` None: the best way that works on the device (attention.choose_way). With `compiled`
-    the layers go through torch.compile; where that fails, they run as they are.
+    `attention` None: the fastest kind that works on the device (attention.choose_attention). With
+    `compiled` the layers are compiled by torch.compile; if that fails, they run uncompiled. Raises
+    ModelError for a precision that the device does not have, KeyError for a missing weight.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class Encoder:
         self._device = device
         n_heads, size = int(conf["attention_heads"]), int(conf["output_size"])
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.attention = attention or choose_way(device, dtype, n_heads, size // n_heads)
+        self.attention = attention or choose_attention(device, dtype, n_heads, size // n_heads)
         kernel = int(conf["kernel_size"])
         left = (kernel - 1) // 2 + max(0, int(conf.get("sanm_shfit", 0)))
         self._pads = left, kernel - 1 - left
@@ -65,7 +67,7 @@ class Encoder:
             keep_freed_memory()
 
     def encode(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
-        """float32 (sum of lengths, 560) -> (sum of lengths, 512); the input stays as it is."""
+        """float32 (sum of lengths, 560) -> (sum of lengths, 512); `x` is not changed."""
         layout = self._lay_out(lengths)
         for layer in self._layers:
             x = self._run(layer, x, layout)
@@ -75,19 +77,19 @@ class Encoder:
         return self._tp_norm(x)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """(n, 512) -> float32 (n, n_tokens): 100 kB a frame, so ask for few at a time."""
+        """(n, 512) -> float32 (n, n_tokens): 100 kB per frame, so pass few frames at a time."""
         return self._head(hidden).float()
 
     def _run(self, layer: "Layer", x: Tensor, layout: Layout) -> Tensor:
-        compiled = self._compiled  # two threads run passes; the other may give it up
+        compiled = self._compiled  # another thread may set it to None in the meantime
         if compiled is None:
             return layer(x, layout)
         try:
             return compiled(layer, x, layout)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # no compiler, a graph it cannot translate: many types
-            _log.warning("label.compile: torch.compile fails here, going on without: %s", error)
+        except Exception as error:  # no compiler, an unsupported graph: many exception types
+            _log.warning("label.compile: torch.compile fails here, continuing without: %s", error)
             self._compiled = None
             return layer(x, layout)
 
@@ -95,24 +97,24 @@ class Encoder:
         left, right = self._pads
         gap = max(left, right)
         n_frames, n_clips = sum(lengths), len(lengths)
-        spread = np.arange(n_frames) + gap * np.repeat(np.arange(n_clips), lengths) + left
+        spaced = np.arange(n_frames) + gap * np.repeat(np.arange(n_clips), lengths) + left
         return Layout(
             lay_out(lengths, self.attention, self._device),
-            torch.from_numpy(spread).to(self._device),
+            torch.from_numpy(spaced).to(self._device),
             left + n_frames + gap * (n_clips - 1) + right,
         )
 
 
 def _run_layer(layer: Layer, x: Tensor, layout: Layout) -> Tensor:
-    """One function for all layers, so that torch.compile translates it once and not 70 times."""
+    """One function for all layers, so that torch.compile compiles it once and not 70 times."""
     return layer(x, layout)
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to reuse large blocks instead of giving each back to the kernel at once.
+    """Make glibc reuse large freed blocks instead of returning each to the kernel at once.
 
     Without it every activation of megabytes is mapped, faulted in page by page and unmapped again:
-    a tenth of the CPU time of a pass. No effect on other C libraries.
+    a tenth of the CPU time of a model batch. No effect with other C libraries.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:

@@ -1,4 +1,4 @@
-"""The encoder's layers at each precision. Knows weights and shapes; not their number or order."""
+"""The encoder's layers at each precision. Knows weights and shapes; not how layers are ordered."""
 
 import warnings
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from pipeline.config import Precision
 from pipeline.models.linear import linear
-from pipeline.models.sensevoice.attention import ByClip, InGrid, Varlen
+from pipeline.models.sensevoice.attention import Padded, PerClip, Varlen
 
 
 class Layout(NamedTuple):
-    """Where the clips of a pack lie; built once and used by every layer."""
+    """Where the clips of a model batch lie; built once and used by every layer."""
 
-    clips: ByClip | InGrid | Varlen
-    spread: Tensor  # (n_frames,) place of each frame when clips stand some zeros apart
-    n_spread: int
+    clips: PerClip | Padded | Varlen
+    spaced: Tensor  # int64 (n_frames,), row of each frame when zeros separate the clips
+    n_spaced: int  # rows, zeros included
 
 
 class Layer:
@@ -47,26 +47,26 @@ class Layer:
     def __call__(self, x: Tensor, layout: Layout) -> Tensor:
         """(n_frames, d_in) -> (n_frames, d)."""
         q, k, v = self.q_k_v(self.norm1(x)).chunk(3, dim=-1)
-        heard = self.out(layout.clips.attend(q, k, v, self._n_heads))
-        heard = self._memory(v.float(), layout).add_(heard)
+        attended = self.out(layout.clips.attend(q, k, v, self._n_heads))
+        attended = self._memory(v.float(), layout).add_(attended)
         # The first layer maps 560 to 512 and therefore has no residual around its attention.
-        x = heard.add_(x) if x.shape == heard.shape else heard
+        x = attended.add_(x) if x.shape == attended.shape else attended
         return x.add_(self.w_2(self.w_1(self.norm2(x)).relu_()))
 
     def _memory(self, v: Tensor, layout: Layout) -> Tensor:
         """FSMN: a depthwise convolution over time plus the values themselves. (n, d) -> (n, d).
 
-        Zeros between the clips stand for the padding that each would have alone. An image of height
-        1 whose channels come last, (n, d) needs no transposition; torch knows it for one by its
-        strides, those of the axes of length 1 included, and else copies it, which takes longer than
-        the convolution.
+        Zeros between the clips replace the padding that each clip would have alone. The input is
+        viewed as an image of height 1 with channels last, so (n, d) needs no transposition. torch
+        recognises that layout by the strides, also those of the axes of length 1; otherwise it
+        makes a copy, which takes longer than the convolution.
         """
         d = v.shape[1]
-        spaced = v.new_zeros(layout.n_spread, d)
-        spaced[layout.spread] = v
-        image = spaced.view(1, 1, -1, d).permute(0, 3, 1, 2)
+        padded = v.new_zeros(layout.n_spaced, d)
+        padded[layout.spaced] = v
+        image = padded.view(1, 1, -1, d).permute(0, 3, 1, 2)
         convolved = F.conv2d(image, self.kernel[:, :, None], groups=d)[0, :, 0].T
-        return convolved[layout.spread - self._left].add_(v)
+        return convolved[layout.spaced - self._left].add_(v)
 
 
 class Norm:
@@ -91,7 +91,7 @@ class Linear:
 
 
 class HalfLinear(Linear):
-    """In bfloat16, and so is what comes out; the float32 matrices are not kept."""
+    """Weights, product and result in bfloat16; the float32 weights are not kept."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         super().__init__(weight.bfloat16(), bias.bfloat16())
@@ -101,11 +101,12 @@ class HalfLinear(Linear):
 
 
 class Int8Linear:
-    """8 bits a weight, with a scale per output, and 7 an input, with a scale per frame.
+    """Weights of 8 bits with one scale per output; inputs of 7 bits with one scale per frame.
 
-    Every frame is brought to [-1, 1] first, so that the fixed scale of the kernel fits them all and
-    a frame's result does not depend on the clips it shares a batch with. 7 bits, because without
-    VNNI the CPU adds pairs of products in 16 bits (vpmaddubsw), which 8 by 8 bits overflow.
+    Every frame is scaled to [-1, 1] first. So the kernel's fixed scale fits all frames, and the
+    result of a frame does not depend on the other clips of its model batch. Inputs have 7 bits,
+    because a CPU without VNNI adds pairs of products in 16 bits (vpmaddubsw), which products of 8
+    by 8 bits overflow.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
@@ -113,7 +114,7 @@ class Int8Linear:
         scales = weight.abs().amax(dim=1).clamp_min(1e-12).double() / 127
         zeros = torch.zeros(len(weight), dtype=torch.long)
         with warnings.catch_warnings():
-            # torch points to torchao, whose CPU kernels need a compiler
+            # torch recommends torchao instead, whose CPU kernels need a compiler
             warnings.simplefilter("ignore")
             quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         self._packed = ops.linear_prepack(quantized, None)
@@ -121,7 +122,7 @@ class Int8Linear:
         self._bias = bias
 
     def __call__(self, x: Tensor) -> Tensor:
-        # Two reductions: abs() would write all of x, linalg.vector_norm takes five times as long.
+        # Two reductions: abs() would write a copy of x, linalg.vector_norm is five times slower.
         peak = torch.maximum(x.amax(1, True), x.amin(1, True).neg_()).clamp_min_(1e-12)
         y = self._multiply(x / peak, 1 / 63, 64, self._packed)
         return torch.addcmul(self._bias, y, peak, out=y)
@@ -137,10 +138,10 @@ _LINEARS: dict[Precision, type[Linear | Int8Linear]] = {
 def make_linear(
     weights: Mapping[str, Tensor], name: str, precision: Precision
 ) -> Linear | Int8Linear:
-    """The layer of that name; what it gives is bfloat16 at bf16, else float32."""
+    """The linear layer called `name`; its result is bfloat16 at bf16, else float32."""
     return _LINEARS[precision](weights[f"{name}.weight"], weights[f"{name}.bias"])
 
 
 def _fixed(weight: Tensor) -> Tensor:
-    """A parameter, whose sizes torch.compile may take for granted; those of other inputs vary."""
+    """As a Parameter: torch.compile treats its sizes as constant, those of other inputs as not."""
     return torch.nn.Parameter(weight, requires_grad=False)

@@ -1,7 +1,8 @@
 """The SenseVoice model: log-mel features in, per-frame tokens and tag probabilities out.
 
-Reads FunASR's model directory, writes the prompt before each clip, packs the clips for the encoder
-and reads tokens and tags at their frames. Knows nothing of recordings, text or tables.
+Reads FunASR's model directory, puts the prompt before each clip, joins the clips of a model batch
+for the encoder, and reads tokens and tags from their frames. Knows nothing of recordings, text or
+tables.
 """
 
 import math
@@ -22,34 +23,41 @@ from pipeline.models.device import pick_device
 from pipeline.models.features import read_cmvn, stack_frames
 from pipeline.models.files import ModelFiles, resolve_model
 from pipeline.models.sensevoice.attention import AttentionKind
-from pipeline.models.sensevoice.decoding import ClipOutput, Vocabulary
+from pipeline.models.sensevoice.decoding import (
+    EVENT_EMOTION_PROMPT,
+    LANGUAGE_PROMPTS,
+    TEXT_NORM_PROMPTS,
+    ClipOutput,
+    Vocabulary,
+)
 from pipeline.models.sensevoice.encoder import Encoder
 from pipeline.schema import LFR_STEP, N_PROMPT_FRAMES
 
-# Rows of the prompt embedding (SenseVoiceSmall.lid_dict and textnorm_dict in FunASR).
-_LANGUAGE_PROMPT = {"auto": 0, "zh": 3, "en": 4, "yue": 7, "ja": 11, "ko": 12}
-_EVENT_EMOTION_PROMPT = (1, 2)
-_TEXT_NORM_PROMPT = {True: 14, False: 15}  # with, without inverse text normalisation
-
 Clip = np.ndarray | Tensor  # log-mel, float32 (n_frames, 80)
 
-# Frames per pass of the CTC head, of 25055 float32 logits each. On a CPU 26 MB: glibc gives back
-# blocks over 32 MB at once (see encoder.keep_freed_memory), and they would leave the cache.
+# LFR frames per call of the CTC head, of 25055 float32 logits each. On a CPU this is 26 MB: glibc
+# returns blocks over 32 MB to the kernel at once (see encoder.keep_freed_memory), and they do not
+# fit the cache.
 _HEAD_FRAMES = {"cpu": 256, "cuda": 8192}
 
 
 class Transcriber(Protocol):
-    """What the label stage needs of a model; one answer per clip, in the order of the clips."""
+    """What the label stage needs of a model."""
 
     vocabulary: Vocabulary
 
     def transcribe(
         self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
-    ) -> list[ClipOutput]: ...
+    ) -> list[ClipOutput]:
+        """One output per clip, in the order of the clips. Raises BatchTooLarge."""
+        ...
 
 
 class SenseVoice:
-    """One model on one device: `transcribe`, in its `vocabulary`, by the way of its `attention`."""
+    """One SenseVoice model on one device. Raises ModelError.
+
+    `attention` is the kind in use: the given one, or the fastest that works on the device.
+    """
 
     def __init__(
         self,
@@ -61,7 +69,7 @@ class SenseVoice:
     ) -> None:
         if files.config.get("model") != "SenseVoiceSmall" or files.tokenizer is None:
             raise ModelError(
-                f"{files.directory} holds {files.config.get('model')!r}, no SenseVoice"
+                f"{files.directory} holds {files.config.get('model')!r}, no SenseVoice model"
             )
         conf = files.config.get("encoder_conf", {})
         self._device = torch.device(device)
@@ -72,7 +80,7 @@ class SenseVoice:
             self._encoder = Encoder(weights, conf, self._device, precision, attention, compiled)
         except KeyError as error:
             raise ModelError(
-                f"{files.weights} has no {error}, which its config.yaml asks for"
+                f"{files.weights} has no {error}, which its config.yaml requires"
             ) from error
         self.attention = self._encoder.attention
         shift, scale = read_cmvn(files.cmvn)
@@ -81,7 +89,7 @@ class SenseVoice:
             sentencepiece.SentencePieceProcessor(model_file=str(files.tokenizer))
         )
         ids = self.vocabulary
-        self._tag_layers = [  # the rows of the head that belong to a kind of tag
+        self._tag_layers = [  # for each kind of tag, its rows of the head
             (weights["ctc.ctc_lo.weight"][kind], weights["ctc.ctc_lo.bias"][kind])
             for kind in (ids.language_ids, ids.emotion_ids, ids.event_ids)
         ]
@@ -90,14 +98,18 @@ class SenseVoice:
     def transcribe(
         self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
     ) -> list[ClipOutput]:
-        """Hear clips together in one pass. Raises BatchTooLarge when they do not fit the device."""
+        """Run clips (n_frames, 80) through the model as one model batch; one output per clip.
+
+        `languages` prompts each clip: auto, zh, en, yue, ja or ko. Raises BatchTooLarge when the
+        device has no memory for all of them.
+        """
         try:
             return self._transcribe(clips, languages, use_itn)
         except torch.OutOfMemoryError as error:
-            short = str(error)
-        # Outside the handler: the traceback would hold the tensors of the failed pass alive.
+            message = str(error)
+        # Outside the handler, whose traceback would keep the tensors of the failed batch alive.
         torch.cuda.empty_cache()
-        raise BatchTooLarge(short)
+        raise BatchTooLarge(message)
 
     def _transcribe(
         self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
@@ -108,15 +120,16 @@ class SenseVoice:
     def _embed(
         self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
     ) -> tuple[Tensor, list[int]]:
-        """Features (n, 80) of each clip -> encoder input of all, and how much of it is whose.
+        """Features (n, 80) of each clip -> encoder input of all clips, and the length of each.
 
-        Of a clip (4 + ceil(n / 6), 560): prompts, stacked frames, positions added to both.
+        One clip is (4 + ceil(n / 6), 560): prompts, then stacked frames; positions are added to
+        both.
         """
-        held = [clip if isinstance(clip, Tensor) else torch.from_numpy(clip) for clip in clips]
-        frames = torch.cat(held).to(self._device)
+        tensors = [clip if isinstance(clip, Tensor) else torch.from_numpy(clip) for clip in clips]
+        frames = torch.cat(tensors).to(self._device)
         stacked = stack_frames(frames, [len(clip) for clip in clips])
         rows = [
-            (_LANGUAGE_PROMPT[language], *_EVENT_EMOTION_PROMPT, _TEXT_NORM_PROMPT[use_itn])
+            (LANGUAGE_PROMPTS[language], *EVENT_EMOTION_PROMPT, TEXT_NORM_PROMPTS[use_itn])
             for language in languages
         ]
         lengths = [N_PROMPT_FRAMES + math.ceil(len(clip) / LFR_STEP) for clip in clips]
@@ -132,15 +145,16 @@ class SenseVoice:
         return x * math.sqrt(self._size) + positions[self._index(place)], lengths
 
     def _index(self, rows: np.ndarray) -> Tensor:
-        """Made on the host, where all lengths are known: a mask would make it wait for the GPU."""
+        """Row numbers on the device. They come from the host: a mask would wait for the GPU."""
         return torch.from_numpy(rows).to(self._device)
 
     def _decode(self, hidden: Tensor, lengths: list[int]) -> list[ClipOutput]:
-        """Encoder output (n, d) -> greedy tokens of each frame, tag probabilities of each clip."""
+        """Encoder output (n, d) -> for each clip, best tokens per frame and tag probabilities."""
         tokens, top = [], []
         for part in hidden.split(_HEAD_FRAMES[self._device.type]):
             logits = self._encoder.logits(part)
-            best, ids = logits.max(dim=-1)  # then the softmax of the best, in place
+            best, ids = logits.max(dim=-1)
+            # In place: the softmax of the best token alone.
             tokens.append(ids)
             top.append(logits.sub_(best[:, None]).exp_().sum(dim=-1).reciprocal())
         starts = self._index(np.cumsum([0, *lengths[:-1]]))
@@ -155,9 +169,9 @@ class SenseVoice:
 
 
 def _to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
-    """Float32 copies in one transfer: each would wait for all that the GPU has to do.
+    """Float32 copies in one transfer, because each transfer waits for the GPU's queued work.
 
-    Token ids are exact in float32, being less than 2^24.
+    Token ids are less than 2^24, so float32 holds them exactly.
     """
     flat = torch.cat([tensor.flatten().float() for tensor in tensors]).cpu().numpy()
     parts = np.split(flat, np.cumsum([tensor.numel() for tensor in tensors])[:-1])
@@ -165,9 +179,9 @@ def _to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
 
 
 def _positions(n_frames: int, size: int, like: Tensor) -> Tensor:
-    """Sinusoids of positions 1..n: sines in the first half of the columns, cosines in the second.
+    """(n_frames, size) Sinusoids of positions 1..n: sines in the left half, cosines in the right.
 
-    As SinusoidalPositionEncoder of FunASR computes them: timescales 10000 ** (i / (size / 2 - 1)).
+    As FunASR's SinusoidalPositionEncoder: timescales 10000 ** (i / (size / 2 - 1)).
     """
     increment = math.log(10000.0) / (size / 2 - 1)
     scales = torch.exp(torch.arange(size // 2, device=like.device) * -increment)
@@ -176,7 +190,7 @@ def _positions(n_frames: int, size: int, like: Tensor) -> Tensor:
 
 
 def _load_weights(files: ModelFiles, device: torch.device) -> dict[str, Tensor]:
-    """The state dict of model.pt, fp32; nested and prefixed as FunASR's trainers leave them."""
+    """The state dict of model.pt in float32; FunASR's trainers nest it and prefix its names."""
     try:
         state: Any = torch.load(
             files.weights, map_location="cpu", weights_only=True, mmap=_is_plain(files.weights)
@@ -195,9 +209,10 @@ def _load_weights(files: ModelFiles, device: torch.device) -> dict[str, Tensor]:
 
 
 def _is_plain(weights: Path) -> bool:
-    """Whether the file may be mapped: then all workers of a node share its pages, 0.9 GB of them.
+    """Whether the file can be memory-mapped; then all workers of a node share its 0.9 GB.
 
-    torch.save packs without compression; files packed otherwise are read into memory.
+    True of files that torch.save wrote: zip archives without compression. Others are read into
+    memory.
     """
     if not zipfile.is_zipfile(weights):
         return False
@@ -208,8 +223,8 @@ def _is_plain(weights: Path) -> bool:
 def load_sensevoice(config: RunConfig, sha256: str = "") -> SenseVoice:
     """The model of a run on this worker's device. Raises ModelError.
 
-    `sha256` is the hash that the driver planned with: a worker that finds other files under the
-    same name must not label with them.
+    `sha256` is the hash of the model that the driver planned with. A worker that finds other files
+    under the same name must not label with them.
     """
     files = resolve_model(
         config.model,
@@ -219,12 +234,12 @@ def load_sensevoice(config: RunConfig, sha256: str = "") -> SenseVoice:
     )
     if sha256 and files.sha256 != sha256:
         raise ModelError(
-            f"model {config.model!r} is not the same here as on the driver "
+            f"model {config.model!r} is not the same on this node as on the driver "
             f"({files.sha256[:12]} instead of {sha256[:12]}); give every node the same files"
         )
     device = pick_device(config.label.device)
     if device.type == "cpu":
         torch.set_num_threads(max(1, int(config.ray.label_cpus)))
-    # Not on a CPU: it gains 3 % in a grid and cannot translate attention clip by clip.
+    # Not on a CPU: it gains 3 % with padded attention and cannot compile attention per clip.
     compiled = config.label.compile and device.type != "cpu"
     return SenseVoice(files, device, label_precision(config), compiled=compiled)

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING
 
 from pipeline.errors import BatchTooLarge, RecordingError
 
-if TYPE_CHECKING:  # torch takes seconds and 600 MB: only where a model is built
+if TYPE_CHECKING:  # torch takes seconds and 600 MB; only processes with a model import it
     from pipeline.models.sensevoice.decoding import ClipOutput
     from pipeline.models.sensevoice.model import Clip, Transcriber
 
 
 class BatchedModel:
-    """A model that takes any number of clips: packed into batches, failures kept apart.
+    """A model that takes any number of clips, in model batches of at most `max_frames` (10 ms).
 
-    One answer per clip, in the order of the clips: its output, or the exception that it alone
-    raises. `max_frames` (of 10 ms) bounds a batch; it is halved when the device has no memory for
-    one, and stays so.
+    `max_frames` is halved for good when the device has no memory for a batch.
     """
 
     def __init__(self, model: "Transcriber", max_frames: int) -> None:
@@ -30,7 +28,11 @@ class BatchedModel:
     def transcribe(
         self, clips: "Sequence[Clip]", languages: Sequence[str], use_itn: bool
     ) -> "list[ClipOutput | Exception]":
-        """Transcribe `clips`, each prompted with its language."""
+        """Transcribe `clips`, each prompted with its language.
+
+        One result per clip, in the order of the clips: its output, or the exception that this clip
+        alone causes.
+        """
         outputs: list[ClipOutput | Exception] = [RuntimeError("not transcribed")] * len(clips)
         left = list(range(len(clips)))
         while left:
@@ -40,7 +42,7 @@ class BatchedModel:
             for n_done, batch in enumerate(batches):
                 try:
                     done = self._transcribe_batch(batch, clips, languages, use_itn)
-                except BatchTooLarge:  # later batches will be no smaller: this size is kept
+                except BatchTooLarge:  # later batches are as large, so the new limit stays
                     self._max_frames = sum(len(clips[index]) for index in batch) // 2
                     left = [index for rest in batches[n_done:] for index in rest]
                     break
@@ -55,7 +57,7 @@ class BatchedModel:
         languages: Sequence[str],
         use_itn: bool,
     ) -> "list[ClipOutput | Exception]":
-        """One model batch; after a failure its halves, until the clip that fails is alone.
+        """Run one model batch; after a failure its halves, down to the clip that fails alone.
 
         Raises BatchTooLarge.
         """
@@ -84,20 +86,20 @@ class BatchedModel:
 def pack_by_length(lengths: Sequence[int], max_length: int) -> list[list[int]]:
     """Indices of clips, longest first, in batches whose lengths sum to at most `max_length`.
 
-    Neighbours in length share a batch, which keeps the padding inside attention small. All batches
-    are of about one size: a small rest would read every weight for a few frames. A clip longer than
-    `max_length` goes alone. Every index appears exactly once.
+    Clips of similar length share a batch, which keeps padding in attention small. All batches have
+    about the same size, because a small last batch would read all weights for a few frames. A clip
+    longer than `max_length` gets its own batch. Every index appears exactly once.
     """
     order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
     total, longest = sum(lengths), max(lengths, default=0)
-    # Room for half a clip more than a share: else the last clip that does not fit begins a rest.
+    # Leave room for half a clip, else the last clip of a full batch starts a small batch.
     room = max(max_length / 2, max_length - longest / 2)
     share = total / max(1, math.ceil(total / room))
     batches: list[list[int]] = []
     before = filled = 0
     for index in order:
         length = lengths[index]
-        is_next = before + length / 2 > share * len(batches)  # most of it lies beyond this share
+        is_next = before + length / 2 > share * len(batches)  # most of it is past this share
         if not batches or is_next or filled + length > max_length:
             batches.append([])
             filled = 0

@@ -1,1 +1,1 @@
-"""Find speech: FSMN-VAD, Silero or none; frames to intervals, intervals to segments."""
+"""Find speech with FSMN-VAD, Silero or no VAD, and join it to segments."""

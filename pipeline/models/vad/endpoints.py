@@ -1,4 +1,4 @@
-"""Speech frames to intervals, as FunASR's FSMN-VAD does. Knows frames; no audio, no network."""
+"""Speech flags per frame to intervals, as in FunASR's FSMN-VAD. Knows no audio and no network."""
 
 from functools import cache
 from typing import Any, NamedTuple
@@ -8,35 +8,39 @@ import numpy.typing as npt
 
 
 class EndpointRules(NamedTuple):
-    """When a run of frames becomes an interval; all in frames of 10 ms."""
+    """When an interval of speech begins and ends; all in frames of 10 ms.
 
-    window: int  # a sliding count of speech frames decides
-    to_speech: int  # at least so many of the window: speech
-    to_silence: int  # at most so many: silence
-    lookback: int  # an interval begins so long before it is noticed
-    end_silence: int  # so many silent windows end it ...
-    take_back: int  # ... and so many of them are given back to silence
-    max_length: float
+    Each frame has a state, speech or silence, by the number of speech frames in a sliding window
+    that ends there.
+    """
+
+    window: int
+    to_speech: int  # silence becomes speech with at least this many speech frames
+    to_silence: int  # speech becomes silence with at most this many
+    lookback: int  # an interval starts this long before the frame that became speech
+    end_silence: int  # this many silent frames end an interval ...
+    take_back: int  # ... and this many of them do not belong to it
+    max_length: float  # a longer interval is ended
 
 
 def find_intervals(is_speech: npt.NDArray[np.bool_], rules: EndpointRules) -> list[tuple[int, int]]:
     """FunASR's FSMN-VAD state machine: (start, end) in frames, in order.
 
     From `FsmnVADStreaming.DetectOneFrame` (FunASR 1.4.16), mode "multiple utterances" with
-    do_extend. There it walks buffers frame by frame; here only what moves a boundary is left:
-    an interval starts at `lookback` before its notice, but not before the end of the last one,
-    and all but the silence to take back belongs to it.
+    do_extend. FunASR moves audio through buffers; here is only what affects a boundary. An interval
+    starts `lookback` before its first speech state, but not before the end of the previous one.
     """
     return [(int(start), int(end)) for start, end in _compiled_scan()(is_speech, rules)]
 
 
 @cache
 def _compiled_scan() -> Any:
-    """Plain Python does 20,000x real time, half a core beside a GPU at 10,000x; this, millions.
+    """`_scan`, compiled once per process, which takes a second.
 
-    Takes a second, once for a process.
+    Plain Python reaches 20,000x real time, so a GPU that labels 10,000x needs half a core for it;
+    compiled it reaches millions.
     """
-    import numba  # 50 MB: only where FSMN-VAD runs
+    import numba  # 50 MB; only processes that run FSMN-VAD need it
 
     return numba.njit(_scan)
 

@@ -1,7 +1,8 @@
-"""FunASR's FSMN-VAD, network and rules written anew. Knows log-mels and speech, nothing of merging.
+"""FunASR's FSMN-VAD, its network and rules rewritten. Knows nothing of merging.
 
-With `max_end_silence_time` given, the same intervals to the millisecond (tests/models/vad),
-in a third of the time and without FunASR's 11 s of import. Threads are the caller's business.
+With a fixed `max_end_silence_time` it finds the same intervals to the millisecond (see
+tests/models/vad), in a third of the time and without FunASR's import, which takes 11 s. The caller
+sets the number of threads.
 """
 
 import math
@@ -15,17 +16,18 @@ import yaml
 from torch.nn.functional import conv1d
 
 from pipeline.config import SegmentConfig
+from pipeline.errors import ModelError
 from pipeline.models.features import read_cmvn
 from pipeline.models.linear import linear
 from pipeline.models.vad.endpoints import EndpointRules, find_intervals
-from pipeline.schema import FRAME, FRAMES_PER_S, SAMPLE_RATE, Segment
+from pipeline.schema import FRAME, FRAME_LENGTH, FRAMES_PER_S, N_MELS, SAMPLE_RATE, Segment
 
 FRAME_MS = 1000 * FRAME // SAMPLE_RATE
-# Of FSMN-VAD at a time. On a CPU 10 s: its activations stay in cache. On a GPU 44 min: 1 GB.
+# Frames per call of the network. On a CPU 10 s: activations stay in cache. On a GPU 44 min: 1 GB.
 CHUNK_FRAMES = {"cpu": 1_000, "cuda": 1 << 18}
-_STACK = 5  # frames that it sees together: each with two on both sides
+_STACK = 5  # the input of a frame: itself and two neighbours on either side
 
-# FunASR's VADXOptions; a config.yaml may say otherwise.
+# FunASR's VADXOptions, where a config.yaml does not set them.
 _DEFAULTS: dict[str, Any] = {
     "window_size_ms": 200,
     "sil_to_speech_time_thres": 150,
@@ -39,8 +41,9 @@ _DEFAULTS: dict[str, Any] = {
     "lstride": 1,
 }
 
-# What is written into the code. At -100 dB the level thresholds never bind: FunASR's level of a
-# frame is at least -60 dB (it adds 1e-6) and at most 26, so no frame is 100 dB under the noise.
+# The variant that this code implements. At -100 dB the level thresholds have no effect: FunASR's
+# level of a frame is at least -60 dB (it adds 1e-6) and at most 26 dB, so no frame is 100 dB below
+# the noise.
 _EXPECTED: dict[str, dict[str, Any]] = {
     "model_conf": {
         "detect_mode": 1,
@@ -53,11 +56,11 @@ _EXPECTED: dict[str, dict[str, Any]] = {
     "encoder_conf": {"rorder": 0},
     "frontend_conf": {
         "fs": SAMPLE_RATE,
-        "n_mels": 80,
+        "n_mels": N_MELS,
         "window": "hamming",
-        "frame_length": 25,
+        "frame_length": 1000 * FRAME_LENGTH // SAMPLE_RATE,
         "frame_shift": FRAME_MS,
-        "lfr_m": 5,
+        "lfr_m": _STACK,
         "lfr_n": 1,
     },
 }
@@ -66,7 +69,7 @@ _EXPECTED: dict[str, dict[str, Any]] = {
 class FsmnVad:
     """FunASR's FSMN-VAD, from a directory with config.yaml, am.mvn and model.pt.
 
-    Raises FileNotFoundError for a missing file, ValueError for a variant that is not known here.
+    Raises ModelError for a file that is missing or broken, and for another variant of the model.
     """
 
     def __init__(
@@ -76,7 +79,11 @@ class FsmnVad:
         self._options = options
         self._device = torch.device(device)
         self._rules = _endpoint_rules(options, round(config.end_silence_s * 1000))
-        self._net = _FsmnNet(directory / "model.pt", directory / "am.mvn", options, self._device)
+        weights, cmvn = _read_weights(directory / "model.pt"), read_cmvn(directory / "am.mvn")
+        try:
+            self._net = _FsmnNet(weights, cmvn, options, self._device)
+        except KeyError as error:
+            raise ModelError(f"{directory / 'model.pt'} has no {error}: not an FSMN-VAD") from error
 
     def find_speech(
         self, waveforms: Sequence[np.ndarray], log_mels: Sequence[torch.Tensor]
@@ -94,28 +101,29 @@ class FsmnVad:
 
     @torch.inference_mode()
     def silence_probabilities(self, log_mels: Sequence[torch.Tensor]) -> list[np.ndarray]:
-        """(n_frames, 80) of recordings -> float32 (n_frames,) of each, whatever their lengths.
+        """float32 (n_frames, 80) of each recording -> float32 (n_frames,) of each, of any lengths.
 
-        The recordings are one long sequence to the network, between them as many rows as it looks
-        back, which it takes for the silence before a beginning. So short ones cost a GPU no
-        launches of their own, and long ones no more memory than a chunk.
+        The network processes all recordings as one long sequence. Between two recordings there are
+        as many rows as the network looks back; it treats them like the silence before a start. So
+        a short recording needs no kernel launches of its own on a GPU, and a long one no more
+        memory than a chunk.
         """
         lengths = np.array([len(log_mel) for log_mel in log_mels], np.int64)
         starts = np.cumsum(lengths + self._net.n_context) - lengths - self._net.n_context
         firsts = np.cumsum(lengths) - lengths
-        n_places = int(starts[-1] + lengths[-1]) if len(lengths) else 0
-        rows = np.zeros((n_places, _STACK), np.int64)
-        is_gap = np.ones(n_places, bool)
+        n_rows = int(starts[-1] + lengths[-1]) if len(lengths) else 0
+        rows = np.zeros((n_rows, _STACK), np.int64)
+        is_gap = np.ones(n_rows, bool)
         for start, first, n_frames in zip(starts, firsts, lengths, strict=True):
-            # Each frame with its neighbours; at the ends the first and the last stand in.
-            places = np.arange(n_frames)[:, None] + np.arange(_STACK) - _STACK // 2
-            rows[start : start + n_frames] = first + places.clip(0, n_frames - 1)
+            # Each frame with its neighbours; at the ends the first and the last frame repeat.
+            around = np.arange(n_frames)[:, None] + np.arange(_STACK) - _STACK // 2
+            rows[start : start + n_frames] = first + around.clip(0, n_frames - 1)
             is_gap[start : start + n_frames] = False
-        silence = self._run(torch.cat(list(log_mels)), rows, is_gap) if n_places else is_gap
+        silence = self._run(torch.cat(list(log_mels)), rows, is_gap) if n_rows else is_gap
         return [silence[start : start + n] for start, n in zip(starts, lengths, strict=True)]
 
     def _run(self, frames: torch.Tensor, rows: np.ndarray, is_gap: np.ndarray) -> np.ndarray:
-        """(n_frames, 80) and which of them stand at each place -> float32 (n_places,)."""
+        """(n_frames, 80) and the frames stacked in each row (n_rows, 5) -> float32 (n_rows,)."""
         parts: list[torch.Tensor] = []
         memories: list[torch.Tensor] = []
         step = CHUNK_FRAMES[self._device.type]
@@ -133,12 +141,16 @@ class _FsmnNet:
     """The network: 400 -> 140 -> 250, blocks of 250 -> 128 -> memory -> 250, -> 140 -> 248."""
 
     def __init__(
-        self, weights_file: Path, cmvn_file: Path, options: Mapping[str, Any], device: torch.device
+        self,
+        weights: Mapping[str, torch.Tensor],
+        cmvn: Sequence[torch.Tensor],
+        options: Mapping[str, Any],
+        device: torch.device,
     ) -> None:
         self._stride: int = options["lstride"]
-        # Kaldi's normalisation goes into the first layer, and the last two layers become one.
-        shift, scale = (vector.double() for vector in read_cmvn(cmvn_file))
-        w = {k: v.double() for k, v in _read_weights(weights_file).items()}
+        # The normalisation is folded into the first layer; the last two layers become one.
+        shift, scale = (vector.double() for vector in cmvn)
+        w = {k: v.double() for k, v in weights.items()}
         first, bias = w["in_linear1.linear.weight"] * scale, w["in_linear1.linear.bias"]
         self._first = _floats(device, first, bias + first @ shift)
         self._second = _affine(w, "in_linear2", device)
@@ -148,7 +160,7 @@ class _FsmnNet:
             last @ w["out_linear1.linear.weight"],
             last @ w["out_linear1.linear.bias"] + bias,
         )
-        # A sum over some columns: an index would be sent to a GPU with every chunk.
+        # Sums some columns by a product: an index would be sent to the GPU with every chunk.
         is_silence = np.isin(np.arange(len(last)), options["sil_pdf_ids"]).astype(np.float32)
         self._is_silence = torch.from_numpy(is_silence).to(device)
         n_blocks = sum(name.endswith("conv_left.weight") for name in w)
@@ -168,9 +180,9 @@ class _FsmnNet:
     def __call__(
         self, stacked: torch.Tensor, keep: torch.Tensor | None, memories: list[torch.Tensor]
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """(n, 400) -> P(silence) (n,) and the left context of each block for the next call.
+        """(n, 400) -> P(silence) (n,), and the left context of each block for the next call.
 
-        Where `keep` (n,) is false there is nothing to remember.
+        Rows where `keep` (n,) is false enter the memory as zeros.
         """
         x = linear(linear(stacked, *self._first), *self._second).relu_()
         contexts = []
@@ -180,9 +192,9 @@ class _FsmnNet:
                 projected = projected * keep
             n_context = (taps.shape[2] - 1) * self._stride
             memory = memories[i] if memories else projected.new_zeros(len(projected), n_context)
-            heard = torch.cat((memory, projected), dim=1)
-            contexts.append(heard[:, heard.shape[1] - n_context :].clone())
-            remembered = conv1d(heard[None], taps, dilation=self._stride, groups=len(taps))[0]
+            past = torch.cat((memory, projected), dim=1)
+            contexts.append(past[:, past.shape[1] - n_context :].clone())
+            remembered = conv1d(past[None], taps, dilation=self._stride, groups=len(taps))[0]
             x = linear((projected + remembered).T, weight, bias).relu_()
         return linear(x, *self._out).softmax(dim=1) @ self._is_silence, contexts
 
@@ -200,18 +212,24 @@ def _floats(
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
-    state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises OS, pickle, zip and runtime errors alike
+        raise ModelError(f"{path} cannot be read as FSMN-VAD weights: {error}") from error
     return {name.removeprefix("encoder."): tensor for name, tensor in state.items()}
 
 
 def _read_options(path: Path) -> dict[str, Any]:
-    """What the network and the rules read of a config.yaml, with FunASR's defaults.
+    """The settings of a config.yaml that network and rules need, with FunASR's defaults.
 
-    Raises ValueError when a setting asks for what was left out here.
+    Raises ModelError if the file cannot be read, or describes a variant that is not implemented.
     """
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelError(f"{path}: cannot be read: {error}") from error
     if not isinstance(settings, dict) or settings.get("model") != "FsmnVADStreaming":
-        raise ValueError(f"{path}: not the config.yaml of an FSMN-VAD (model: FsmnVADStreaming)")
+        raise ModelError(f"{path}: not the config.yaml of an FSMN-VAD (model: FsmnVADStreaming)")
     other = []
     for section, expected in _EXPECTED.items():
         given = settings.get(section) or {}
@@ -221,15 +239,15 @@ def _read_options(path: Path) -> dict[str, Any]:
             if key in given and given[key] != value
         ]
     if other:
-        raise ValueError(f"{path}: an FSMN-VAD of another kind ({', '.join(other)})")
+        raise ModelError(f"{path}: an FSMN-VAD of another kind ({', '.join(other)})")
     given = {**(settings.get("model_conf") or {}), **(settings.get("encoder_conf") or {})}
     return {key: given.get(key, default) for key, default in _DEFAULTS.items()}
 
 
 def _endpoint_rules(options: Mapping[str, Any], max_end_silence_ms: int) -> EndpointRules:
-    """FunASR's conversions from milliseconds, its truncations and its 10 ms less included."""
+    """FunASR's conversion from milliseconds, with its truncations and its offset of one frame."""
     window = int(options["window_size_ms"] / FRAME_MS)
-    # The silence is counted from where the sliding window turned, which took this long already.
+    # Silence is counted from the frame that became silence, which is this late already.
     end_silence_ms = max_end_silence_ms - options["speech_to_sil_time_thres"]
     lookahead = int(options["lookahead_time_end_point"] / FRAME_MS)
     return EndpointRules(

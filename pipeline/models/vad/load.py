@@ -1,6 +1,6 @@
-"""Waveforms and features to raw speech intervals, by one of three VADs. Knows nothing of merging.
+"""Load one of three VADs, which find speech intervals. Knows nothing of merging.
 
-Threads are the caller's business, but importing silero_vad sets torch to one.
+The caller sets the number of threads; importing silero_vad sets torch's to one.
 """
 
 from collections.abc import Sequence
@@ -18,23 +18,23 @@ from pipeline.schema import SAMPLE_RATE, Segment
 
 
 class Vad(Protocol):
-    """What finds speech."""
+    """Finds speech in waveforms."""
 
     def find_speech(
         self, waveforms: Sequence[np.ndarray], log_mels: Sequence[torch.Tensor]
     ) -> list[list[Segment]]:
-        """int16 (n_samples,) and float32 (n_frames, 80) of recordings -> the speech in each.
+        """int16 (n_samples,) and float32 (n_frames, 80) of each recording -> its speech intervals.
 
-        In order, before merging.
+        Intervals are in order and not merged.
         """
         ...
 
 
 def load_vad(name_or_dir: str, config: SegmentConfig, device: str = "cpu") -> Vad:
-    """The VAD called `none`, `silero`, or the FSMN-VAD of a local directory.
+    """The VAD called "none" or "silero", or the FSMN-VAD in a local directory.
 
-    FSMN-VAD runs on `device`, where the log-mels must lie; silero runs on the CPU. Raises
-    FileNotFoundError or ValueError that name the file or key.
+    FSMN-VAD runs on `device`, and its log-mels must be there; silero runs on the CPU. Raises
+    ModelError, which names the file and the key.
     """
     if name_or_dir == "none":
         return WholeRecording()
@@ -44,7 +44,7 @@ def load_vad(name_or_dir: str, config: SegmentConfig, device: str = "cpu") -> Va
 
 
 class WholeRecording:
-    """No VAD: one segment over everything."""
+    """No VAD: one interval over the whole recording."""
 
     def find_speech(
         self, waveforms: Sequence[np.ndarray], log_mels: Sequence[torch.Tensor]

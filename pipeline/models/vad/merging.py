@@ -1,7 +1,7 @@
-"""Intervals of speech to segments. Knows lengths and gaps; no audio, no network.
+"""Join and cut speech intervals to segments. Knows lengths and gaps; no audio, no network.
 
-FunASR's merge_vad turns silence into segments and ignores its cap. Here a join bridges a short
-gap or does not happen, and nothing is longer than asked.
+FunASR's merge_vad turns silence into segments and exceeds its limit. Here intervals are joined
+across short gaps only, and no segment is longer than the limit.
 """
 
 import math
@@ -13,8 +13,8 @@ from pipeline.config import SegmentConfig
 from pipeline.schema import FRAMES_PER_S, Segment
 
 TOLERANCE = 1e-6  # frames; 0.29 s * 100 is 28.999999999999996
-SMOOTH_FRAMES = 21  # 210 ms: cut in a pause, not in the closure of one consonant
-SEARCH_FILL = 0.75  # aim at parts of 3/4 of the cap, or a cut has no room to look for a pause
+SMOOTH_FRAMES = 21  # 210 ms: a pause is longer than the closure of a consonant
+SEARCH_FILL = 0.75  # aim at parts of 3/4 of the limit, which leaves room to search for a pause
 
 
 def merge_segments(
@@ -24,12 +24,13 @@ def merge_segments(
     duration_s: float,
     loudness: np.ndarray | None = None,
 ) -> list[Segment]:
-    """Join neighbours, drop what is too short, cut what is too long: in order, no overlap.
+    """Join neighbours, drop short intervals, cut long ones; the segments are in order, disjoint.
 
-    Neighbours join while the whole stays within `merge_length_s` and the gap within `merge_gap_s`.
-    What is over `max_segment_s` is cut where `loudness` (n_frames,), any measure per 10 ms frame,
-    is lowest, else into even parts. Boundaries widen to the 10 ms grid; only the end of the
-    recording may lie off it. Raises ValueError when the cap is under one frame.
+    Neighbours are joined if the result is at most `merge_length_s` long and the gap at most
+    `merge_gap_s`. An interval over `max_segment_s` is cut where `loudness` (n_frames,), any measure
+    per 10 ms frame, is lowest; without `loudness` into equal parts. Boundaries are widened to the
+    10 ms grid; only the end of the recording may lie off it. Raises ValueError when
+    `max_segment_s` is under one frame.
     """
     cap = _whole_frames(config.max_segment_s)
     if cap < 1:
@@ -56,7 +57,7 @@ def _clip_to_recording(segments: Iterable[Segment], duration_s: float) -> Iterat
 
 
 def _join(segments: Iterable[Segment], merge_length: int, merge_gap_s: float) -> Iterator[Segment]:
-    """`merge_length` in frames, measured on the widened interval; the gap on the true one."""
+    """Join neighbours. `merge_length`, in frames, limits the widened interval; the gap is exact."""
     current: Segment | None = None
     for segment in segments:
         if current is None:
@@ -74,7 +75,7 @@ def _join(segments: Iterable[Segment], merge_length: int, merge_gap_s: float) ->
 
 
 def _widen(segments: Iterable[Segment]) -> Iterator[tuple[int, int]]:
-    """(start, end) in frames; two that meet inside a frame share it out to the first."""
+    """(start, end) in frames; a frame that two segments share goes to the first."""
     done = 0
     for segment in segments:
         start, end = _to_grid(segment.start_s, segment.end_s)
@@ -95,12 +96,12 @@ def _cut(start: int, end: int, cap: int, quiet: np.ndarray | None) -> Iterator[t
 
 
 def _choose_cut(start: int, end: int, n_after: int, cap: int, quiet: np.ndarray | None) -> int:
-    """The end of a part that begins at `start`, when `n_after` more are to follow it."""
+    """The end of a part that starts at `start` and is followed by `n_after` more parts."""
     even = (end - start) / (n_after + 1)
     middle = start + math.ceil(even)
     if quiet is None:
         return middle
-    # No part over the cap, the rest must fit its parts, and no part under half an even one.
+    # No part is over the cap or under half of an equal part, and the rest fits into its parts.
     first = max(end - n_after * cap, start + math.ceil(even / 2))
     last = min(start + cap, end - max(n_after, math.ceil(n_after * even / 2)))
     choices = quiet[first : last + 1]
@@ -119,7 +120,7 @@ def _smooth(loudness: np.ndarray) -> np.ndarray:
 
 
 def _to_grid(start_s: float, end_s: float) -> tuple[int, int]:
-    """Outwards to whole frames."""
+    """Widened to whole frames: (start, end)."""
     return _whole_frames(start_s), math.ceil(end_s * FRAMES_PER_S - TOLERANCE)
 
 

@@ -1,4 +1,4 @@
-"""Silero-VAD from its own package. Knows waveforms and probabilities; nothing of merging."""
+"""Silero-VAD, by its own package. Knows waveforms and probabilities; nothing of merging."""
 
 from collections.abc import Sequence
 
@@ -11,14 +11,15 @@ from pipeline.schema import SAMPLE_RATE, Segment
 
 
 class Silero:
-    """silero_vad's 16 kHz network, block by block, and its own rules.
+    """The 16 kHz network of silero_vad, run in blocks of frames, with the package's own rules.
 
-    Its `get_speech_timestamps` calls the network for every 32 ms. Only the LSTM needs the order, so
-    the rest takes a block of frames as one batch: the same probabilities to float rounding, in a
-    tenth of the time, and no onnxruntime (an extra of silero-vad that is not installed here).
+    The package's `get_speech_timestamps` calls the network for every 32 ms. Only the LSTM depends
+    on the order of frames, so the other layers take a block of frames at once. The probabilities
+    are the same to float rounding, in a tenth of the time, and without onnxruntime (an extra of
+    silero-vad that is not installed here).
     """
 
-    CONTEXT, FRAME_SAMPLES, BLOCK_FRAMES = 64, 512, 512  # samples, samples, 16 s
+    CONTEXT, FRAME_SAMPLES, BLOCK_FRAMES = 64, 512, 512  # samples, samples, frames (16 s)
 
     def __init__(self, config: SegmentConfig) -> None:
         import silero_vad
@@ -50,20 +51,20 @@ class Silero:
 
     @torch.inference_mode()
     def speech_probabilities(self, waveform: np.ndarray) -> list[float]:
-        """int16 (n_samples,) -> one per 32 ms, the last one over zeros where samples end."""
+        """int16 (n_samples,) -> one per 32 ms; the last frame is padded with zeros."""
         step = self.FRAME_SAMPLES
         state = None
         probabilities: list[float] = []
         for start in range(0, len(waveform), step * self.BLOCK_FRAMES):
             frames = self._cut_frames(waveform, start)
-            heard = self._network.encoder(self._network.run_extractors(frames))  # (n, 128, 1)
-            hidden, state = self._lstm(heard.transpose(1, 2), state)  # (n, 1, 128)
+            encoded = self._network.encoder(self._network.run_extractors(frames))  # (n, 128, 1)
+            hidden, state = self._lstm(encoded.transpose(1, 2), state)  # (n, 1, 128)
             spoken = self._network.decoder.decoder(hidden.transpose(1, 2))
             probabilities += spoken.flatten().tolist()
         return probabilities
 
     def _cut_frames(self, waveform: np.ndarray, start: int) -> torch.Tensor:
-        """(n_frames, 64 + 512) from sample `start`: each frame after the end of the one before."""
+        """(n_frames, 64 + 512) from sample `start`: each frame after the 64 samples before it."""
         step, context = self.FRAME_SAMPLES, self.CONTEXT
         stop = min(start + step * self.BLOCK_FRAMES, len(waveform))
         samples = torch.from_numpy(waveform[max(start - context, 0) : stop] / np.float32(32768))

@@ -1,4 +1,4 @@
-"""Greedy CTC strings of every odd shape, spelled with a vocabulary of a few dozen pieces."""
+"""Labels of unusual greedy CTC outputs, with a vocabulary of a few dozen pieces."""
 
 import math
 from typing import Any
@@ -8,6 +8,7 @@ import pytest
 import sentencepiece
 from sentencepiece import sentencepiece_model_pb2
 
+from pipeline.errors import ModelError
 from pipeline.models.sensevoice.decoding import (
     ClipOutput,
     Vocabulary,
@@ -29,6 +30,7 @@ PIECES = (
     *("<|Sneeze|>", "<|Breath|>", "<|Cough|>", "<|Sing|>", "<|Speech_Noise|>", "<|GBG|>"),
     *("<|Event_UNK|>", "<|withitn|>", "<|woitn|>"),
     *("▁two", "▁ze", "ro", "三", "二", "2", "0", ".", "▁"),
+    *("▁hit", "▁said", "hel", "lo", "1", "$", '"', "(", ")", "《", "》", "。", "▁$", "-", "'", "t"),
 )
 
 
@@ -71,11 +73,11 @@ def frames_of(
 TAGS = ("<|en|>", "<|HAPPY|>", "<|Speech|>", "<|woitn|>")
 
 
-def label(frames: ClipOutput) -> dict[str, Any]:
-    return label_clip(frames, VOCABULARY, 10.0, 12.0, itn=False)
+def label(output: ClipOutput) -> dict[str, Any]:
+    return label_clip(output, VOCABULARY, 10.0, 12.0, itn=False)
 
 
-def test_repeats_collapse_and_blanks_part_them() -> None:
+def test_repeats_collapse_unless_a_blank_separates_them() -> None:
     one = frames_of(*TAGS, "", "▁two", "▁two", "", "▁two", "▁ze", "ro")
     assert label(one)["text"] == "two two zero"
     assert label(one)["n_tokens"] == 4
@@ -97,7 +99,7 @@ def test_the_rich_text_keeps_the_tags_and_the_text_has_none() -> None:
         (*TAGS, "<|HAPPY|>", "▁two"),  # an emotion inside the text
     ],
 )
-def test_labels_do_not_depend_on_the_tags_that_greedy_ctc_prints(pieces: tuple[str, ...]) -> None:
+def test_labels_do_not_depend_on_the_tags_in_the_greedy_text(pieces: tuple[str, ...]) -> None:
     got = label(frames_of(*pieces))
     assert (got["language"], got["emotion"], got["text"]) == ("en", "happy", "two")
 
@@ -107,7 +109,7 @@ def test_silence_has_no_text_no_words_and_no_confidence() -> None:
     assert (got["text"], got["words"], got["confidence"], got["events"]) == ("", [], 0.0, [])
 
 
-def test_an_event_tag_inside_the_text_becomes_an_event_with_its_place() -> None:
+def test_an_event_tag_inside_the_text_becomes_an_event_with_its_time() -> None:
     got = label(frames_of(*TAGS, "", "<|Laughter|>", "", "▁two", "<|/Laughter|>"))
     assert got["text"] == "two"
     tag, inline = got["events"]
@@ -117,24 +119,55 @@ def test_an_event_tag_inside_the_text_becomes_an_event_with_its_place() -> None:
     assert (inline["start_s"], inline["end_s"]) == (10.03, 10.27)
 
 
-def test_words_carry_times_in_the_convention_of_funasr() -> None:
+def test_word_times_follow_the_convention_of_funasr() -> None:
     got = label(frames_of(*TAGS, "▁two", "▁two", "", "▁ze", "ro"))
     first, second = got["words"]
     assert (first["word"], first["start_s"], first["end_s"]) == ("two", 10.0, 10.09)
     assert (second["word"], second["start_s"], second["end_s"]) == ("zero", 10.15, 10.27)
 
 
-def test_han_characters_are_words_of_their_own() -> None:
+def test_each_han_character_is_a_word() -> None:
     got = label(frames_of(*TAGS, "三", "", "二"))
     assert [word["word"] for word in got["words"]] == ["三", "二"]
 
 
-def test_digits_of_one_number_and_its_full_stop_are_one_word() -> None:
+def test_the_digits_of_a_number_and_its_full_stop_are_one_word() -> None:
     got = label(frames_of(*TAGS, "2", "0", "."))
     assert [word["word"] for word in got["words"]] == ["20."]
 
 
-def test_a_word_never_leaves_its_segment() -> None:
+@pytest.mark.parametrize(
+    ("pieces", "words", "text"),
+    [
+        ("▁hit ▁ $ 1 0 0", "hit $100", "hit $100"),
+        ('▁said ▁ " hel lo "', 'said "hello"', 'said "hello"'),
+        ("▁hit ▁$ 1 0", "hit $10", "hit $10"),
+        ('▁ ( " hel lo " ) .', '("hello").', '("hello").'),
+        ("▁two ( hel lo )", "two (hello)", "two(hello)"),
+        ("▁two ▁ - ▁ze ro", "two zero", "two - zero"),  # between two spaces: of no word
+        ("▁two ▁ .", "two", "two ."),
+        ("$ 2 0", "$20", "$20"),
+        ("2 0 $", "20$", "20$"),
+        ("hel lo ' t", "hello't", "hello't"),
+        ("三 《 二 》 三", "三 《二》 三", "三《二》三"),
+        ("三 。 hel lo", "三。 hello", "三。hello"),
+        ("三 $ 1 0", "三 $10", "三$10"),
+        ("1 . 0", "1.0", "1.0"),
+    ],
+)
+def test_a_mark_belongs_to_the_word_that_it_touches(pieces: str, words: str, text: str) -> None:
+    separated = [part for piece in pieces.split() for part in (piece, "")]  # a blank after each
+    got = label(frames_of(*TAGS, *separated))
+    assert [word["word"] for word in got["words"]] == words.split()
+    assert got["text"] == text
+
+
+def test_a_mark_in_front_of_a_word_gives_it_no_time() -> None:
+    word = label(frames_of(*TAGS, "▁", "$", "", "2", "0"))["words"][0]
+    assert (word["word"], word["start_s"], word["end_s"]) == ("$20", 10.15, 10.27)
+
+
+def test_a_word_is_never_outside_its_segment() -> None:
     long = frames_of(*TAGS, *[""] * 100, "▁two")
     word = label(long)["words"][0]
     assert 10.0 <= word["start_s"] <= word["end_s"] <= 12.0
@@ -149,7 +182,7 @@ def test_runner_up_and_entropy_come_from_the_probabilities() -> None:
     assert label(one)["language_runner_up"] != "en"
 
 
-def test_an_abstaining_emotion_still_has_a_forced_one() -> None:
+def test_an_unknown_emotion_still_has_a_forced_one() -> None:
     one = frames_of(*TAGS, "▁two", emotion="unknown")
     sad = one.emotion.copy()
     sad[EMOTIONS.index("sad")] = 0.08
@@ -166,5 +199,5 @@ def test_restricting_languages_keeps_nospeech_and_sums_to_one() -> None:
 
 
 def test_a_vocabulary_without_the_tags_is_refused() -> None:
-    with pytest.raises(ValueError, match="not a SenseVoice vocabulary"):
+    with pytest.raises(ModelError, match="not a SenseVoice vocabulary"):
         Vocabulary(make_tokenizer(("<unk>", "<s>", "</s>", "▁two")))

@@ -1,4 +1,4 @@
-"""Any tokens at all, of the shipped vocabulary: labels come out, and no tag in the text."""
+"""Random tokens of the shipped vocabulary always give labels, and a text without tags."""
 
 import re
 
@@ -19,7 +19,7 @@ TAGS = np.flatnonzero(VOCABULARY.is_tag).tolist()
 
 
 def distributions(size: int) -> st.SearchStrategy[np.ndarray]:
-    """Anything that a softmax may give, certainty and ties included."""
+    """Anything that a softmax can return, certainty and ties included."""
     weights = st.lists(st.floats(0, 1, width=32), min_size=size, max_size=size)
     return weights.map(lambda w: (np.array(w) / (sum(w) or 1)).astype(np.float32))
 
@@ -49,10 +49,10 @@ def test_any_tokens_give_a_segment_whose_text_has_no_tag(
     length_s: float,
 ) -> None:
     ids = np.array(tokens, np.int64)
-    frames = ClipOutput(ids, np.full(len(ids), 0.5, np.float32), language, emotion, event)
+    output = ClipOutput(ids, np.full(len(ids), 0.5, np.float32), language, emotion, event)
     start_s, end_s = round(start_s, 3), round(start_s + length_s, 3)
-    segment = label_clip(frames, VOCABULARY, start_s, end_s, itn=True)
-    pa.array([segment], LABELLED_SEGMENT)  # has every field, of its type
+    segment = label_clip(output, VOCABULARY, start_s, end_s, itn=True)
+    pa.array([segment], LABELLED_SEGMENT)  # every field is there, with its type
     assert not re.search(r"<\|.*?\|>", segment["text"])
     assert not [word for word in segment["words"] if "<|" in word["word"]]
     for part in (*segment["words"], *segment["events"]):

@@ -1,4 +1,4 @@
-"""Our packed pass against FunASR's own `AutoModel.generate`, on the same weights."""
+"""Our model batches against FunASR's own `AutoModel.generate`, with the same weights."""
 
 import logging
 import random
@@ -26,8 +26,8 @@ from tests.support.demo import AUDIO, MODEL, SHARED, SHORT, label_of, needs_shar
 def load_funasr(model: Path) -> Any:
     from funasr import AutoModel
 
-    # The published configuration leaves dither at 1.0: labels change from run to run. It must be
-    # set here: generate() goes back to a copy of the arguments (AutoModel._reset_runtime_configs).
+    # The published configuration has dither 1.0, with which labels change from run to run. It must
+    # be set here: generate() restores these arguments (AutoModel._reset_runtime_configs).
     return AutoModel(
         model=str(model),
         device="cpu",
@@ -44,7 +44,7 @@ def demo_funasr() -> Any:
 
 
 @cache
-def demo_model(attention: AttentionKind = "clips") -> SenseVoice:
+def demo_model(attention: AttentionKind = "per_clip") -> SenseVoice:
     return SenseVoice(resolve_model(str(MODEL)), attention=attention)
 
 
@@ -53,7 +53,7 @@ def short_waveforms() -> list[np.ndarray]:
     return [waveform_of(AUDIO / row["audio"]) for row in SHORT]
 
 
-def hear(
+def transcribe(
     model: SenseVoice, waveforms: list[np.ndarray], use_itn: bool, language: str = "auto"
 ) -> list[ClipOutput]:
     clips = [log_mel(waveform) for waveform in waveforms]
@@ -67,46 +67,52 @@ def generated(reference: Any, waveform: np.ndarray, use_itn: bool, language: str
 
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("use_itn", [True, False])
-@pytest.mark.parametrize("attention", ["clips", "grid", "varlen"])
+@pytest.mark.parametrize("attention", ["per_clip", "padded", "varlen"])
 def test_rich_text_equals_funasr_on_every_demo_clip(
     use_itn: bool, attention: AttentionKind
 ) -> None:
     model = demo_model(attention)
-    ours = [rich_text(f, model.vocabulary) for f in hear(model, short_waveforms(), use_itn)]
+    ours = [
+        rich_text(output, model.vocabulary)
+        for output in transcribe(model, short_waveforms(), use_itn)
+    ]
     theirs = [generated(demo_funasr(), waveform, use_itn) for waveform in short_waveforms()]
     assert ours == theirs
 
 
 @pytest.mark.parametrize("language", ["zh", "en", "yue", "ja", "ko"])
-def test_a_language_prompt_means_the_same_as_in_funasr(language: str) -> None:
+def test_a_language_prompt_gives_the_text_of_funasr(language: str) -> None:
     waveforms = short_waveforms()[:4]
     model = demo_model()
-    ours = [rich_text(f, model.vocabulary) for f in hear(model, waveforms, True, language)]
+    ours = [
+        rich_text(output, model.vocabulary)
+        for output in transcribe(model, waveforms, True, language)
+    ]
     assert ours == [generated(demo_funasr(), one, True, language) for one in waveforms]
 
 
 @pytest.mark.usefixtures("kernel")
-@pytest.mark.parametrize("attention", ["clips", "grid", "varlen"])
-def test_a_clip_is_heard_alike_in_whatever_batch_it_is_packed(attention: AttentionKind) -> None:
+@pytest.mark.parametrize("attention", ["per_clip", "padded", "varlen"])
+def test_the_output_of_a_clip_does_not_depend_on_its_batch(attention: AttentionKind) -> None:
     model = demo_model(attention)
     clips = [log_mel(waveform) for waveform in short_waveforms()]
     alone = [model.transcribe([clip], ["auto"], True)[0] for clip in clips]
     for seed in range(3):
         order = random.Random(seed).sample(range(len(clips)), len(clips))
-        packed = model.transcribe([clips[i] for i in order], ["auto"] * len(clips), True)
-        for index, frames in zip(order, packed, strict=True):
-            assert np.array_equal(frames.tokens, alone[index].tokens)
+        batched = model.transcribe([clips[i] for i in order], ["auto"] * len(clips), True)
+        for index, output in zip(order, batched, strict=True):
+            assert np.array_equal(output.tokens, alone[index].tokens)
             for name in ("probabilities", "language", "emotion", "event"):
                 np.testing.assert_allclose(
-                    getattr(frames, name), getattr(alone[index], name), atol=2e-5
+                    getattr(output, name), getattr(alone[index], name), atol=2e-5
                 )
 
 
 @pytest.mark.parametrize("use_itn", [True, False])
 def test_every_short_demo_clip_gets_its_reference_labels(use_itn: bool) -> None:
     model = demo_model()
-    for row, frames in zip(SHORT, hear(model, short_waveforms(), use_itn), strict=True):
-        got = label_clip(frames, model.vocabulary, 0.0, 5.0, use_itn)
+    for row, output in zip(SHORT, transcribe(model, short_waveforms(), use_itn), strict=True):
+        got = label_clip(output, model.vocabulary, 0.0, 5.0, use_itn)
         events = [event["event"] for event in got["events"] if event["source"] == "tag"]
         assert got["text"] == row["ref_text_itn" if use_itn else "ref_text"], row["audio"]
         assert got["language"] == label_of(row["ref_language"]), row["audio"]
@@ -115,15 +121,15 @@ def test_every_short_demo_clip_gets_its_reference_labels(use_itn: bool) -> None:
 
 
 @cache
-def heard_at(precision: Precision, attention: AttentionKind = "clips") -> list[ClipOutput]:
+def outputs_at(precision: Precision, attention: AttentionKind = "per_clip") -> list[ClipOutput]:
     files = resolve_model(str(MODEL))
     model = SenseVoice(files, precision=precision, attention=attention)
-    return hear(model, short_waveforms(), True)
+    return transcribe(model, short_waveforms(), True)
 
 
 LOWER = pytest.mark.parametrize(
     ("precision", "attention"),
-    [("bf16", "clips"), ("bf16", "grid"), ("bf16", "varlen"), ("int8", "clips")],
+    [("bf16", "per_clip"), ("bf16", "padded"), ("bf16", "varlen"), ("int8", "per_clip")],
 )
 
 
@@ -133,8 +139,8 @@ def test_every_demo_label_is_right_at_lower_precision(
     precision: Precision, attention: AttentionKind
 ) -> None:
     model = demo_model()
-    for row, frames in zip(SHORT, heard_at(precision, attention), strict=True):
-        got = label_clip(frames, model.vocabulary, 0.0, 5.0, True)
+    for row, output in zip(SHORT, outputs_at(precision, attention), strict=True):
+        got = label_clip(output, model.vocabulary, 0.0, 5.0, True)
         events = [event["event"] for event in got["events"] if event["source"] == "tag"]
         assert got["text"] == row["ref_text_itn"], row["audio"]
         assert got["language"] == label_of(row["ref_language"]), row["audio"]
@@ -144,31 +150,31 @@ def test_every_demo_label_is_right_at_lower_precision(
 
 @LOWER
 @pytest.mark.usefixtures("kernel")
-def test_tokens_at_lower_precision_agree_with_float32(
+def test_tokens_at_lower_precision_equal_those_of_float32(
     precision: Precision, attention: AttentionKind
 ) -> None:
-    exact = hear(demo_model(), short_waveforms(), True)
-    heard = heard_at(precision, attention)
-    same = np.concatenate([a.tokens == b.tokens for a, b in zip(heard, exact, strict=True)])
+    exact = transcribe(demo_model(), short_waveforms(), True)
+    outputs = outputs_at(precision, attention)
+    same = np.concatenate([a.tokens == b.tokens for a, b in zip(outputs, exact, strict=True)])
     assert same.mean() >= 0.999
 
 
-def grid_model(compiled: bool) -> SenseVoice:
+def padded_model(compiled: bool) -> SenseVoice:
     files = resolve_model(str(MODEL))
-    return SenseVoice(files, precision="bf16", attention="grid", compiled=compiled)
+    return SenseVoice(files, precision="bf16", attention="padded", compiled=compiled)
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU")
-def test_compiled_layers_hear_the_same_in_packs_of_any_size() -> None:
-    """As on a GPU, but that there it is Triton."""
-    model, clips = grid_model(compiled=True), [log_mel(one) for one in short_waveforms()]
+def test_compiled_layers_give_the_same_in_batches_of_any_size() -> None:
+    """As on a GPU, where the compiler is Triton."""
+    model, clips = padded_model(compiled=True), [log_mel(one) for one in short_waveforms()]
     torch._dynamo.utils.counters.clear()
     for n_clips in (2, 17, len(clips), 5):
-        heard = model.transcribe(clips[:n_clips], ["auto"] * n_clips, True)
-        for frames, eager in zip(heard, heard_at("bf16", "grid"), strict=False):
-            assert np.array_equal(frames.tokens, eager.tokens)
+        outputs = model.transcribe(clips[:n_clips], ["auto"] * n_clips, True)
+        for output, eager in zip(outputs, outputs_at("bf16", "padded"), strict=False):
+            assert np.array_equal(output.tokens, eager.tokens)
     assert model._encoder._compiled is not None
-    # The first layer's, and one for all others: not one per layer, nor one per size.
+    # One for the first layer and one for all others; not one per layer or per size.
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2
 
 
@@ -182,30 +188,30 @@ def test_layers_that_do_not_compile_run_as_they_are(
         return fail
 
     monkeypatch.setattr(torch, "compile", refuse)
-    model = grid_model(compiled=True)
+    model = padded_model(compiled=True)
     with caplog.at_level(logging.WARNING):
-        heard = hear(model, short_waveforms(), True)
+        outputs = transcribe(model, short_waveforms(), True)
     assert "no working C compiler found" in caplog.text
     assert len(caplog.records) == 1
-    for frames, eager in zip(heard, heard_at("bf16", "grid"), strict=True):
-        assert np.array_equal(frames.tokens, eager.tokens)
+    for output, eager in zip(outputs, outputs_at("bf16", "padded"), strict=True):
+        assert np.array_equal(output.tokens, eager.tokens)
 
 
-def test_compiled_layers_that_run_out_of_memory_ask_for_a_smaller_pack(
+def test_compiled_layers_without_memory_ask_for_a_smaller_batch(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model = grid_model(compiled=False)
+    model = padded_model(compiled=False)
 
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(model._encoder, "_compiled", fail)
     with pytest.raises(BatchTooLarge, match="out of memory"):
-        hear(model, short_waveforms()[:1], True)
-    assert model._encoder._compiled is not None  # it is not what failed
+        transcribe(model, short_waveforms()[:1], True)
+    assert model._encoder._compiled is not None  # compilation did not fail
 
 
-def test_a_cpu_is_not_asked_to_compile() -> None:
+def test_layers_are_not_compiled_on_a_cpu() -> None:
     label = {"compile": True, "device": "cpu"}
     config = RunConfig.model_validate(
         {"manifest": "m", "output": "o", "model": str(MODEL), "label": label}
@@ -213,8 +219,8 @@ def test_a_cpu_is_not_asked_to_compile() -> None:
     assert load_sensevoice(config)._encoder._compiled is None
 
 
-def test_no_layer_copies_what_its_memory_convolves() -> None:
-    """torch must see that the channels come last, or it transposes both ways: 5 % of a pass."""
+def test_no_layer_copies_the_input_of_its_convolution() -> None:
+    """If torch does not see that channels come last, it transposes twice: 5 % of the time."""
     model, clips = demo_model(), [log_mel(one) for one in short_waveforms()[:5]]
     with torch.profiler.profile(record_shapes=True) as profile:
         model.transcribe(clips, ["auto"] * len(clips), True)
@@ -223,22 +229,22 @@ def test_no_layer_copies_what_its_memory_convolves() -> None:
     assert not any(shape and len(shape[0]) == 4 for shape in shapes)
 
 
-def test_int8_hears_a_clip_alike_in_whatever_batch_it_is_packed() -> None:
+def test_int8_tokens_of_a_clip_do_not_depend_on_its_batch() -> None:
     model = SenseVoice(resolve_model(str(MODEL)), precision="int8")
     clips = [log_mel(waveform) for waveform in short_waveforms()]
-    for clip, packed in zip(clips, heard_at("int8"), strict=True):
+    for clip, batched in zip(clips, outputs_at("int8"), strict=True):
         alone = model.transcribe([clip], ["auto"], True)[0]
-        assert np.array_equal(alone.tokens, packed.tokens)
+        assert np.array_equal(alone.tokens, batched.tokens)
 
 
-def test_running_out_of_memory_asks_for_a_smaller_pack(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_the_model_asks_for_a_smaller_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     model = SenseVoice(resolve_model(str(MODEL)))
     monkeypatch.setattr(model._encoder, "encode", fail)
     with pytest.raises(BatchTooLarge, match="out of memory"):
-        hear(model, short_waveforms()[:1], True)
+        transcribe(model, short_waveforms()[:1], True)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +273,7 @@ def test_the_full_size_model_equals_funasr(tmp_path: Path) -> None:
     speech = [waveform_of(SHARED / "audio" / "speech" / f"{name}.mp3") for name in ("en", "ko")]
     waveforms = [*speech, speech[0][16_000:56_000], speech[1][:8_000]]
     model = SenseVoice(resolve_model(str(tmp_path)))
-    ours = [rich_text(frames, model.vocabulary) for frames in hear(model, waveforms, True)]
+    ours = [rich_text(output, model.vocabulary) for output in transcribe(model, waveforms, True)]
     reference = load_funasr(tmp_path)
     assert ours == [generated(reference, waveform, True) for waveform in waveforms]
 
@@ -280,7 +286,7 @@ def test_weights_that_cannot_be_read_are_named(tmp_path: Path) -> None:
         SenseVoice(resolve_model(str(tmp_path)))
 
 
-def test_a_layer_that_the_configuration_asks_for_in_vain_is_named(tmp_path: Path) -> None:
+def test_a_missing_layer_is_named(tmp_path: Path) -> None:
     for file in MODEL.iterdir():
         data = file.read_bytes().replace(b"num_blocks: 6", b"num_blocks: 7")
         (tmp_path / file.name).write_bytes(data)
@@ -289,25 +295,27 @@ def test_a_layer_that_the_configuration_asks_for_in_vain_is_named(tmp_path: Path
 
 
 def test_workers_of_one_node_share_the_pages_of_the_weights(tmp_path: Path) -> None:
-    """As torch.save leaves them; the demo's are compressed, and read into memory."""
+    """As torch.save writes them. The demo's weights are compressed and read into memory."""
     for file in MODEL.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = torch.load(MODEL / "model.pt", weights_only=True)
     torch.save({name: value.float() for name, value in weights.items()}, tmp_path / "model.pt")
     model = SenseVoice(resolve_model(str(tmp_path)))
     assert f"{tmp_path}/model.pt" in Path("/proc/self/maps").read_text()
-    heard = hear(model, short_waveforms(), True)
-    for mapped, read in zip(heard, hear(demo_model(), short_waveforms(), True), strict=True):
+    outputs = transcribe(model, short_waveforms(), True)
+    for mapped, read in zip(
+        outputs, transcribe(demo_model(), short_waveforms(), True), strict=True
+    ):
         assert np.array_equal(mapped.tokens, read.tokens)
 
 
-def test_a_worker_with_other_weights_than_the_driver_refuses() -> None:
+def test_a_worker_with_other_weights_than_the_driver_raises() -> None:
     config = RunConfig(manifest="m", output="o", model=str(MODEL))
-    with pytest.raises(ModelError, match="not the same here as on the driver"):
+    with pytest.raises(ModelError, match="not the same on this node as on the driver"):
         load_sensevoice(config, sha256="0" * 64)
 
 
-def test_a_vad_directory_is_no_sensevoice(tmp_path: Path) -> None:
+def test_a_vad_directory_is_refused_as_sensevoice(tmp_path: Path) -> None:
     for file in MODEL.iterdir():
         text = file.read_bytes()
         if file.name == "config.yaml":

@@ -1,3 +1,5 @@
+"""Clips to model batches and rows to row batches: each index once, sizes about equal."""
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,25 +17,25 @@ def test_every_clip_is_in_exactly_one_batch(lengths: list[int], limit: int) -> N
 
 
 @given(LENGTHS, st.integers(min_value=1, max_value=12000))
-def test_no_batch_is_longer_than_the_limit_unless_one_clip_is(
+def test_no_batch_exceeds_the_limit_unless_it_is_one_long_clip(
     lengths: list[int], limit: int
 ) -> None:
     for batch in pack_by_length(lengths, limit):
         assert len(batch) == 1 or sum(lengths[index] for index in batch) <= limit
 
 
-def test_neighbours_in_length_share_a_batch() -> None:
+def test_clips_of_similar_length_share_a_batch() -> None:
     assert pack_by_length([1, 50, 2, 49, 50, 48], 130) == [[1, 4], [3, 5, 2, 0]]
 
 
-def test_no_small_rest_is_left_over() -> None:
-    """Of 130 in 60s: not 60, 60 and 10."""
+def test_there_is_no_small_last_batch() -> None:
+    """130 frames in batches of 60: not 60, 60 and 10."""
     batches = pack_by_length([10] * 13, 60)
     assert sorted(map(len, batches)) == [4, 4, 5]
 
 
 @given(st.lists(st.integers(min_value=1, max_value=100), min_size=1, max_size=300))
-def test_batches_of_short_clips_are_about_alike(lengths: list[int]) -> None:
+def test_batches_of_short_clips_have_about_one_size(lengths: list[int]) -> None:
     batches = [sum(lengths[index] for index in one) for one in pack_by_length(lengths, 1000)]
     assert max(batches) - min(batches) <= 200
     assert len(batches) <= sum(lengths) / 950 + 1
@@ -58,20 +60,20 @@ def sizes(seconds: list[float], target_s: float, n_least: int = 1, n_most: int =
     return [group.stop - group.start for group in groups]
 
 
-def test_short_recordings_come_together_and_long_ones_alone() -> None:
+def test_short_recordings_share_a_group_and_long_ones_do_not() -> None:
     assert sizes([10.0] * 12, target_s=40) == [4, 4, 4]
     assert sizes([100.0, 100.0, 5.0, 5.0, 5.0], target_s=20) == [1, 1, 3]
 
 
-def test_a_small_corpus_is_shared_out_and_a_huge_one_is_not_cut_to_crumbs() -> None:
+def test_a_small_corpus_has_enough_groups_and_a_huge_one_not_too_many() -> None:
     assert sizes([10.0] * 12, target_s=600, n_least=6) == [2] * 6
     assert sizes([10.0] * 12, target_s=600, n_least=100) == [1] * 12
     assert sizes([10.0] * 1000, target_s=10, n_most=4) == [250] * 4
 
 
-def test_rows_of_unknown_length_are_shared_out_by_number() -> None:
+def test_rows_of_unknown_length_are_grouped_by_their_number() -> None:
     assert sizes([0.0] * 12, target_s=60, n_least=4) == [3, 3, 3, 3]
 
 
-def test_nothing_makes_no_group() -> None:
+def test_no_row_makes_no_group() -> None:
     assert sizes([], target_s=60) == []

@@ -1,4 +1,4 @@
-"""Joining and cutting: examples that FunASR gets wrong, and laws for any input."""
+"""Joining and cutting: examples that FunASR gets wrong, and rules that hold for any input."""
 
 import math
 from itertools import pairwise
@@ -31,7 +31,7 @@ def _merge(*intervals: tuple[float, float], **changes: Any) -> list[tuple[float,
 def merge(
     segments: list[Segment], *, duration_s: float, loudness: Any = None, **limits: float
 ) -> list[Segment]:
-    """With any limits, those that a configuration refuses too."""
+    """Without the checks of a configuration, so with any limits."""
     config = SegmentConfig.model_construct(**limits)  # type: ignore[arg-type]
     return merge_segments(segments, config, duration_s=duration_s, loudness=loudness)
 
@@ -63,7 +63,7 @@ def test_a_gap_of_exactly_the_limit_is_bridged() -> None:
     assert _merge((0.1, 0.3), (0.8, 1.0)) == [(0.1, 1.0)]
 
 
-def test_a_long_segment_is_cut_into_even_parts() -> None:
+def test_a_long_segment_is_cut_into_equal_parts() -> None:
     assert _merge((10.0, 70.0), max_segment_s=25.0) == [(10.0, 30.0), (30.0, 50.0), (50.0, 70.0)]
 
 
@@ -71,7 +71,7 @@ def test_a_segment_of_exactly_the_cap_stays_whole() -> None:
     assert _merge((0.29, 30.29)) == [(0.29, 30.29)]
 
 
-def test_a_cut_falls_into_the_quietest_place() -> None:
+def test_a_cut_is_in_the_quietest_place() -> None:
     loudness = np.ones(100_000)
     loudness[1_700:1_730] = 0.0
     (_, cut), (start, end) = _merge((0.0, 40.0), loudness=loudness)
@@ -86,7 +86,7 @@ def test_a_cut_prefers_a_pause_to_a_single_quiet_frame() -> None:
     assert 17.0 < _merge((0.0, 40.0), loudness=loudness)[0][1] < 17.3
 
 
-def test_with_equal_loudness_the_cut_falls_in_the_middle() -> None:
+def test_with_equal_loudness_the_cut_is_in_the_middle() -> None:
     assert _merge((0.0, 40.0), loudness=np.zeros(4_000)) == [(0.0, 20.0), (20.0, 40.0)]
 
 
@@ -115,7 +115,7 @@ def test_overlapping_input_is_put_in_order() -> None:
     assert _merge((5.0, 9.0), (1.0, 6.0), merge_length_s=0.0) == [(1.0, 6.0), (6.0, 9.0)]
 
 
-def test_nothing_gives_nothing() -> None:
+def test_no_interval_gives_no_segment() -> None:
     assert _merge() == []
     assert _merge((1.0, 2.0), duration_s=0.0) == []
 
@@ -165,7 +165,7 @@ def test_no_segment_is_longer_than_the_cap_or_shorter_than_the_minimum(
     segments, limits = case
     for segment in merge(segments, **limits):
         assert segment.duration_s <= limits["max_segment_s"] + 1e-6
-        # two that meet inside a frame share it out to the first
+        # a frame that two segments share goes to the first
         assert segment.duration_s >= limits["min_segment_s"] - 0.01 - 1e-6
 
 
@@ -203,7 +203,7 @@ def test_no_silence_longer_than_the_gap_is_covered(
     for start_s, end_s in zip(edges[::2], edges[1::2], strict=True):
         outer = start_s == 0.0 or end_s == limits["duration_s"]
         if outer or end_s - start_s > limits["merge_gap_s"] + 1e-6:
-            # The grid may take a frame of it on either side.
+            # The grid may add a frame of it on either side.
             first, last = math.ceil(start_s * 1000) + 11, math.floor(end_s * 1000) - 11
             inside = covered[first : max(first, last)]
             assert not inside.any()
@@ -233,11 +233,11 @@ def _frames(*runs: tuple[int, int]) -> np.ndarray:
     return np.repeat([bool(speech) for speech, _ in runs], [n_frames for _, n_frames in runs])
 
 
-def test_an_interval_starts_before_it_is_noticed_and_ends_after_its_silence_began() -> None:
-    # noticed at frame 114, 15 of 20; the window turns 5 frames into the silence, at frame 204,
-    # 65 more end it, and all but 54 of them belong to it
-    heard = find_intervals(_frames((0, 100), (1, 100), (0, 200)), RULES)
-    assert heard == [(114 - 40, 204 + 65 + 1 - 54)]
+def test_an_interval_includes_lookback_and_part_of_its_end_silence() -> None:
+    # Frame 114 becomes speech (15 of 20). Frame 204, the fifth of the silence, becomes silence. 65
+    # more frames end the interval, and all but 54 of them belong to it.
+    found = find_intervals(_frames((0, 100), (1, 100), (0, 200)), RULES)
+    assert found == [(114 - 40, 204 + 65 + 1 - 54)]
 
 
 def test_a_pause_below_the_end_silence_does_not_end_an_interval() -> None:
@@ -248,11 +248,11 @@ def test_speech_at_the_end_is_an_interval_to_the_end() -> None:
     assert find_intervals(_frames((0, 50), (1, 30)), RULES) == [(24, 80)]
 
 
-def test_a_blip_is_not_speech() -> None:
+def test_too_few_speech_frames_are_not_speech() -> None:
     assert find_intervals(_frames((0, 50), (1, 14), (0, 50)), RULES) == []
 
 
-def test_the_compiled_state_machine_is_the_one_that_can_be_read() -> None:
+def test_the_compiled_state_machine_equals_the_python_one() -> None:
     generator = np.random.default_rng(8)
     is_speech = np.repeat(generator.random(400) < 0.5, generator.integers(1, 60, 400))
     assert find_intervals(is_speech, RULES) == _scan(is_speech, RULES)

@@ -1,7 +1,7 @@
-"""Our VADs against the libraries they stand for: FunASR's FSMN-VAD and silero_vad.
+"""Our VADs against the libraries that they replace: FunASR's FSMN-VAD and silero_vad.
 
-FunASR costs 11 s to import, once for the module. The random FSMN-VAD below has FunASR's own shapes
-and options and a last layer scaled until it toggles, so the suite needs no download.
+Importing FunASR takes 11 s, once for the module. The random FSMN-VAD below has FunASR's shapes and
+options, and its last layer is scaled until it switches often, so the tests need no download.
 """
 
 import random
@@ -16,6 +16,7 @@ import torch
 import yaml
 
 from pipeline.config import SegmentConfig
+from pipeline.errors import ModelError
 from pipeline.models.features import log_mel, log_mels
 from pipeline.models.vad import fsmn as fsmn_vad
 from pipeline.models.vad.endpoints import find_intervals
@@ -103,7 +104,7 @@ def _bursts(duration_s: float, seed: int = 0) -> np.ndarray:
 
 
 def write_random_fsmn(directory: Path) -> None:
-    """A network of random weights whose silence probability follows the loudness of `_bursts`."""
+    """A network with random weights whose silence probability follows the loudness of `_bursts`."""
     from funasr.models.fsmn_vad_streaming.model import FsmnVADStreaming
 
     torch.manual_seed(0)
@@ -159,14 +160,14 @@ def _funasr(directory: Path, end_silence_ms: int = 800, max_segment_ms: int = 60
     )
 
 
-def _funasr_hears(model: Any, waveform: np.ndarray, **options: Any) -> list[list[int]]:
+def _funasr_intervals(model: Any, waveform: np.ndarray, **options: Any) -> list[list[int]]:
     samples = waveform.astype(np.float32) / 32768
     return cast(list[list[int]], model.generate(input=samples, **options)[0]["value"])
 
 
-def _we_hear(vad: Vad, waveform: np.ndarray) -> list[list[int]]:
-    (spoken,) = vad.find_speech([waveform], log_mels([waveform], CPU))
-    return [[round(s.start_s * 1000), round(s.end_s * 1000)] for s in spoken]
+def _our_intervals(vad: Vad, waveform: np.ndarray) -> list[list[int]]:
+    (found,) = vad.find_speech([waveform], log_mels([waveform], CPU))
+    return [[round(s.start_s * 1000), round(s.end_s * 1000)] for s in found]
 
 
 def _with_max_length(directory: Path, target: Path, max_segment_ms: int) -> Path:
@@ -179,24 +180,26 @@ def _with_max_length(directory: Path, target: Path, max_segment_ms: int) -> Path
     return target
 
 
-def test_fsmn_hears_what_funasr_hears(random_fsmn: Path) -> None:
+def test_fsmn_finds_the_intervals_of_funasr(random_fsmn: Path) -> None:
     waveform = _bursts(150.0, seed=1)
-    heard = _we_hear(FsmnVad(random_fsmn, SegmentConfig()), waveform)
-    assert len(heard) > 10  # it toggles
-    assert heard == _funasr_hears(_funasr(random_fsmn), waveform)
+    found = _our_intervals(FsmnVad(random_fsmn, SegmentConfig()), waveform)
+    assert len(found) > 10  # it switches often
+    assert found == _funasr_intervals(_funasr(random_fsmn), waveform)
 
 
-def test_funasr_in_other_chunks_hears_the_same(random_fsmn: Path) -> None:
+def test_the_chunk_size_of_funasr_does_not_matter(random_fsmn: Path) -> None:
     waveform = _bursts(70.0, seed=2)
-    heard = _we_hear(FsmnVad(random_fsmn, SegmentConfig()), waveform)
-    assert heard == _funasr_hears(_funasr(random_fsmn), waveform, chunk_size=16_000)
+    found = _our_intervals(FsmnVad(random_fsmn, SegmentConfig()), waveform)
+    assert found == _funasr_intervals(_funasr(random_fsmn), waveform, chunk_size=16_000)
 
 
 @pytest.mark.parametrize("end_silence_ms", [50, 150, 155, 260, 333, 2_000])
 def test_fsmn_follows_any_end_silence(random_fsmn: Path, end_silence_ms: int) -> None:
     waveform = _bursts(40.0, seed=3)
     vad = FsmnVad(random_fsmn, SegmentConfig(end_silence_s=end_silence_ms / 1000))
-    assert _we_hear(vad, waveform) == _funasr_hears(_funasr(random_fsmn, end_silence_ms), waveform)
+    assert _our_intervals(vad, waveform) == _funasr_intervals(
+        _funasr(random_fsmn, end_silence_ms), waveform
+    )
 
 
 @pytest.mark.parametrize("max_segment_ms", [1_000, 5_000])
@@ -205,29 +208,31 @@ def test_fsmn_cuts_at_the_longest_segment(
 ) -> None:
     waveform = _bursts(40.0, seed=4)
     directory = _with_max_length(random_fsmn, tmp_path, max_segment_ms)
-    heard = _we_hear(FsmnVad(directory, SegmentConfig(end_silence_s=1.0)), waveform)
-    assert max(end - start for start, end in heard) > max_segment_ms
-    assert heard == _funasr_hears(_funasr(random_fsmn, 1_000, max_segment_ms), waveform)
+    found = _our_intervals(FsmnVad(directory, SegmentConfig(end_silence_s=1.0)), waveform)
+    assert max(end - start for start, end in found) > max_segment_ms
+    assert found == _funasr_intervals(_funasr(random_fsmn, 1_000, max_segment_ms), waveform)
 
 
-def test_fsmn_hears_what_funasr_hears_at_every_edge(random_fsmn: Path) -> None:
+def test_fsmn_finds_the_intervals_of_funasr_at_any_length(random_fsmn: Path) -> None:
     vad, reference = FsmnVad(random_fsmn, SegmentConfig()), _funasr(random_fsmn)
     loud = np.random.default_rng(5).normal(scale=3_000, size=61 * SAMPLE_RATE).astype(np.int16)
     frames = [FRAME_LENGTH + n * FRAME for n in (0, 1, 2, 3, 14, 15, 20, 40)]
-    minute = 60 * SAMPLE_RATE  # FunASR's chunk: nothing, or less than a frame, is left for the next
+    minute = 60 * SAMPLE_RATE  # FunASR's chunk: the next one is empty or less than a frame
     for n_samples in (*frames, minute, minute + 1, minute + 240, minute + 400):
-        assert _we_hear(vad, loud[:n_samples]) == _funasr_hears(reference, loud[:n_samples])
+        assert _our_intervals(vad, loud[:n_samples]) == _funasr_intervals(
+            reference, loud[:n_samples]
+        )
 
 
-def test_fsmn_hears_what_funasr_hears_in_silence_and_in_noise(random_fsmn: Path) -> None:
+def test_fsmn_equals_funasr_in_silence_and_in_noise(random_fsmn: Path) -> None:
     vad, reference = FsmnVad(random_fsmn, SegmentConfig()), _funasr(random_fsmn)
     for level in (0, 1, 300, 30_000):
         noise = np.random.default_rng(6).integers(-level, level + 1, 5 * SAMPLE_RATE)
         waveform = noise.astype(np.int16)
-        assert _we_hear(vad, waveform) == _funasr_hears(reference, waveform)
+        assert _our_intervals(vad, waveform) == _funasr_intervals(reference, waveform)
 
 
-def test_the_silence_probability_is_funasrs_whatever_the_chunk(random_fsmn: Path) -> None:
+def test_the_silence_probability_equals_that_of_funasr(random_fsmn: Path) -> None:
     features = log_mel(_bursts(35.0, seed=7))
     vad = FsmnVad(random_fsmn, SegmentConfig())
     (ours,) = vad.silence_probabilities([torch.from_numpy(features)])
@@ -242,10 +247,10 @@ def test_the_silence_probability_is_funasrs_whatever_the_chunk(random_fsmn: Path
 
 
 @pytest.mark.parametrize("step", [7, 1_000, 1 << 18])
-def test_recordings_heard_together_sound_as_each_does_alone(
+def test_many_recordings_give_the_intervals_of_each_alone(
     random_fsmn: Path, step: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One sequence for the network, whatever its chunks; as on a GPU."""
+    """The network gets one sequence, in chunks of any size, as on a GPU."""
     vad = FsmnVad(random_fsmn, SegmentConfig())
     lengths_s = (3.0, 0.01, 12.0, 0.5, 0.0, 31.0)
     waveforms = [_bursts(31.0, seed=i)[: int(s * 16_000)] for i, s in enumerate(lengths_s)]
@@ -259,7 +264,7 @@ def test_recordings_heard_together_sound_as_each_does_alone(
     ]
 
 
-def test_nothing_to_hear_is_nothing_heard(random_fsmn: Path) -> None:
+def test_no_recording_gives_no_intervals(random_fsmn: Path) -> None:
     assert FsmnVad(random_fsmn, SegmentConfig()).find_speech([], []) == []
 
 
@@ -267,11 +272,11 @@ def test_nothing_to_hear_is_nothing_heard(random_fsmn: Path) -> None:
 def test_less_than_a_frame_is_silence(random_fsmn: Path, n_samples: int) -> None:
     # FunASR's AutoModel divides by its duration of zero frames here
     waveform = np.full(n_samples, 9_000, np.int16)
-    assert _we_hear(FsmnVad(random_fsmn, SegmentConfig()), waveform) == []
+    assert _our_intervals(FsmnVad(random_fsmn, SegmentConfig()), waveform) == []
 
 
 class _FunasrMachine:
-    """FunASR's state machine over given silence probabilities, its network taken out."""
+    """FunASR's state machine without its network, with given silence probabilities."""
 
     def __init__(self, rules: dict[str, int]) -> None:
         from funasr.models.fsmn_vad_streaming.model import FsmnVADStreaming
@@ -297,7 +302,7 @@ class _FunasrMachine:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_the_state_machine_is_funasrs_for_any_rules(seed: int) -> None:
+def test_the_state_machine_equals_that_of_funasr_for_any_rules(seed: int) -> None:
     chance = random.Random(seed)
     for _ in range(25):
         runs = [int(chance.expovariate(1 / 25)) + 1 for _ in range(chance.randint(1, 60))]
@@ -322,29 +327,29 @@ def _rules_of(rules: dict[str, int]) -> Any:
     return _endpoint_rules({"window_size_ms": 200, **rules}, rules["max_end_silence_time"])
 
 
-def test_an_fsmn_of_another_kind_is_refused(random_fsmn: Path, tmp_path: Path) -> None:
+def test_another_variant_of_fsmn_is_refused(random_fsmn: Path, tmp_path: Path) -> None:
     directory = _with_max_length(random_fsmn, tmp_path, 60_000)
     path = directory / "config.yaml"
     path.write_text(path.read_text().replace("do_extend: 1", "do_extend: 0"))
-    with pytest.raises(ValueError, match=r"config\.yaml.*model_conf\.do_extend: 0"):
+    with pytest.raises(ModelError, match=r"config\.yaml.*model_conf\.do_extend: 0"):
         FsmnVad(directory, SegmentConfig())
 
 
 def test_a_directory_of_another_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("model: SenseVoiceSmall\n")
-    with pytest.raises(ValueError, match=r"not the config\.yaml of an FSMN-VAD"):
+    with pytest.raises(ModelError, match=r"not the config\.yaml of an FSMN-VAD"):
         load_vad(str(tmp_path), SegmentConfig())
 
 
 def test_a_missing_model_file_is_named(random_fsmn: Path, tmp_path: Path) -> None:
     directory = _with_max_length(random_fsmn, tmp_path, 60_000)
     (directory / "model.pt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"model\.pt"):
+    with pytest.raises(ModelError, match=r"model\.pt"):
         load_vad(str(directory), SegmentConfig())
 
 
-def test_a_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+def test_a_missing_directory_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nowhere"):
         load_vad(str(tmp_path / "nowhere"), SegmentConfig())
 
 
@@ -354,7 +359,7 @@ def test_no_vad_gives_the_whole_recording() -> None:
     assert vad.find_speech([waveform], []) == [[Segment(0.0, 24_001 / SAMPLE_RATE)]]
 
 
-def test_no_vad_gives_nothing_for_nothing() -> None:
+def test_no_vad_gives_no_interval_for_no_sample() -> None:
     assert WholeRecording().find_speech([np.zeros(0, np.int16)], []) == [[]]
 
 
@@ -364,16 +369,14 @@ def silero() -> Silero:
 
 
 @pytest.mark.parametrize("n_samples", [0, 1, 511, 512, 513, 512 * 512, 512 * 512 + 1, 600_000])
-def test_silero_in_blocks_gives_the_probabilities_of_its_package(
-    silero: Silero, n_samples: int
-) -> None:
+def test_silero_in_blocks_equals_its_package(silero: Silero, n_samples: int) -> None:
     import silero_vad
 
     waveform = _bursts(40.0, seed=9)[:n_samples]
     ours = silero.speech_probabilities(waveform)
     n_frames = -(-n_samples // 512)
     assert len(ours) == n_frames
-    # Its own loop refuses less than 512 samples; get_speech_timestamps pads with zeros, as here.
+    # The package refuses less than 512 samples; get_speech_timestamps pads with zeros, as here.
     samples = torch.zeros(n_frames * 512)
     samples[:n_samples] = torch.from_numpy(waveform / np.float32(32768))
     model = silero_vad.load_silero_vad()
@@ -382,8 +385,8 @@ def test_silero_in_blocks_gives_the_probabilities_of_its_package(
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_silero_hears_nothing_in_silence(silero: Silero) -> None:
-    assert _we_hear(silero, np.zeros(5 * SAMPLE_RATE, np.int16)) == []
+def test_silero_finds_no_speech_in_silence(silero: Silero) -> None:
+    assert _our_intervals(silero, np.zeros(5 * SAMPLE_RATE, np.int16)) == []
 
 
 def _read(path: Path) -> np.ndarray:
@@ -400,26 +403,26 @@ def recordings() -> dict[str, np.ndarray]:
 
 
 @needs_shared
-def test_the_released_fsmn_hears_what_funasr_hears(recordings: dict[str, np.ndarray]) -> None:
+def test_the_released_fsmn_equals_funasr(recordings: dict[str, np.ndarray]) -> None:
     vad, reference = FsmnVad(REAL_FSMN, SegmentConfig()), _funasr(REAL_FSMN)
     for name, waveform in recordings.items():
-        assert _we_hear(vad, waveform) == _funasr_hears(reference, waveform), name
+        assert _our_intervals(vad, waveform) == _funasr_intervals(reference, waveform), name
 
 
 @needs_shared
 @pytest.mark.parametrize(("end_silence_ms", "max_segment_ms"), [(800, 60_000), (6_000, 5_000)])
-def test_the_released_fsmn_hears_the_same_in_minutes_of_speech(
+def test_the_released_fsmn_equals_funasr_on_minutes_of_speech(
     recordings: dict[str, np.ndarray], tmp_path: Path, end_silence_ms: int, max_segment_ms: int
 ) -> None:
     waveform = np.concatenate([*recordings.values(), *recordings.values()])
     directory = _with_max_length(REAL_FSMN, tmp_path, max_segment_ms)
     vad = FsmnVad(directory, SegmentConfig(end_silence_s=end_silence_ms / 1000))
     reference = _funasr(REAL_FSMN, end_silence_ms, max_segment_ms)
-    assert _we_hear(vad, waveform) == _funasr_hears(reference, waveform)
+    assert _our_intervals(vad, waveform) == _funasr_intervals(reference, waveform)
 
 
 @needs_shared
-def test_silero_hears_what_its_package_hears(
+def test_silero_finds_the_intervals_of_its_package(
     silero: Silero, recordings: dict[str, np.ndarray]
 ) -> None:
     import silero_vad

@@ -1,0 +1,73 @@
+"""The closing summary of a run."""
+
+import shlex
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pyarrow as pa
+import pytest
+
+from pipeline.config import RunConfig
+from pipeline.console.commands import results
+from pipeline.console.summary import show_outcome
+from pipeline.runs.progress import Outcome, Progress
+from pipeline.storage.store import open_store
+from pipeline.tables import open_snapshot
+from pipeline.tables.bundles import write_bundle
+from pipeline.tables.publisher import publish
+from tests.support.bundle_rows import RUN, bundle, window
+
+
+def outcome_of(n_todo: int, **changes: Any) -> Outcome:
+    progress = Progress("run-a", n_recordings=3, n_errors=1, audio_s=3600.0, errors=Counter(X=1))
+    values: dict[str, Any] = {
+        "plan": SimpleNamespace(todo=pa.table({"id": range(n_todo)})),
+        "progress": progress,
+        "n_adopted": 0,
+        "n_unfinished": 0,
+        "label_wall_s": 36.0,
+    }
+    return cast(Outcome, SimpleNamespace(**values | changes))
+
+
+def summary_of(outcome: Outcome, root: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    store = open_store(str(root))
+    write_bundle(store, RUN, bundle(window("a"), window("c", error="NotAudio", n_segments=0)))
+    publish(store, RUN)
+    config = RunConfig(manifest="m.jsonl", output=str(root))
+    show_outcome(results(), config, outcome, open_snapshot(str(root)))
+    return capsys.readouterr().out
+
+
+def test_the_summary_gives_a_query_that_a_shell_can_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "my labels; [b]$(x)"
+    lines = summary_of(outcome_of(3), root, capsys).splitlines()
+    assert f"Tables: {root} (commit 1)" in lines
+    (query,) = (line for line in lines if line.startswith("Query:"))
+    command = shlex.split(query.removeprefix("Query:"))
+    assert command[:7] == ["uv", "run", "python", "-m", "jobs", "query", str(root)]
+    assert command[7].startswith("SELECT ") and len(command) == 8
+
+
+def test_the_summary_counts_this_run_and_all_tables(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = outcome_of(5, n_adopted=4, n_unfinished=2)
+    text = summary_of(outcome, tmp_path, capsys)
+    assert "Committed 4 recordings that an interrupted run had finished." in text
+    assert "Labelled 2 recordings (1 failed), 1.000 h of audio in 36 s: 100.0x real time" in text
+    assert "2 recordings have no row yet" in text
+    assert "recordings  1 ok, 1 failed\n" in text
+    assert "languages   en 2\n" in text
+
+
+def test_the_summary_of_a_finished_corpus_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = summary_of(outcome_of(0), tmp_path, capsys)
+    assert "Nothing left to do: every recording of the manifest is in the tables." in text
+    assert "Labelled" not in text

@@ -1,0 +1,95 @@
+"""How clips share model batches, in numbers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from pipeline.errors import BatchTooLarge, RecordingError
+from pipeline.models.sensevoice.packing import BatchedModel, pack_by_length
+from tests.models.sensevoice.test_decoding import TAGS, VOCABULARY, frames_of
+
+
+@pytest.mark.parametrize(
+    ("lengths", "limit", "sizes"),
+    [
+        ([20] * 9, 100, [5, 4]),
+        ([50] * 3, 100, [2, 1]),  # as full as may be
+        ([60, 50, 50, 50], 100, [1, 2, 1]),
+        ([60, 10], 100, [2]),
+        ([101, 100, 1], 100, [1, 1, 1]),
+        ([150], 100, [1]),
+        ([51, 50], 100, [1, 1]),
+        ([], 100, []),
+    ],
+)
+def test_batches_of_so_many_clips(lengths: list[int], limit: int, sizes: list[int]) -> None:
+    assert [len(batch) for batch in pack_by_length(lengths, limit)] == sizes
+
+
+def test_the_longest_clips_come_first() -> None:
+    assert pack_by_length([1, 50, 2, 49, 50, 48], 130) == [[1, 4], [3, 5, 2, 0]]
+    assert pack_by_length([30, 10, 20], 90) == [[0, 2, 1]]
+
+
+class Device:
+    """Answers with one word a frame of the clip; what it cannot take, it raises."""
+
+    vocabulary = VOCABULARY
+
+    def __init__(self, room: int = 10_000, refused: int = -1) -> None:
+        self.batches: list[list[int]] = []
+        self._room, self._refused = room, refused
+
+    def transcribe(
+        self, clips: Sequence[Any], languages: Sequence[str], use_itn: bool
+    ) -> list[Any]:
+        lengths = [len(clip) for clip in clips]
+        self.batches.append(lengths)
+        if sum(lengths) > self._room:
+            raise BatchTooLarge("no memory")
+        if self._refused in lengths:
+            raise ValueError(f"no clips of {self._refused}")
+        return [frames_of(*TAGS, *["▁two"] * length) for length in lengths]
+
+
+def transcribe(device: Device, lengths: Sequence[int], max_frames: int = 100) -> list[Any]:
+    clips: Any = [[0.0] * length for length in lengths]
+    model = BatchedModel(device, max_frames)
+    return model.transcribe(clips, ["auto"] * len(lengths), True)
+
+
+def lengths_of(outputs: Sequence[Any]) -> list[Any]:
+    """Of each answer how long its clip was, or the error that stands in its place."""
+    return [
+        str(one) if isinstance(one, Exception) else len(one.tokens) - len(TAGS) for one in outputs
+    ]
+
+
+def test_answers_come_in_the_order_of_the_clips() -> None:
+    lengths = [5, 50, 20, 51, 1, 99]
+    assert lengths_of(transcribe(Device(), lengths)) == lengths
+
+
+def test_a_clip_that_fails_takes_no_other_with_it() -> None:
+    device = Device(refused=20)
+    assert lengths_of(transcribe(device, [5, 20, 6, 7])) == [5, "no clips of 20", 6, 7]
+    error = transcribe(Device(refused=20), [20])[0]
+    assert isinstance(error, RecordingError) and error.kind == "ValueError"
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_stays_so() -> None:
+    device = Device(room=60)
+    model = BatchedModel(device, 200)
+    clips: Any = [[0.0] * 20] * 5
+    for _ in range(2):
+        assert lengths_of(model.transcribe(clips, ["auto"] * 5, True)) == [20] * 5
+    first, *others = [sum(batch) for batch in device.batches]
+    assert first == 100
+    assert max(others) <= 50 and len(others) == 2 * 3
+
+
+def test_a_clip_that_never_fits_is_its_own_error() -> None:
+    outputs = transcribe(Device(room=30), [20, 40, 20])
+    assert lengths_of(outputs) == [20, "no memory", 20]
+    assert outputs[1].kind == "BatchTooLarge"
