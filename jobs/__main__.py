@@ -3,45 +3,96 @@
 Imports the module of a command only when the command runs, so the list needs no heavy library.
 """
 
+import sys
 from importlib import import_module
-from typing import Any
+from importlib.util import find_spec
+from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
 from typer.main import get_command
 
-from pipeline.console.commands import new_app
+from pipeline import __version__
+from pipeline.console.commands import Group, new_app
 
 # In the order of use. Each text is the first line of the command's own --help.
 COMMANDS = {
+    "init": "Write a configuration for a corpus on this machine, and plan its run.",
     "label": "Label the recordings of a manifest that have no labels yet.",
     "plan": "Estimate the size and the cost of a run before it starts.",
+    "transcribe": "Print the labels of single files, without tables.",
     "doctor": "Check that a store can hold tables, and say how to fix it.",
-    "query": "Run one SQL statement on the newest snapshot of the tables.",
+    "status": "Show the commits, the fingerprints, what waits and what failed.",
+    "query": "Run one SQL statement on a snapshot of the tables.",
     "report": "Write an HTML page that describes a snapshot: the dataset card.",
     "export": "Write labelled segments in a format that other tools read.",
     "diff": "Compare the labels of two models for the same recordings.",
     "verify": "Check every commit, every file and every row of the tables.",
     "compact": "Merge small files of the tables into larger ones.",
     "vacuum": "Delete files that no recent snapshot needs.",
+    "promote": "Make the labels of one fingerprint those that readers get.",
     "release": "Copy one snapshot into plain parquet files that never change.",
     "benchmark": "Measure the speed of labelling, of the model alone, or of planning.",
 }
 
 
-class _ImportedWhenRun(TyperGroup):
+NEED_LABEL = ("label", "transcribe", "benchmark")  # commands that need the extra `label`
+# The modules that the extra `label` of pyproject.toml installs.
+LABEL_MODULES = (
+    *("ray", "torch", "torchaudio", "funasr", "modelscope", "huggingface_hub", "sentencepiece"),
+    *("silero_vad", "numba", "psutil"),
+)
+
+
+class _ImportedWhenRun(Group):
     """Replaces the entry of a command in the list by the command itself when it is to run."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)  # an unknown name ends here
+        if name in NEED_LABEL:
+            for module in LABEL_MODULES:
+                if find_spec(module) is None:
+                    _refuse(module)
         return name, get_command(import_module(f"jobs.{name}").app), rest
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ModuleNotFoundError as error:
+            module = (error.name or "").partition(".")[0]
+            if module not in LABEL_MODULES:
+                raise
+            _refuse(module)
 
-app = new_app(_ImportedWhenRun)
+
+def _refuse(module: str) -> NoReturn:
+    """Say which library is missing and how to install it; exit code 2."""
+    typer.echo(
+        f"refused: {module} is not installed; install the label group: "
+        "pip install 'sensevoice-pipeline[label]'",
+        err=True,
+    )
+    sys.exit(2)
+
+
+app = new_app(_ImportedWhenRun, add_completion=True)
+
+
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(__version__)
+        raise typer.Exit
 
 
 @app.callback(invoke_without_command=True)
-def main(ctx: typer.Context) -> None:
+def main(
+    ctx: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="print the version and exit"
+        ),
+    ] = False,
+) -> None:
     """Label speech corpora with SenseVoice, and work with the labels.
 
     `python -m jobs COMMAND --help` describes one command.

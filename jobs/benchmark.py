@@ -16,8 +16,9 @@ from pipeline.benchmark.model import measure_model, show_model
 from pipeline.benchmark.planning import make_corpus, measure_in_child, show_planning
 from pipeline.benchmark.summary import show_speed
 from pipeline.config import Device
-from pipeline.console.commands import new_app, refusing
+from pipeline.console.commands import Command, new_app, refusing
 from pipeline.planning.speed_report import SpeedSettings
+from pipeline.storage.store import write_file
 
 Json = Annotated[Path | None, typer.Option("--json", help="write the numbers to this file")]
 Model = Annotated[str, typer.Option(help="model directory or hub id")]
@@ -36,7 +37,7 @@ def main() -> None:
 
     python -m jobs benchmark model [--model DIR] [--device cuda] [--batch-s 1200] [--json PATH]
 
-    python -m jobs benchmark planning [--rows 10000000] [--folder DIR] [--json PATH]
+    python -m jobs benchmark planning [--rows 10000000] [--first] [--folder DIR] [--json PATH]
 
     `speed` compares this pipeline with FunASR and sherpa-onnx. Each runs in a process of its own,
     after one warm-up. Measured are the CPU seconds (user and system) of that process after its
@@ -44,7 +45,7 @@ def main() -> None:
     """
 
 
-@app.command()
+@app.command(cls=Command)
 def speed(
     model: Model = _DEMO_MODEL,
     vad: Annotated[str, typer.Option(help="none, silero or an FSMN-VAD directory")] = "silero",
@@ -100,10 +101,10 @@ def speed(
     if not report.ours:
         raise typer.Exit(1)
     if json_path:
-        json_path.write_text(report.to_json(), encoding="utf-8")
+        write_file(json_path, report.to_json().encode())
 
 
-@app.command()
+@app.command(cls=Command)
 def model(
     model: Model = _DEMO_MODEL,
     device: Annotated[Device, typer.Option(help="auto: a GPU, if there is one")] = "auto",
@@ -131,15 +132,18 @@ def model(
         )
     show_model(Console(width=_WIDTH), report)
     if json_path:
-        json_path.write_text(report.to_json(), encoding="utf-8")
+        write_file(json_path, report.to_json().encode())
 
 
-@app.command()
+@app.command(cls=Command)
 def planning(
     rows: Annotated[int, typer.Option(help="recordings in the manifest")] = 10_000_000,
     folder: Annotated[
         Path | None, typer.Option(help="keep the manifest and the ledger in this directory")
     ] = None,
+    first: Annotated[
+        bool, typer.Option("--first", help="with an empty ledger, so that all rows are to do")
+    ] = False,
     json_path: Json = None,
 ) -> None:
     """Measure planning of a manifest when the ledger already has nearly all of its rows."""
@@ -147,10 +151,10 @@ def planning(
         work = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="planning-")))
         if not (work / "manifest.parquet").exists():
             make_corpus(work, rows)
-        cost = measure_in_child(work)
+        cost = measure_in_child(work, first=first)
     show_planning(Console(), cost)
     if json_path:
-        json_path.write_text(json.dumps(asdict(cost), indent=1) + "\n", encoding="utf-8")
+        write_file(json_path, (json.dumps(asdict(cost), indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.config import load_options
 from pipeline.console.commands import (
     AsJson,
+    ConfigKeysOrStorageOptions,
     Root,
-    StorageOptions,
+    find_output,
     one_command,
     refusing,
     results,
@@ -34,19 +34,19 @@ def main(
     b: Annotated[
         str, typer.Argument(metavar="FINGERPRINT_B", help="fingerprint that is compared: side B")
     ],
-    options: StorageOptions = None,
+    options: ConfigKeysOrStorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare the labels of two models for the same recordings.
 
     Shows changed languages and emotions, the character error rate of B with A as the reference,
     and errors that only one of them has. The first letters of a fingerprint are enough; this lists
-    them: python -m jobs query ROOT "SELECT DISTINCT fingerprint, model FROM recordings"
+    them: python -m jobs status ROOT
     """
-    with refusing():
-        given = load_options(options or [])
-        snapshot = open_snapshot(root, given, fingerprint=a)
-        other = open_snapshot(root, given, seq=snapshot.seq, fingerprint=b)
+    with refusing(as_json=as_json):
+        found = find_output(root, options)
+        snapshot = open_snapshot(found.root, found.options, fingerprint=a)
+        other = open_snapshot(found.root, found.options, seq=snapshot.seq, fingerprint=b)
         result = compare(snapshot, other)
     if as_json:
         sides = {"seq": snapshot.seq, "a": snapshot.fingerprint, "b": other.fingerprint}

@@ -2,16 +2,16 @@
 
 import sys
 from dataclasses import asdict
-from typing import Annotated
 
-import typer
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.config import load_config, load_options
 from pipeline.console.commands import (
     AsJson,
     ConfigKeysOrStorageOptions,
+    Quiet,
+    Root,
+    find_output,
     one_command,
     refusing,
     results,
@@ -24,15 +24,10 @@ _STYLES = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"
 
 
 def main(
-    place: Annotated[
-        str,
-        typer.Argument(
-            metavar="ROOT|CONFIG",
-            help="where the tables will be (a path or an s3:// URI), or the YAML file of a run",
-        ),
-    ],
+    root: Root,
     options: ConfigKeysOrStorageOptions = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Check that a store can hold tables, and say how to fix it.
 
@@ -40,23 +35,17 @@ def main(
     `storage_options` and `single_writer` are used. Exit codes: 0 the store can be used, 1 it
     cannot, 2 refused.
     """
-    with refusing():
-        store, single_writer = _open(place, options or [])
+    with refusing(as_json=as_json):
+        found = find_output(root, options)
+        store = open_store(found.root, found.options)
         checks = examine(store)
-    is_usable = not any(_stops_a_run(check, single_writer=single_writer) for check in checks)
+    is_usable = not any(_stops_a_run(check, single_writer=found.single_writer) for check in checks)
     if as_json:
         facts = [asdict(check) for check in checks]
         show_json({"root": store.root, "ok": is_usable, "checks": facts})
-    else:
+    elif not (is_usable and quiet):
         _show(store, checks)
     sys.exit(0 if is_usable else 1)
-
-
-def _open(place: str, overrides: list[str]) -> tuple[Store, bool]:
-    if place.endswith((".yaml", ".yml")):
-        config = load_config(place, overrides)
-        return open_store(config.output, config.storage_options), config.single_writer
-    return open_store(place, load_options(overrides)), False
 
 
 def _stops_a_run(check: Check, *, single_writer: bool) -> bool:

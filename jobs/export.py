@@ -7,26 +7,35 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import load_options
 from pipeline.console.commands import (
     AsJson,
+    ConfigKeysOrStorageOptions,
+    Fingerprint,
+    Quiet,
     Root,
-    StorageOptions,
+    Seq,
+    Unsafe,
+    find_output,
     one_command,
     refusing,
     results,
     show_json,
 )
+from pipeline.errors import ExportError
 from pipeline.export.write import Audio, Exported, Format, export
+from pipeline.storage.address import is_uri
 
 
 def main(
     root: Root,
     format: Annotated[Format, typer.Option(help="format to write")],
-    target: Annotated[Path, typer.Option("--output", "-o", help="local directory, new or empty")],
+    output: Annotated[str, typer.Option("--output", "-o", help="local directory, new or empty")],
     where: Annotated[
         str,
-        typer.Option(help="SQL condition on the view `segments`; default: export all segments"),
+        typer.Option(
+            help="SQL condition on the view `segments`; default: export all segments, also those "
+            "without words (text <> '' leaves them out)"
+        ),
     ] = "",
     audio: Annotated[
         Audio | None,
@@ -35,19 +44,37 @@ def main(
             "as a 16 kHz mono wav; default: reference where the format allows it"
         ),
     ] = None,
-    options: StorageOptions = None,
+    seq: Seq = None,
+    fingerprint: Fingerprint = None,
+    unsafe: Unsafe = False,
+    options: ConfigKeysOrStorageOptions = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Write labelled segments in a format that other tools read.
 
     Exit codes: 0 done, 2 refused, 3 done, but recordings whose audio cannot be read any more are
     left out (export.json in the directory lists them).
     """
-    with refusing():
-        done = export(root, target, format, where, audio, load_options(options or []))
+    with refusing(as_json=as_json):
+        if is_uri(output):
+            raise ExportError(f"{output}: is no local directory; export to one and copy it there")
+        target = Path(output)
+        found = find_output(root, options)
+        done = export(
+            found.root,
+            target,
+            format,
+            where,
+            audio,
+            found.options,
+            seq,
+            fingerprint,
+            unsafe=unsafe,
+        )
     if as_json:
         show_json(asdict(done) | {"output": str(target)})
-    else:
+    elif done.skipped or not quiet:
         _show(done, target)
     sys.exit(3 if done.skipped else 0)
 

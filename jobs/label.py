@@ -1,10 +1,13 @@
 """Label a corpus: python -m jobs label CONFIG [--set key=value ...] [--dry-run]."""
 
+import ast
+import json
 import signal
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -15,6 +18,7 @@ from rich.console import Console
 from pipeline.config import RunConfig, describe_fields, load_config
 from pipeline.console.commands import (
     ConfigKeys,
+    Quiet,
     expected_errors,
     messages,
     one_command,
@@ -24,10 +28,12 @@ from pipeline.console.commands import (
 from pipeline.console.progress import ProgressLines
 from pipeline.console.summary import show_outcome, show_plan
 from pipeline.errors import Refused, RunStopped
+from pipeline.flow.gpus import check_gpus
 from pipeline.report.card import write_report
 from pipeline.runs import execute as run
+from pipeline.runs.other_labels import explain_other_labels, find_other_labels, run_settings
 from pipeline.runs.progress import Outcome
-from pipeline.storage.redaction import public_uri
+from pipeline.storage.redaction import redact
 from pipeline.tables import open_snapshot
 from pipeline.tables.run_records import RunRecord
 
@@ -47,6 +53,7 @@ def main(
     verbose: Annotated[
         bool, typer.Option("--verbose", help="print the whole traceback of an error")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Label the recordings of a manifest that have no labels yet.
 
@@ -55,21 +62,29 @@ def main(
     finished recordings are committed, and the same command continues with the others.
     """
     signal.signal(signal.SIGTERM, _terminate)
-    lines = ProgressLines(Console(), log_json=log_json)
+    lines = ProgressLines(Console(), log_json=log_json, quiet=quiet)
     with _exit_codes(lines, log_json=log_json, verbose=verbose):
         config = load_config(config_path, overrides or [])
         if dry_run:
-            show_plan(results(), run.plan_run(config, run.prepare(config)[1]))
+            _show_plan(config)
             return
         with lines:
             outcome = run.execute(config, lines.update)
-        if not log_json:
+        if not (log_json or quiet):
             snapshot = open_snapshot(config.output, config.storage_options)
             show_outcome(results(), config, outcome, snapshot)
-        _write_report(config, outcome, log_json=log_json)
+        _write_report(config, outcome, shown=not (log_json or quiet))
     exit_code = _exit_code(config, outcome)
     lines.finish(outcome, exit_code)
     sys.exit(exit_code)
+
+
+def _show_plan(config: RunConfig) -> None:
+    store, info = run.prepare(config)
+    show_plan(results(), run.plan_run(config, info))
+    if text := explain_other_labels(find_other_labels(store, config, info), info):
+        results().print(text, style="yellow")
+    check_gpus(config.ray)
 
 
 @contextmanager
@@ -90,7 +105,8 @@ def _exit_codes(lines: ProgressLines, *, log_json: bool, verbose: bool) -> Itera
         refused = isinstance(error, Refused)
         show_error(f"refused: {error}" if refused else _stopped(error))
         exit_code = 2 if refused else 1
-        lines.end("refused" if refused else "failed", exit_code)
+        why = {"error": redact(str(error))} if log_json else {}
+        lines.end("refused" if refused else "failed", exit_code, why)
         sys.exit(exit_code)
 
 
@@ -99,14 +115,14 @@ def _stopped(error: Exception) -> str:
     return f"stopped: {name}{error} (--verbose shows more; Ray's logs: {_RAY_LOGS})"
 
 
-def _write_report(config: RunConfig, outcome: Outcome, *, log_json: bool) -> None:
+def _write_report(config: RunConfig, outcome: Outcome, *, shown: bool) -> None:
     """Write the dataset card next to the tables. If that fails, the run is still a success."""
     try:
         uri = write_report(config.output, config.storage_options, _record_of(config, outcome))
     except expected_errors() as error:
-        messages().print(f"no report: {error}")
+        messages().print(redact(f"no report: {error}"))
         return
-    if not log_json:
+    if shown:
         results().print(f"Report: {uri}")
 
 
@@ -115,8 +131,6 @@ def _record_of(config: RunConfig, outcome: Outcome) -> RunRecord | None:
     progress = outcome.progress
     if not progress.n_recordings:
         return None
-    settings = config.model_dump(mode="json", exclude={"storage_options"})
-    addresses = {name: public_uri(settings[name]) for name in ("manifest", "output", "model")}
     return RunRecord(
         run_id=outcome.run.run_id,
         fingerprint=outcome.run.fingerprint,
@@ -126,7 +140,7 @@ def _record_of(config: RunConfig, outcome: Outcome) -> RunRecord | None:
         audio_s=progress.audio_s,
         wall_s=outcome.label_wall_s,
         stage_s={name: stage.busy_s for name, stage in progress.stages.items()},
-        settings=settings | addresses,
+        settings=run_settings(config),
     )
 
 
@@ -146,11 +160,17 @@ def _exit_code(config: RunConfig, outcome: Outcome) -> int:
 
 
 def _keys() -> str:
-    """Every key of CONFIG for --help, with its default and its description."""
-    texts = (f"{key} [{default}]: {text}" for key, default, text in describe_fields())
-    lines = (textwrap.fill(text, 76, subsequent_indent="    ") for text in texts)
+    """Every key of CONFIG for --help, by section: its default, and what it does."""
     not_wrapped_again = "\b\n"  # the sign of click for such a paragraph
-    return "Keys of CONFIG, with their defaults:\n\n" + not_wrapped_again + "\n".join(lines)
+    sections = groupby(describe_fields(), lambda field: field[0].rpartition(".")[0])
+    texts = [not_wrapped_again + "\n".join(_entries(fields)) for _, fields in sections]
+    return "\n\n".join(["Keys of CONFIG, as --set takes them, with their defaults:", *texts])
+
+
+def _entries(fields: Iterable[tuple[str, str, str]]) -> Iterator[str]:
+    for key, default, text in fields:
+        value = "..." if default == "required" else json.dumps(ast.literal_eval(default))
+        yield textwrap.fill(f"{key}={value}  {text}", 76, subsequent_indent="    ")
 
 
 app = one_command(main, epilog=_keys())

@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import load_options
 from pipeline.console.commands import (
     AsJson,
+    ConfigKeysOrStorageOptions,
     Fingerprint,
+    Quiet,
     Root,
     Seq,
-    StorageOptions,
+    find_output,
     one_command,
     refusing,
     results,
@@ -37,23 +38,24 @@ def main(
     ] = "none",
     seq: Seq = None,
     fingerprint: Fingerprint = None,
-    options: StorageOptions = None,
+    options: ConfigKeysOrStorageOptions = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Copy one snapshot into plain parquet files that never change.
 
     The file `_SUCCESS` in the copy is written last: a copy without it is not complete.
     """
-    with refusing():
+    with refusing(as_json=as_json):
         if partition_by not in PARTITIONS:
             raise ConfigError(f"--partition-by {partition_by}: use one of {', '.join(PARTITIONS)}")
         copy = _only_one(target, output)
-        given = load_options(options or [])
-        snapshot = open_snapshot(root, given, seq, fingerprint)
-        done = release(snapshot, open_store(copy, given), partition_by=partition_by)
+        found = find_output(root, options)
+        snapshot = open_snapshot(found.root, found.options, seq, fingerprint)
+        done = release(snapshot, open_store(copy, found.options), partition_by=partition_by)
     if as_json:
         show_json(asdict(done) | {"output": copy})
-    else:
+    elif not quiet:
         results().print(_line(done, copy))
 
 

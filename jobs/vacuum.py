@@ -5,12 +5,13 @@ from typing import Annotated
 
 import typer
 
-from pipeline.config import load_options
 from pipeline.console.commands import (
     AsJson,
+    ConfigKeysOrStorageOptions,
+    Quiet,
     Root,
     SingleWriter,
-    StorageOptions,
+    find_output,
     one_command,
     refusing,
     results,
@@ -35,8 +36,9 @@ def main(
         bool, typer.Option("--dry-run", help="list what would be deleted, and delete nothing")
     ] = False,
     single_writer: SingleWriter = False,
-    options: StorageOptions = None,
+    options: ConfigKeysOrStorageOptions = None,
     as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Delete files that no recent snapshot needs.
 
@@ -44,13 +46,14 @@ def main(
     bundles that were published long ago. May run at the same time as label runs and readers.
     Snapshots that are older than --retain-days can no longer be opened.
     """
-    with refusing():
-        store = open_snapshot(root, load_options(options or [])).store
-        with writable(store, single_writer=single_writer) as store:
+    with refusing(as_json=as_json):
+        found = find_output(root, options)
+        store = open_snapshot(found.root, found.options).store
+        with writable(store, single_writer=single_writer or found.single_writer) as store:
             done = vacuum(store, retain_s=retain_days * _DAY_S, dry_run=dry_run)
     if as_json:
         show_json(asdict(done) | {"dry_run": dry_run})
-    else:
+    elif not quiet:
         _show(done, dry_run=dry_run)
 
 

@@ -3,34 +3,42 @@
 import sys
 from dataclasses import asdict
 
-from pipeline.config import load_options
 from pipeline.console.commands import (
     AsJson,
+    ConfigKeysOrStorageOptions,
+    Quiet,
     Root,
-    StorageOptions,
+    find_output,
     one_command,
     refusing,
     results,
     show_json,
 )
+from pipeline.console.plain_text import counted
 from pipeline.maintenance.verify import Verdict, verify
 from pipeline.tables import open_snapshot
 
 _SHOWN = 100  # problems
 
 
-def main(root: Root, options: StorageOptions = None, as_json: AsJson = False) -> None:
+def main(
+    root: Root,
+    options: ConfigKeysOrStorageOptions = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
     """Check every commit, every file and every row of the tables.
 
     Reads all of them. Exit codes: 0 no problems (one line is printed), 1 problems (they are
     listed), 2 refused.
     """
-    with refusing():
-        verdict = verify(open_snapshot(root, load_options(options or [])).store)
+    with refusing(as_json=as_json):
+        found = find_output(root, options)
+        verdict = verify(open_snapshot(found.root, found.options).store)
     if as_json:
         show_json({"ok": not verdict.problems, **asdict(verdict)})
-    else:
-        _show(root, verdict)
+    elif verdict.problems or not quiet:
+        _show(found.root, verdict)
     sys.exit(1 if verdict.problems else 0)
 
 
@@ -51,8 +59,8 @@ def _line(verdict: Verdict) -> str:
     return (
         f"verified: {verdict.n_recordings:,} recordings ({verdict.n_errors:,} failed), "
         f"{verdict.n_segments:,} segments, {verdict.audio_s / 3600:,.3f} h, "
-        f"{verdict.n_fingerprints} fingerprints, {verdict.n_files:,} files "
-        f"({verdict.n_bytes / 1e6:,.1f} MB), {verdict.seq:,} commits{waiting}"
+        f"{counted(verdict.n_fingerprints, 'fingerprint')}, {counted(verdict.n_files, 'file')} "
+        f"({verdict.n_bytes / 1e6:,.3f} MB), {counted(verdict.seq, 'commit')}{waiting}"
     )
 
 

@@ -5,9 +5,10 @@ names the nearest known one. Put no secrets here: stores read them from the envi
 """
 
 import difflib
+import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -20,6 +21,9 @@ Language = Literal["auto", "zh", "en", "yue", "ja", "ko"]
 SpokenLanguage = Literal["zh", "en", "yue", "ja", "ko"]
 Precision = Literal["fp32", "bf16", "int8"]
 Device = Literal["auto", "cpu", "cuda"]
+
+_VARIABLE = "SENSEVOICE_"  # what the names of environment variables for keys begin with
+_log = logging.getLogger(__name__)
 
 
 class _Section(BaseModel):
@@ -92,6 +96,11 @@ class LabelConfig(_Section):
 class RayConfig(_Section):
     """Where the run takes place. No value here changes a label."""
 
+    local: Literal["auto", "always", "never"] = Field(
+        default="auto",
+        description="label in one process without Ray: always, never, or auto: corpora of a few "
+        "minutes, on a CPU",
+    )
     address: str | None = Field(
         default=None, description="Ray address; none: the cluster of the Ray job, else this machine"
     )
@@ -137,7 +146,9 @@ class RunConfig(_Section):
     manifest: str = Field(description="manifest file or glob, or directory of audio (path or URI)")
     output: str = Field(description="where the tables are written: a path or an s3:// URI")
     storage_options: dict[str, Any] = Field(
-        default_factory=dict, description="fsspec options of the object store; no secrets"
+        default_factory=dict,
+        repr=False,  # it may hold a credential after all
+        description="fsspec options of the object store; no secrets",
     )
     model: str = Field(default="iic/SenseVoiceSmall", description="hub id, local directory or URI")
     hub: Literal["ms", "hf"] = Field(
@@ -193,7 +204,8 @@ class RunConfig(_Section):
         if segment.merge_length_s > segment.max_segment_s:
             raise ValueError(
                 f"segment.merge_length_s ({segment.merge_length_s}) is longer than "
-                f"segment.max_segment_s ({segment.max_segment_s}); make it shorter"
+                f"segment.max_segment_s ({segment.max_segment_s}); set both, with "
+                f"segment.merge_length_s at most {segment.max_segment_s}"
             )
         return self
 
@@ -202,23 +214,54 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     """The run that a YAML file and `key.sub=value` overrides describe.
 
     Environment variables named SENSEVOICE_KEY__SUB override the file; `overrides` override both.
-    Values are read as YAML. Raises ConfigError, naming the key and the nearest valid one.
+    Values are read as YAML. A variable that names no key is ignored, with a warning in the log.
+    Raises ConfigError, naming the key and the nearest valid one.
     """
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
+        # `from None`: the exception quotes the line, which may hold a credential
+        raise ConfigError(f"{path}: cannot be read as YAML: {_where(error)}") from None
+    except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
-    for name, text in sorted(os.environ.items()):
-        if name.startswith("SENSEVOICE_"):
-            key = name.removeprefix("SENSEVOICE_").lower().replace("__", ".")
-            _assign(values, key, text, source=name)
+    _find_beside(values, Path(path).parent)
+    _take_environment(values)
     _override(values, overrides)
+    return check_config(values, f"{path}: ")
+
+
+def check_config(values: Mapping[str, Any], source: str = "") -> RunConfig:
+    """The run that these values describe. Raises ConfigError; its message begins with `source`."""
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{path}: " + "; ".join(_explain(error))) from error
+        raise ConfigError(source + "; ".join(_explain(error))) from error
+
+
+def is_path(name: str) -> bool:
+    """Whether the name of a model is a path: an existing one, or one that can be no hub id.
+
+    A hub id is OWNER/NAME or NAME.
+    """
+    return "://" not in name and (
+        name.startswith(("/", ".", "~")) or name.count("/") > 1 or Path(name).is_dir()
+    )
+
+
+def _find_beside(values: dict[str, Any], folder: Path) -> None:
+    """Make relative model paths of a configuration file relative to its folder.
+
+    A path that exists only below the working directory stays as it is.
+    """
+    for key in ("model", "vad"):
+        name = values.get(key)
+        if not isinstance(name, str) or "://" in name or name in ("", "none", "silero", "fsmn-vad"):
+            continue
+        beside = folder / name
+        if beside.is_dir() or (is_path(name) and not Path(name).expanduser().is_dir()):
+            values[key] = str(beside) if not name.startswith("~") else name
 
 
 def label_precision(config: RunConfig) -> Precision:
@@ -242,12 +285,46 @@ def load_options(overrides: Iterable[str]) -> dict[str, Any]:
     return values
 
 
+def _take_environment(values: dict[str, Any]) -> None:
+    """Set the keys that SENSEVOICE_* variables name; warn of variables that name none.
+
+    Those are no error: for a Service called sensevoice-api, Kubernetes sets variables like
+    SENSEVOICE_API_SERVICE_HOST in every pod of the namespace.
+    """
+    known = [key for key, _, _ in describe_fields()]
+    unknown = []
+    for name, text in sorted(os.environ.items()):
+        if name.startswith(_VARIABLE):
+            key = name.removeprefix(_VARIABLE).lower().replace("__", ".")
+            if _is_known(key, known):
+                _assign(values, key, text, source=name)
+            else:
+                unknown.append(name + _nearest(key, known, cutoff=0.8))
+    if unknown:
+        _log.warning(
+            "ignored environment variables that name no key of the configuration: %s. "
+            "Kubernetes sets such variables for Services whose name begins with sensevoice; "
+            "enableServiceLinks: false in the pod's spec turns them off",
+            ", ".join(unknown),
+        )
+
+
+def _is_known(key: str, known: list[str]) -> bool:
+    """A key, a whole section, or a storage option, which only the store knows."""
+    return (
+        key in known
+        or any(name.startswith(f"{key}.") for name in known)
+        or key.startswith("storage_options.")
+    )
+
+
 def _override(values: dict[str, Any], overrides: Iterable[str]) -> None:
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator:
-            raise ConfigError(f"--set {override}: write it as key=value")
-        _assign(values, key.strip(), text, source=f"--set {override}")
+            name = re.split(r"[^\w.]", override, maxsplit=1)[0]  # the rest may be a credential
+            raise ConfigError(f"--set {name}...: write it as key=value")
+        _assign(values, key.strip(), text, source=f"--set {key.strip()}")
 
 
 def describe_fields() -> Iterator[tuple[str, str, str]]:
@@ -278,7 +355,17 @@ def _assign(values: dict[str, Any], key: str, text: str, source: str) -> None:
     try:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"{source}: the value is not YAML: {error}") from error
+        raise ConfigError(
+            f"{source}: the value is not YAML: {_where(error)}; put a text with special characters "
+            "in quotes inside the value, as in --set 'key=\"text\"'"
+        ) from None
+
+
+def _where(error: yaml.YAMLError) -> str:
+    """Where the text is no YAML, and why, without quoting the text: it may be a credential."""
+    mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+    return place + re.sub(r"'.*'", "...", str(problem or "a character that YAML does not allow"))
 
 
 def _explain(error: ValidationError) -> Iterator[str]:
@@ -292,13 +379,14 @@ def _explain(error: ValidationError) -> Iterator[str]:
             value, quoted = str(problem["input"]), ", ".join(map(repr, choices))
             yield f"{key}: {value!r} is not valid{_nearest(value, choices)}; use one of {quoted}"
         else:
-            yield f"{key}: {problem['msg']}" if key else str(problem["msg"])
+            text = str(problem["msg"]).removeprefix("Value error, ")  # pydantic's own words
+            yield f"{key}: {text}" if key else text
 
 
-def _nearest(key: str, known: list[str]) -> str:
+def _nearest(key: str, known: list[str], cutoff: float = 0.4) -> str:
     """' (did you mean ...?)': the key with the same last part, else the most similar; or ''."""
     same_last = [name for name in known if name.rpartition(".")[2] == key.rpartition(".")[2]]
-    best = (same_last or difflib.get_close_matches(key, known, n=1, cutoff=0.4))[:1]
+    best = (same_last or difflib.get_close_matches(key, known, n=1, cutoff=cutoff))[:1]
     return f" (did you mean {best[0]!r}?)" if best else ""
 
 

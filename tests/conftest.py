@@ -1,15 +1,89 @@
-"""Fixtures that several tests share."""
+"""Fixtures that several tests share, and the markers that follow from them.
 
+No test is marked by hand: what it needs says what it is (`MARKS`), and `slow` is whatever starts
+Ray, FunASR, a browser or Spark, kills processes, or asks for `patience`. `-m "not slow"` is the
+fast set of CONTRIBUTING.md.
+"""
+
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from pipeline.config import load_config
 from pipeline.storage.store import Store, open_store
 from pipeline.tables import Snapshot, open_snapshot
+from tests.support.chromium import BINARY
 from tests.support.demo import ROOT, demo_config, execute
 from tests.support.s3_server import S3, serve_s3
+
+MARKS = {
+    "ray": {"ray_session", "labelled", "labelled_root", "head", "demo_job", "changed", "own_ray"},
+    "s3": {"s3", "wire", "shared", "output"},
+    "funasr": {"funasr"},
+    "kill": {"start_driver", "kills"},
+    "browser": {"chromium"},
+    "spark": {"spark"},
+    "slow": {"patience"},
+}
+_SLOW = {"ray", "funasr", "kill", "browser", "spark"}
+
+# The same examples on every machine of CI, and no time limit for one: machines differ by a factor
+# of three. `HYPOTHESIS_PROFILE=explore` looks for new ones.
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by the fixtures that it uses."""
+    for item in items:
+        used = set(getattr(item, "fixturenames", ()))
+        marks = {mark for mark, fixtures in MARKS.items() if used & fixtures}
+        for mark in marks | ({"slow"} if marks & _SLOW else set()):
+            item.add_marker(mark)
+
+
+@pytest.fixture(scope="session")
+def funasr() -> Any:
+    """FunASR, the reference: 11 s and 1 GB to import, once for the session."""
+    import funasr
+
+    return funasr
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """A real browser; without one the test is skipped."""
+    if not BINARY:
+        pytest.skip("no Chromium on this machine; `apt-get install chromium` installs it")
+    return BINARY
+
+
+@pytest.fixture(scope="session")
+def spark() -> None:
+    """What Spark needs; without it the test is skipped."""
+    if not shutil.which("java"):
+        pytest.skip("Spark needs Java 17")
+
+
+@pytest.fixture
+def patience() -> None:
+    """For tests that take over 20 s without Ray: a day of audio, a full-size model."""
+
+
+@pytest.fixture
+def kills() -> None:
+    """For tests that kill processes at random moments."""
+
+
+@pytest.fixture
+def own_ray() -> None:
+    """For tests that start a Ray of their own, in a process of their own."""
 
 
 @pytest.fixture

@@ -145,6 +145,11 @@ class Report:
             raise RecordingError(ErrorType.TRUNCATED, text)
 
     def _tell_changes(self) -> None:
+        is_complete = self._left_s and self._expected_s - self._decoded_s <= _SLACK_S
+        # A chained Ogg declares the length of its last part only.
+        is_known = is_complete and not self.stream.codec.startswith("ogg/")
+        if self.stream.end_error and not is_known:  # else tags or padding behind the audio
+            self.warnings.append(self.stream.end_error)
         if self.n_clipped > _CLIPPED_SHARE * self.n_values:
             share = self.n_clipped / self.n_values
             self.warnings.append(f"{share:.1%} of the samples are over full scale; cut off there")

@@ -13,6 +13,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from pipeline.audio.headers import MP3_SLACK, has_ogg_end, mp3_surplus
 from pipeline.audio.sources import Source
@@ -56,6 +57,10 @@ _LONGEST_GAP_S = 24 * 3600.0  # a timestamp beyond it is damage, not silence
 _DTX = {"amrnb": {8, 15}, "amrwb": {9, 14, 15}}
 _DTX_S = 0.02
 
+# Their frames have a checksum, which FFmpeg checks when asked to, and reports with "explode" only.
+# Of other codecs that would refuse frames with harmless faults.
+_CHECKED = {"flac", "wavpack"}
+
 _BLOCK = 1 << 17  # values per block: these fit into the cache, twice as fast as 1 << 20
 _SAMPLE_TYPES = {"u8": "u1", "s16": "i2", "s32": "i4", "s64": "i8", "flt": "f4", "dbl": "f8"}
 
@@ -82,7 +87,7 @@ def open_ffmpeg(source: Source, offset_s: float) -> Iterator[Stream]:
                 audio_stream=index,
             )
             if container.format.name == "ogg" and not has_ogg_end(source):
-                stream.warnings.append("no end-of-stream page; the file may be cut")
+                stream.warnings.append("no intact end-of-stream page; the file may be cut")
             stream.blocks = _batched(_Reader(source, container, audio, stream).blocks(offset_s))
             yield stream
     except av.FFmpegError as error:
@@ -98,10 +103,11 @@ def _choose_stream(container: Any) -> tuple[int, Any]:
     usable = [one for one in enumerate(streams) if one[1].codec_context is not None]
     if not usable:
         raise DecoderError("FFmpeg: no decoder for the audio stream")
-    default = [one for one in usable if "DEFAULT" in str(one[1].disposition).upper()]
+    default = [one for one in usable if one[1].disposition & Disposition.default]
     index, audio = (default or usable)[0]
     audio.codec_context.thread_count = 1  # a decode task has one CPU
-    audio.codec_context.options = {"err_detect": "crccheck"}
+    if audio.codec_context.name in _CHECKED:
+        audio.codec_context.options = {"err_detect": "crccheck+explode"}
     audio.codec_context.open()
     return index, audio
 
@@ -218,7 +224,7 @@ class _Reader:
                     raise
                 unread = max(0, self.source.size - self.source.tell())
                 self.stream.unread_share = unread / max(1, self.source.size)
-                self.stream.warnings.append(f"cannot be read to its end: {error.strerror}")
+                self.stream.end_error = f"cannot be read to its end: {error.strerror}"
                 return
             if packet is None:
                 return

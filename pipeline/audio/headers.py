@@ -1,6 +1,7 @@
 """What the bytes of a file say about its length. Knows containers; decodes nothing."""
 
 import math
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +15,7 @@ Order = Literal["little", "big"]  # of the bytes of a number
 _OPEN_SIZES = {0, 36, 0xFFFF_FFFF}  # RIFF sizes of a writer that never came back to fill them in
 _STREAMED = 0x7FFF_0000  # a data size from here on was written by a program that did not know it
 _RIFF: dict[bytes, Order] = {b"RIFF": "little", b"RIFX": "big"}
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _AFTER_ID3 = {"RIFF", "RIFX", "FLAC", "AIFF", "AAC"}  # some taggers put ID3v2 before anything
 _FLAC_TAIL = 1 << 16  # bytes; a FLAC frame of 4,608 samples in stereo at 24 bit is 28 kB at most
 
@@ -51,10 +53,25 @@ def mp3_surplus(source: Source) -> float:
 
 
 def has_ogg_end(source: Source) -> bool:
-    """Whether the last page (of up to 64 KiB) has the end mark (RFC 3533: byte 5, bit 2)."""
-    tail = source.head(1 << 16, max(0, source.size - (1 << 16)))
-    page = tail.rfind(b"OggS")
-    return page >= 0 and tail[page + 5 : page + 6] >= b"\4"
+    """Whether the last page (of up to 64 KiB) is intact and has the end mark.
+
+    RFC 3533, section 6: flags in byte 5 (4: end of stream), CRC in bytes 22 to 25, the number of
+    segments in byte 26 and their lengths behind it.
+    """
+    tail = source.head(1 << 17, max(0, source.size - (1 << 17)))
+    at = tail.rfind(b"OggS")
+    page = tail[at:]
+    if at < 0 or len(page) < 27 or len(page) < 27 + page[26]:
+        return False
+    size = 27 + page[26] + sum(page[27 : 27 + page[26]])
+    crc = int.from_bytes(page[22:26], "little")
+    return bool(page[5] & 4) and _ogg_crc(page[:22] + bytes(4) + page[26:size]) == crc
+
+
+def _ogg_crc(data: bytes) -> int:
+    """CRC-32 with the polynomial of zlib, from the first bit on and without its inversion."""
+    mirrored = zlib.crc32(data.translate(_MIRRORED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
+    return int(f"{mirrored:032b}"[::-1], 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +184,7 @@ def is_flac_consistent(source: Source) -> bool:
     largest_block = int.from_bytes(head[10:12], "big")
     total = int.from_bytes(head[18:26], "big") & 0xF_FFFF_FFFF
     if not total:
-        return True  # written to a pipe: unknown, which libsndfile reads to the end
+        return False  # written to a pipe: unknown, on which libsndfile ends with an error
     tail = source.head(_FLAC_TAIL, max(0, source.size - _FLAC_TAIL))
     last = _last_flac_sample(tail, largest_block)
     return last is not None and last < total <= last + largest_block

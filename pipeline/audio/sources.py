@@ -1,13 +1,13 @@
 """Open the bytes of a recording at any URI and detect their format. Decodes nothing."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO, RawIOBase
 from typing import Any, BinaryIO
 
 from pipeline.config import AudioConfig
 from pipeline.errors import ErrorType, RecordingError
-from pipeline.storage.store import filesystem_for
+from pipeline.storage.store import filesystem_for, read_stream
 from pipeline.storage.store_errors import explain_store_error
 
 _FETCH_WHOLE = 32 << 20  # bytes; up to this size one request is faster than many small ones
@@ -159,22 +159,30 @@ def open_source(uri: str, config: AudioConfig, options: Mapping[str, Any]) -> It
             raise RecordingError(
                 ErrorType.NOT_A_FILE, f"{path} is a {info['type']}, not a regular file"
             )
+        stream, closing = None, ExitStack()
+        has_ranges = info["size"] is not None and info.get("partial") is not False
+        if not has_ranges and size <= config.max_bytes:  # some web servers
+            with fs.open(path, "rb") as unseekable:
+                stream, size = closing.enter_context(read_stream(unseekable, config.max_bytes))
         if not size:
             raise RecordingError(ErrorType.EMPTY_FILE, "the file has no bytes")
         if size > config.max_bytes:
             raise RecordingError(
                 ErrorType.TOO_LARGE, f"{size} bytes; audio.max_bytes allows {config.max_bytes}"
             )
+        file: BinaryIO
         # A web server may send more bytes than it announced, so only ranges are requested there.
-        if size <= _FETCH_WHOLE and "http" not in fs.protocol:
-            file: BinaryIO = BytesIO(fs.cat_file(path))
+        if stream is not None:
+            file = stream
+        elif size <= _FETCH_WHOLE and "http" not in fs.protocol:
+            file = BytesIO(fs.cat_file(path))
         else:
             file = fs.open(path, "rb", block_size=_READ_AHEAD, cache_type="readahead")
     except RecordingError:
         raise
     except Exception as error:
         raise explain_store_error(error) from error
-    with file:
+    with closing, file:
         yield Source(file, size)
 
 

@@ -39,5 +39,6 @@ class Stream:
     dtx_s: float = 0.0  # silence that a phone encoder did not transmit (DTX)
     bad_s: float = 0.0  # silence in place of packets that cannot be decoded
     n_bad_packets: int = 0
-    unread_share: float = 0.0  # bytes of the file behind an error that ended decoding
+    end_error: str = ""  # the error that ended decoding before the end of the file
+    unread_share: float = 0.0  # bytes of the file behind it
     blocks: Iterator[Block] = field(default_factory=lambda: iter(()))

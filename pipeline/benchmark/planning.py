@@ -29,6 +29,7 @@ from pipeline.tables.ledger import ledger_parts
 
 _FINGERPRINT = "f" * 32
 _PART_ROWS = 1_000_000  # of a ledger file
+_FIRST = "--first"
 _TODO_EVERY = 100  # one row in so many is not in the ledger
 
 
@@ -44,27 +45,32 @@ class PlanningCost:
     peak_mib: float
 
 
-def measure_in_child(work: Path) -> PlanningCost:
+def measure_in_child(work: Path, *, first: bool = False) -> PlanningCost:
     """`measure_planning` in a new process, so that no memory of this one is counted."""
     command = [sys.executable, "-m", "pipeline.benchmark.planning", str(work)]
+    command += [_FIRST] if first else []
     done = subprocess.run(
         command, cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, text=True, check=True
     )
     return PlanningCost(**json.loads(done.stdout))
 
 
-def measure_planning(work: Path) -> PlanningCost:
-    """Plan the corpus that `make_corpus` wrote to `work`, and return the cost of this process."""
+def measure_planning(work: Path, *, first: bool = False) -> PlanningCost:
+    """Plan the corpus that `make_corpus` wrote to `work`, and return the cost of this process.
+
+    `first` leaves the ledger out, as in the first run on a corpus: all rows are to do.
+    """
     started = time.monotonic()
     manifest = read_manifest(str(work / "manifest.parquet"), {}, ["s3://corpus/"])
-    ledger = ledger_parts(str(work / "labels"), fingerprint=_FINGERPRINT)
+    ledger = ledger_parts(str(work / "labels"), fingerprint="" if first else _FINGERPRINT)
     plan = make_plan(manifest, ledger, _FINGERPRINT, {})
+    n_todo = sum(leg.num_rows for leg in plan.legs)  # as a run reads them
     wall_s = time.monotonic() - started
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return PlanningCost(
         n_manifest=plan.n_manifest,
         n_ledger=plan.n_done,
-        n_todo=plan.todo.num_rows,
+        n_todo=n_todo,
         wall_s=wall_s,
         cpu_s=usage.ru_utime + usage.ru_stime,
         peak_mib=peak_bytes() / (1 << 20),
@@ -147,4 +153,5 @@ def show_planning(console: Console, cost: PlanningCost) -> None:
 
 
 if __name__ == "__main__":  # the process of measure_in_child
-    sys.stdout.write(json.dumps(asdict(measure_planning(Path(sys.argv[1])))))
+    cost = measure_planning(Path(sys.argv[1]), first=_FIRST in sys.argv)
+    sys.stdout.write(json.dumps(asdict(cost)))

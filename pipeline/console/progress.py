@@ -56,11 +56,15 @@ class Pace:
 
 
 class ProgressLines:
-    """Shows the progress of a run: a live table on a terminal, else log lines."""
+    """Shows the progress of a run: a live table on a terminal, else log lines.
 
-    def __init__(self, console: Console, *, log_json: bool = False) -> None:
+    `quiet`: only warnings and errors.
+    """
+
+    def __init__(self, console: Console, *, log_json: bool = False, quiet: bool = False) -> None:
         self._console = console
-        self._is_live = console.is_terminal and not log_json
+        self._is_live = console.is_terminal and not log_json and not quiet
+        self._level = logging.WARNING if self._is_live or quiet else logging.INFO
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._handler = _Lines(console, log_json)
         self._pace = Pace()
@@ -72,7 +76,7 @@ class ProgressLines:
     def __enter__(self) -> Self:
         for name in _LOGGERS:
             logging.getLogger(name).addHandler(self._handler)
-            logging.getLogger(name).setLevel(logging.WARNING if self._is_live else logging.INFO)
+            logging.getLogger(name).setLevel(self._level)
         if self._is_live:
             self._live.start()
         return self
@@ -96,9 +100,9 @@ class ProgressLines:
         if self._is_live:
             self._live.update(self._table(progress, now_s))
             return
-        if progress.phase != self._phase or now_s - self._logged > _LOG_EVERY_S:
-            self._phase, self._logged = progress.phase, now_s
-            _log.info(progress.phase, extra={"fields": self._fields(progress, now_s)})
+        if progress.doing != self._phase or now_s - self._logged > _LOG_EVERY_S:
+            self._phase, self._logged = progress.doing, now_s
+            _log.info(progress.doing, extra={"fields": self._fields(progress, now_s)})
         if progress.seq > self._seq >= 0:
             fields = {"commit": progress.seq, "recordings": progress.n_recordings}
             _log.info("committed", extra={"fields": fields})
@@ -148,6 +152,7 @@ class ProgressLines:
             "eta": self._eta(progress, now_s),
             **{name: _rows(progress, stage) for stage, name in _STAGE_NAMES.items()},
             "errors": dict(progress.errors.most_common()),
+            **({"waits_for": progress.waits_for} if progress.waits_for else {}),
         }
 
     def _eta(self, progress: Progress, now_s: float) -> str:
@@ -163,7 +168,7 @@ class ProgressLines:
             table.add_row(name, bar, f"{n_rows:,}/{progress.n_planned:,}")
         elapsed = _clock(now_s - self._started)
         if progress.phase != Phase.LABELLING:
-            table.add_row("", f"[dim]{progress.phase} …[/]", elapsed)
+            table.add_row("", f"[dim]{progress.doing} …[/]", elapsed)
             return table
         table.add_row(
             "stored",
@@ -171,6 +176,8 @@ class ProgressLines:
             f"{self._pace.rtfx(now_s):,.0f}x real time",
             f"{elapsed}, {self._eta(progress, now_s)} left",
         )
+        if progress.waits_for:
+            table.add_row("waiting", f"[yellow]for {progress.waits_for}[/]")
         if progress.errors:
             failed = ", ".join(f"{kind} {n:,}" for kind, n in progress.errors.most_common(4))
             table.add_row("failed", f"[yellow]{failed}[/]")

@@ -1,20 +1,18 @@
-"""The texts before and after a run: plan, survey, closing summary. Decides nothing.
+"""The texts before and after a run: plan, closing summary. Decides nothing.
 
 The console is that of commands.results: it prints text as it is, and does not wrap lines.
 """
 
 import shlex
-from collections.abc import Mapping
 
 from rich.console import Console
 
 from pipeline.config import RunConfig
-from pipeline.planning.costs import MachineHours
+from pipeline.console.plain_text import amount, counts_text
 from pipeline.planning.plan import Plan
-from pipeline.planning.survey import Survey
 from pipeline.report.figures import Counts, count_labels
 from pipeline.runs.bottleneck import find_bottleneck
-from pipeline.runs.progress import Outcome
+from pipeline.runs.progress import Outcome, explain_default
 from pipeline.tables import Snapshot
 
 
@@ -31,47 +29,17 @@ def show_plan(console: Console, plan: Plan) -> None:
         if count
     ]
     again = f" ({', '.join(why)})" if why else ""
-    done = f"{plan.n_done:,} already in the tables{kept}, {plan.todo.num_rows:,} to do{again}"
+    done = f"{plan.n_done:,} already in the tables{kept}, {plan.n_todo:,} to do{again}"
     console.print(done)
     console.print(f"{plan.bytes / 1e6:,.1f} MB to read, {_hours_known(plan)}")
+    for note in plan.notes:
+        console.print(f"warning: {note}", style="yellow")
 
 
 def _hours_known(plan: Plan) -> str:
     if plan.known_s:
-        return f"{plan.known_s / 3600:,.2f} h where the manifest gives a duration"
+        return f"{amount(plan.known_s)} where the manifest gives a duration"
     return "duration unknown (the manifest gives none)"
-
-
-def show_survey(console: Console, survey: Survey, cost: MachineHours, source: str) -> None:
-    """Print the size and the cost of a plan, estimated from a sample. `source`: of the speeds."""
-    hours = [value / 3600 for value in (survey.seconds.low, survey.seconds.high)]
-    share = survey.unreadable
-    machines = {
-        "decode": _machine_time(cost.decode_core_h, "core"),
-        "segment": _machine_time(cost.segment_core_h, "core"),
-        "label": _machine_time(cost.label_gpu_h, "GPU")
-        if cost.label_gpu_h
-        else _machine_time(cost.label_core_h, "core"),
-    }
-    rows = {
-        "sampled": f"the first bytes of {survey.n_sampled:,} recordings",
-        "audio": f"{survey.seconds.value / 3600:,.2f} h ({hours[0]:,.2f} to {hours[1]:,.2f})",
-        "durations": f"median {survey.median_s:,.1f} s, longest {survey.longest_s:,.1f} s",
-        "codecs": _counts(survey.codecs),
-        "unreadable": f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%})",
-        "errors": _counts(survey.errors),
-        **machines,
-        "speeds": source,
-    }
-    console.print()
-    for name, text in rows.items():
-        console.print(f"{name:<12}{text}")
-
-
-def _machine_time(hours: float, machine: str) -> str:
-    if hours < 0.1:
-        return f"{hours * 3600:,.1f} {machine}-seconds"
-    return f"{hours:,.2f} {machine}-hours"
 
 
 def show_outcome(console: Console, config: RunConfig, outcome: Outcome, snapshot: Snapshot) -> None:
@@ -81,7 +49,7 @@ def show_outcome(console: Console, config: RunConfig, outcome: Outcome, snapshot
         console.print(
             f"Committed {outcome.n_adopted:,} recordings that an interrupted run had finished.",
         )
-    if not outcome.plan.todo.num_rows:
+    if not outcome.plan.n_todo:
         console.print("Nothing left to do: every recording of the manifest is in the tables.")
     else:
         rtfx = progress.audio_s / max(outcome.label_wall_s, 1e-9)
@@ -99,6 +67,9 @@ def show_outcome(console: Console, config: RunConfig, outcome: Outcome, snapshot
             "another run is labelling them). Run the same command again.",
             style="yellow",
         )
+    if outcome.default:
+        text = explain_default(outcome.default, config.output, outcome.run.fingerprint)
+        console.print(text, style="yellow")
     _show_counts(console, count_labels(snapshot))
     console.print(f"\nTables: {config.output} (commit {snapshot.seq})")
     console.print(
@@ -115,15 +86,11 @@ def _show_counts(console: Console, counts: Counts) -> None:
         "recordings": f"{n_ok:,} ok, {totals.n_errors:,} failed",
         "audio": f"{hours:.3f} h, {labelled_hours:.3f} h of it in segments",
         "segments": f"{totals.n_segments:,}",
-        "languages": _counts(counts.languages),
-        "emotions": _counts(counts.emotions),
-        "events": _counts(counts.events),
-        "errors": _counts(counts.errors),
+        "languages": counts_text(counts.languages),
+        "emotions": counts_text(counts.emotions),
+        "events": counts_text(counts.events),
+        "errors": counts_text(counts.errors),
     }
     console.print()
     for name, text in rows.items():
         console.print(f"{name:<12}{text}")
-
-
-def _counts(values: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in values.items()) or "none"

@@ -1,33 +1,52 @@
 """Labelled segments as timed text: SubRip, WebVTT, RTTM. Knows the formats; opens no audio."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pipeline.export.rows import ExportRow, ExportTarget
 
 _NOT_SHOWN = frozenset({"speech", "unknown"})  # events that mean nothing to a reader
 
 
+class Cue(NamedTuple):
+    """A line of captions."""
+
+    key: str  # of its segment
+    start_s: float
+    end_s: float
+    text: str
+
+
 def write_srt(rows: Iterable[ExportRow], target: ExportTarget) -> None:
     """One SubRip file per recording."""
     for path, cues in _cues(rows, target.staging, ".srt"):
-        blocks = [
-            f"{number}\n{srt_time(row.start_s)} --> {srt_time(row.end_s)}\n{text}\n"
-            for number, (row, text) in enumerate(cues, 1)
-        ]
-        path.write_text("\n".join(blocks), encoding="utf-8")
+        path.write_text(to_srt(cues), encoding="utf-8")
 
 
 def write_vtt(rows: Iterable[ExportRow], target: ExportTarget) -> None:
-    """One WebVTT file per recording, each cue named by its segment (https://www.w3.org/TR/webvtt1)."""
+    """One WebVTT file per recording."""
     for path, cues in _cues(rows, target.staging, ".vtt"):
-        blocks = [
-            f"{row.key}\n{vtt_time(row.start_s)} --> {vtt_time(row.end_s)}\n{_vtt_text(text)}\n"
-            for row, text in cues
-        ]
-        path.write_text("\n".join(["WEBVTT\n", *blocks]), encoding="utf-8")
+        path.write_text(to_vtt(cues), encoding="utf-8")
+
+
+def to_srt(cues: Iterable[Cue]) -> str:
+    """The text of a SubRip file."""
+    return "\n".join(
+        f"{number}\n{srt_time(cue.start_s)} --> {srt_time(cue.end_s)}\n{cue.text}\n"
+        for number, cue in enumerate(cues, 1)
+    )
+
+
+def to_vtt(cues: Iterable[Cue]) -> str:
+    """The text of a WebVTT file, each cue named by its segment (https://www.w3.org/TR/webvtt1)."""
+    blocks = (
+        f"{cue.key}\n{vtt_time(cue.start_s)} --> {vtt_time(cue.end_s)}\n{_vtt_text(cue.text)}\n"
+        for cue in cues
+    )
+    return "\n".join(["WEBVTT\n", *blocks])
 
 
 def write_rttm(rows: Iterable[ExportRow], target: ExportTarget) -> None:
@@ -56,12 +75,10 @@ def write_rttm(rows: Iterable[ExportRow], target: ExportTarget) -> None:
                 )
 
 
-def cue_text(row: ExportRow) -> str:
+def cue_text(text: str, events: Iterable[Mapping[str, Any]]) -> str:
     """The text of a cue: that of the segment, else its events in brackets, else ""."""
-    sounds = dict.fromkeys(
-        sound["event"] for sound in row.sounds if sound["event"] not in _NOT_SHOWN
-    )
-    return " ".join(row.text.split()) or (f"[{', '.join(sounds)}]" if sounds else "")
+    sounds = dict.fromkeys(sound["event"] for sound in events if sound["event"] not in _NOT_SHOWN)
+    return " ".join(text.split()) or (f"[{', '.join(sounds)}]" if sounds else "")
 
 
 def srt_time(seconds: float) -> str:
@@ -74,11 +91,14 @@ def vtt_time(seconds: float) -> str:
     return f"{ms // 3_600_000:02}:{ms // 60_000 % 60:02}:{ms // 1000 % 60:02}.{ms % 1000:03}"
 
 
-def _cues(
-    rows: Iterable[ExportRow], folder: Path, suffix: str
-) -> Iterator[tuple[Path, list[tuple[ExportRow, str]]]]:
+def _cues(rows: Iterable[ExportRow], folder: Path, suffix: str) -> Iterator[tuple[Path, list[Cue]]]:
+    """The cues of each recording, in the time of its picture, if it has one."""
     for name, group in groupby(rows, attrgetter("name")):
-        cues = [(row, text) for row in group if (text := cue_text(row))]
+        cues = [
+            Cue(row.key, row.start_s + row.start_offset_s, row.end_s + row.start_offset_s, text)
+            for row in group
+            if (text := cue_text(row.text, row.sounds))
+        ]
         yield folder / f"{name}{suffix}", cues
 
 

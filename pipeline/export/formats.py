@@ -124,7 +124,7 @@ def write_kaldi(rows: Iterable[ExportRow], target: ExportTarget) -> None:
     so the names in it are quoted.
     """
     names = ("text", "utt2spk", "spk2utt", "utt2dur", "utt2lang", "utt2emotion", "utt2event")
-    recordings: dict[str, str] = {}
+    recordings: dict[str, tuple[str, int]] = {}  # URI and audio stream, by name
     with ExitStack() as stack:
         files = {
             name: stack.enter_context((target.staging / name).open("w", encoding="utf-8"))
@@ -141,9 +141,9 @@ def write_kaldi(rows: Iterable[ExportRow], target: ExportTarget) -> None:
                 files["wav.scp"].write(f"{row.key} {target.final / row.clip}\n")
             else:
                 files["segments"].write(f"{row.key} {row.name} {row.start_s:.4f} {row.end_s:.4f}\n")
-                recordings[row.name] = row.uri
+                recordings[row.name] = row.uri, row.audio_stream
     if not target.clips:
-        lines = (f"{name} {_kaldi_pipe(recordings[name])}\n" for name in sorted(recordings))
+        lines = (f"{name} {_kaldi_pipe(*recordings[name])}\n" for name in sorted(recordings))
         (target.staging / "wav.scp").write_text("".join(lines), encoding="utf-8")
 
 
@@ -261,11 +261,13 @@ def _lhotse_cut(
     }
 
 
-def _kaldi_pipe(uri: str) -> str:
+def _kaldi_pipe(uri: str, audio_stream: int) -> str:
+    """The stream that was labelled, with its gaps as silence: as our decoder has it."""
     if "\n" in uri or uri.startswith("s3"):
         raise ValueError(f"{uri!r} cannot be named in wav.scp: use --audio clips")
     source = shlex.quote(uri)
-    return f"ffmpeg -nostdin -loglevel error -i {source} -f wav -ac 1 -ar {SAMPLE_RATE} - |"
+    as_labelled = f"-map 0:a:{audio_stream} -af aresample=async=1 -ac 1 -ar {SAMPLE_RATE}"
+    return f"ffmpeg -nostdin -loglevel error -i {source} {as_labelled} -f wav - |"
 
 
 def _write_line(file: TextIO, value: Mapping[str, Any]) -> None:

@@ -14,23 +14,28 @@ _FETCH = 10_000  # rows in memory at a time
 
 # A recording_id may be a whole URI. Its name, for file names and line formats, is the id itself if
 # that is short and has only letters, digits and "_.-". Otherwise it is the end of the id, with "_"
-# for all other characters, and the start of its hash. DuckDB sorts names by bytes, like LC_ALL=C.
+# for all other characters, and its hash. An id that ends like such a name gets one with a hash,
+# too: so no two ids have one name. The hash is long, because ids with equal hashes of ten digits
+# are found within seconds. DuckDB sorts names by bytes, like LC_ALL=C.
 _NAMES = r"""
     CREATE OR REPLACE VIEW exported AS
     SELECT
         c.*, name, name || substr(segment_id, length(recording_id) + 1) AS key,
         left(md5(recording_id), 2) AS subfolder,
-        recording_end_s, sample_rate_hz, channels,
+        recording_end_s, sample_rate_hz, channels, start_offset_s, audio_stream,
         coalesce(v.tag, 'unknown') AS event,
         coalesce(v.sounds, []) AS sounds
     FROM selected c
     JOIN (
         SELECT
             recording_id, sample_rate_hz, channels, offset_s + duration_s AS recording_end_s,
+            coalesce(start_offset_s, 0) AS start_offset_s,
+            coalesce(audio_stream, 0) AS audio_stream,
             CASE WHEN regexp_full_match(recording_id, '[\p{L}\p{N}_][\p{L}\p{N}_.-]{0,49}')
+                AND NOT regexp_matches(recording_id, '--[0-9a-f]{32}$')
                 THEN recording_id
                 ELSE right(regexp_replace(recording_id, '[^\p{L}\p{N}_]+', '_', 'g'), 50)
-                    || '-' || left(md5(recording_id), 10)
+                    || '--' || left(sha256(recording_id), 32)
             END AS name
         FROM recordings
     ) USING (recording_id)
@@ -48,7 +53,7 @@ Order = Literal["recording_id, segment_id", "key"]
 
 @dataclass(frozen=True, slots=True)
 class ExportRow:
-    """One labelled segment. Times are seconds in the file at `uri`."""
+    """One labelled segment. Times are seconds from the first sample of the audio at `uri`."""
 
     key: str  # unique, and safe as a file name or a word of a line; equal to segment_id if that is
     name: str  # the same for the recording
@@ -69,6 +74,8 @@ class ExportRow:
     recording_end_s: float
     sample_rate_hz: int
     channels: int
+    start_offset_s: float = 0.0  # how much later than its video the audio of the file starts
+    audio_stream: int = 0  # the one that was decoded, from 0
 
     @property
     def duration_s(self) -> float:
@@ -97,7 +104,7 @@ class ExportTarget:
 _COLUMNS = (
     *("key", "name", "subfolder", "recording_id", "segment_id", "uri", "start_s", "end_s", "text"),
     *("language", "emotion", "event", "sounds", "confidence", "itn", "words"),
-    *("recording_end_s", "sample_rate_hz", "channels"),
+    *("recording_end_s", "sample_rate_hz", "channels", "start_offset_s", "audio_stream"),
 )
 
 

@@ -6,8 +6,8 @@ The rows are read one after the other by SQL; a corpus never has to fit into mem
 import json
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -18,8 +18,11 @@ from pipeline.errors import ExportError
 from pipeline.export import captions
 from pipeline.export import formats as export_formats
 from pipeline.export.clips import cut_clips
+from pipeline.export.hub_card import HUB_FORMATS, hub_card
 from pipeline.export.rows import ExportRow, ExportTarget, Order, read_rows, select_rows
+from pipeline.storage.leftovers import finish_directory, make_unfinished_directory
 from pipeline.tables import connect, open_snapshot
+from pipeline.tables.locked_sql import connect_locked
 
 if TYPE_CHECKING:
     import duckdb
@@ -68,42 +71,61 @@ def export(
     where: str = "",
     audio: Audio | None = None,
     options: Mapping[str, Any] | None = None,
+    seq: int | None = None,
+    fingerprint: str | None = None,
+    *,
+    unsafe: bool = False,
 ) -> Exported:
     """Write the segments for which `where` is true to the directory `target`.
 
+    `seq` and `fingerprint` choose the snapshot, as tables.open_snapshot does.
     `where` is an SQL condition on the view `segments`; "" selects all. `audio` defaults to
     "reference" if the format can refer to a part of a file. A recording whose audio is missing, or
-    shorter than before, is left out and listed in `skipped`. Raises ExportError, StoreError.
+    shorter than before, is left out and listed in `skipped`. `where` can read the tables and
+    nothing else, unless `unsafe`. Raises ExportError, StoreError.
     """
     import duckdb
 
     audio = _check(format, audio, target)
-    snapshot = open_snapshot(root, options)
-    with connect(root, options, snapshot.seq) as connection:
-        try:
-            select_rows(connection, where)
-        except duckdb.Error as error:
-            raise ExportError(
-                f"{where!r} is not an SQL condition on the view segments: {error}"
-            ) from error
-        final = target.absolute()
-        staging = final.with_name(f".{final.name}.{uuid.uuid4().hex}.tmp")
-        staging.mkdir(parents=True)
-        try:
+    snapshot = open_snapshot(root, options, seq, fingerprint)
+    final = target.absolute()
+    with _staging(final) as staging:
+        connected = (
+            connect(root, options, snapshot.seq, snapshot.fingerprint)
+            if unsafe
+            else connect_locked(snapshot, staging)
+        )
+        with connected as connection:
+            try:
+                select_rows(connection, where)
+            except duckdb.Error as error:
+                raise ExportError(
+                    f"{where!r} is not an SQL condition on the view segments: {error}"
+                ) from error
             files = ExportTarget(staging, final, clips=audio == "clips")
             skipped = _write(connection, format, files, options or {})
             counts = _count(connection, skipped)
-            if not counts[1]:
-                raise ExportError(f"{root}: nothing to export: {_why_empty(where, skipped)}")
-            exported = Exported(
-                *(format, audio, root, snapshot.seq, snapshot.fingerprint, where, *counts, skipped)
-            )
-            text = json.dumps(asdict(exported), ensure_ascii=False, indent=1)
-            (staging / "export.json").write_text(text, encoding="utf-8")
-            staging.replace(final)  # replaces an empty directory; fails if there is anything in it
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+        if not counts[1]:
+            raise ExportError(f"{root}: nothing to export: {_why_empty(where, skipped)}")
+        exported = Exported(
+            *(format, audio, root, snapshot.seq, snapshot.fingerprint, where, *counts, skipped)
+        )
+        text = json.dumps(asdict(exported), ensure_ascii=False, indent=1)
+        (staging / "export.json").write_text(text, encoding="utf-8")
+        if format in HUB_FORMATS:
+            (staging / "README.md").write_text(hub_card(asdict(exported)), encoding="utf-8")
+        finish_directory(staging, final)
     return exported
+
+
+@contextmanager
+def _staging(final: Path) -> Iterator[Path]:
+    """A directory to write in; deleted at the end, unless it has become `final`."""
+    staging = make_unfinished_directory(final)
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def _why_empty(where: str, skipped: Mapping[str, str]) -> str:

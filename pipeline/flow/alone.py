@@ -14,11 +14,12 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 
 from pipeline.config import RunConfig
 from pipeline.errors import ErrorType
-from pipeline.flow.receipts import Receipt, explain, last_line, receipt_of
+from pipeline.flow.explain import explain, last_line
 from pipeline.flow.workers import labeller_args, segmenter_args
 from pipeline.stages.build import Stages, build_stages
 from pipeline.stages.error_rows import error_row
 from pipeline.stages.label import LabelSegments
+from pipeline.stages.receipt import Receipt, receipt_of
 from pipeline.stages.segment import FindSegments
 from pipeline.tables.run_records import RunInfo
 

@@ -23,21 +23,17 @@ from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.config import RayConfig, RunConfig
-from pipeline.flow.monitor import (
-    RESTARTS,
-    ExecutionMonitor,
-    StageStates,
-    decode_batch,
-    write_batch,
-)
-from pipeline.flow.ray_internals import label_blocks, monitored, quiet_data_logger
-from pipeline.flow.receipts import Receipt, explain, receipt_of
+from pipeline.errors import RunStopped
+from pipeline.flow.explain import explain, explain_no_progress
+from pipeline.flow.monitor import RESTARTS, ExecutionMonitor, decode_batch, write_batch
+from pipeline.flow.ray_internals import NO_LIMIT, label_blocks, monitored, quiet_data_logger
 from pipeline.flow.row_batches import cut_row_batches
-from pipeline.flow.session import WRITE_CPUS
+from pipeline.flow.session import WRITE_CPUS, Shortage
 from pipeline.flow.workers import find_and_label_args, labeller_args, segmenter_args
 from pipeline.schema import SAMPLE_RATE
 from pipeline.stages.build import Stages, build_stages
 from pipeline.stages.label import FindAndLabelSegments, LabelSegments
+from pipeline.stages.receipt import Receipt, StageStates, receipt_of
 from pipeline.stages.segment import FindSegments
 from pipeline.tables.run_records import RunInfo
 
@@ -51,23 +47,25 @@ def label(
     todo: pa.Table,
     config: RunConfig,
     run: RunInfo,
-    on_stages: Callable[[StageStates], None] = lambda stages: None,
+    on_stages: Callable[[StageStates, str], None] = lambda stages, waits_for: None,
     *,
     isolate: bool = False,
     stages: Stages | None = None,
 ) -> Generator[Receipt]:
     """Run planned rows (schema.PLANNED) through all stages; one receipt per bundle written.
 
-    `on_stages` is called with the state of each stage. With `isolate` no worker holds two
+    `on_stages` is called with the state of each stage, and with what the workers need and the
+    cluster lacks ("" if nothing). With `isolate` no worker holds two
     recordings at once. Recordings whose workers died twice have no receipt. `stages` defaults to
     those that the configuration describes. Needs a Ray session. Raises RoundEnded when workers keep
     crashing, RunStopped when a worker cannot start or a stage raises.
     """
     stages = stages or build_stages(config, run)
     context = DataContext.get_current()
-    _set_limits(context, config.ray.batch_audio_s)
+    _set_limits(context, config.ray)
     quiet_data_logger()
-    monitor = ExecutionMonitor(on_stages)
+    shortage = Shortage(config.ray)
+    monitor = ExecutionMonitor(lambda states: on_stages(states, shortage.text()))
     with monitored(context, monitor):
         with warnings.catch_warnings():  # ray below 2.64 has no replacement
             warnings.simplefilter("ignore", RayDeprecationWarning)
@@ -75,7 +73,9 @@ def label(
         try:
             for row in receipts.iter_rows():
                 yield receipt_of(row)
-        except (RayError, ExecutionTimeoutError) as error:
+        except ExecutionTimeoutError as error:
+            raise RunStopped(explain_no_progress(config.ray.no_progress_s)) from error
+        except RayError as error:
             raise explain(error) from error
         finally:
             monitor.release()
@@ -142,10 +142,12 @@ def _label_pool(resources: RayConfig, isolate: bool) -> ActorPoolStrategy:
     )
 
 
-def _set_limits(context: DataContext, batch_audio_s: float) -> None:
+def _set_limits(context: DataContext, resources: RayConfig) -> None:
     """Ray Data's settings. Set them before a Dataset is created, because it copies them."""
-    context.target_max_block_size = max(1, int(batch_audio_s * _BYTES_PER_S))
+    context.target_max_block_size = max(1, int(resources.batch_audio_s * _BYTES_PER_S))
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     context.execution_options.preserve_order = False
     context.max_errored_blocks = _LOST_TASKS
+    # Ray's default is 30 minutes. A wait for a node counts as no progress, and may take longer.
+    context.execution_no_progress_timeout_s = resources.no_progress_s or NO_LIMIT

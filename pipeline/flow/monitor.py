@@ -2,13 +2,14 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import RoundEnded
 from pipeline.flow.ray_internals import OperatorState, kill_actor
 from pipeline.stages.label import FindAndLabelSegments, LabelSegments
+from pipeline.stages.receipt import StageState, StageStates
 from pipeline.stages.segment import FindSegments
 
 RESTARTS = 20  # of one actor; then it stays dead
@@ -39,20 +40,6 @@ _STAGE_OF = {f"({stage.__name__})": name for stage, name in _STAGES.items()}
 def stage_of(operator: str) -> str:
     """The stage that an operator such as "MapBatches(LabelSegments)" belongs to; "" if none."""
     return next((stage for name, stage in _STAGE_OF.items() if name in operator), "")
-
-
-@dataclass(frozen=True, slots=True)
-class StageState:
-    """How far a stage is, as Ray Data counts it."""
-
-    n_rows: int  # output rows so far
-    # Time in the stage's code, summed over its workers. A worker of "label" runs two calls at once,
-    # and the wait of one for the other counts, so this can be up to twice the true time.
-    busy_s: float
-    worker_s: float  # lifetime, summed over its workers (actors alive, or tasks running)
-
-
-StageStates = Mapping[str, StageState]  # by schema.STAGES
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from ray.data._internal.execution.operators.actor_pool_map_operator import (
 from ray.exceptions import ActorHandleNotFoundError
 
 _MONITOR_KEY = "sensevoice_monitor"
+NO_LIMIT = -1.0  # DataContext.execution_no_progress_timeout_s (NoProgressGuard): never ends a run
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.flow.ray_internals import disable_uv_hook, native_stderr_closed
 
 WRITE_CPUS = 0.25  # of a task that writes a bundle
 _CONNECT_S = 10.0
+_ASK_EVERY_S = 5.0
 
 
 @contextmanager
@@ -57,6 +59,35 @@ def _start(config: RayConfig) -> None:
             include_dashboard=False,
             **quiet,
         )
+
+
+class Shortage:
+    """What the workers of a run need and the cluster does not have now; asks every five seconds."""
+
+    def __init__(self, config: RayConfig) -> None:
+        self._needed = {
+            "GPU": config.label_workers * config.num_gpus,
+            "CPU": float(_cpus_needed(config)),
+        }
+        self._asked_s = -math.inf
+        self._text = ""
+
+    def text(self) -> str:
+        """For example "2 GPUs (the cluster has 0)"; "" if there is enough of everything."""
+        now_s = time.monotonic()
+        if now_s - self._asked_s >= _ASK_EVERY_S:
+            self._asked_s = now_s
+            self._text = explain_shortage(self._needed, ray.cluster_resources())
+        return self._text
+
+
+def explain_shortage(needed: Mapping[str, float], present: Mapping[str, float]) -> str:
+    """Resources of which the cluster has less than is needed, in words."""
+    return " and ".join(
+        f"{count:g} {name}{'' if count == 1 else 's'} (the cluster has {present.get(name, 0):g})"
+        for name, count in needed.items()
+        if count > present.get(name, 0)
+    )
 
 
 def _cpus_needed(config: RayConfig) -> int:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from ray.util.metrics import Counter, Gauge
 
-from pipeline.flow.monitor import StageStates
 from pipeline.schema import STAGES
+from pipeline.stages.receipt import StageStates
 
 if TYPE_CHECKING:
     from pipeline.models.sensevoice.decoding import ClipOutput

@@ -6,6 +6,7 @@ until a vacuum deletes them.
 
 import uuid
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -45,10 +46,10 @@ def compact(store: Store, *, good_bytes: int = GOOD_BYTES) -> Compacted:
     state, n_lost = State(), 0
     done = Compacted()
     while n_lost < COMMIT_TRIES:
-        state = commits.read_state(store, since=state)
+        state = commits.read_state(store, since=state, whole_log=state.seq == 0)
         try:
-            group = _next_group(store, state, good_bytes, statuses)
-            if not group:
+            group = next(_groups(store, state, good_bytes, statuses), None)
+            if group is None:
                 return replace(done, seq=state.seq)
             record = _merge(store, state, group, run_id)
         except FileNotFoundError:  # another writer replaced the parts, and a vacuum deleted them
@@ -72,10 +73,18 @@ def compact(store: Store, *, good_bytes: int = GOOD_BYTES) -> Compacted:
     )
 
 
-def _next_group(
+def preview(store: Store, *, good_bytes: int = GOOD_BYTES) -> Compacted:
+    """What `compact` would do now, if each commit makes one part. Writes nothing."""
+    state = commits.read_state(store, whole_log=True)
+    groups = list(_groups(store, state, good_bytes, {}))
+    n_parts = sum(len(group) for group in groups)
+    return Compacted(state.seq, len(groups), n_parts, len(groups))
+
+
+def _groups(
     store: Store, state: State, good_bytes: int, statuses: dict[str, str]
-) -> list[DataFile]:
-    """`recordings` files of the next parts to merge: neighbours by id, with the same status."""
+) -> Iterator[list[DataFile]]:
+    """`recordings` files of parts to merge, for each commit: neighbours by id, of one status."""
     small: dict[tuple[str, str], list[DataFile]] = defaultdict(list)
     for file in state.files.get("recordings", {}).values():
         if _part_bytes(state, file) < good_bytes / 2:
@@ -89,10 +98,10 @@ def _next_group(
             group.append(file)
             n_bytes += _part_bytes(state, file)
             if n_bytes >= good_bytes:
-                break
+                yield group
+                group, n_bytes = [], 0
         if len(group) > 1:
-            return group
-    return []
+            yield group
 
 
 def _part_bytes(state: State, file: DataFile) -> int:

@@ -50,13 +50,15 @@ def release(
 
     Partitioning by `language` divides the segment tables only, by the language of each segment. As
     in Hive, the partition column is in the path and not in the files. Raises StoreError if the
-    target is not empty or a file is not what was committed.
+    target is not empty, lies below a directory that is named like a column (`language=yue`), or if
+    a file is not what was committed.
     """
     if target.list(""):
         raise StoreError(
             f"{target.root}: is not empty; release to a new directory (a directory without "
             "_SUCCESS is an incomplete release and can be deleted)"
         )
+    _check_place(target.root)
     writer = _Writer(target, snapshot.fingerprint, partition_by, part_bytes)
     for path in snapshot.parts():
         writer.add(read_part(snapshot.store, snapshot.state, path))
@@ -73,6 +75,17 @@ def release(
     target.put("_release.json", json.dumps(asdict(released), indent=1).encode())
     target.put("_SUCCESS", b"")
     return released
+
+
+def _check_place(root: str) -> None:
+    """Raise StoreError if a glob would take a directory above the files for a column."""
+    columns = {name for schema in TABLES.values() for name in schema.names} | {*PARTITIONS}
+    for part in root.split("/"):
+        if "=" in part and part.partition("=")[0] in columns:
+            raise StoreError(
+                f"{root}: readers of a release take {part!r} for a column of its rows; release to "
+                "a directory that is not below it"
+            )
 
 
 class _Writer:

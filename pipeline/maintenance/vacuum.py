@@ -1,18 +1,25 @@
-"""Delete what no recent snapshot needs. Knows the log and file names, not file contents."""
+"""Delete what no recent snapshot needs. Knows the log and file names, not file contents.
 
+How old a commit is, is read from the store's own clock: when the store wrote the record. The clocks
+of the machines that committed can be days wrong. A copy of an output may have the time of the copy;
+then its files are kept for longer than needed.
+"""
+
+import itertools
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from pipeline.errors import StoreError
 from pipeline.schema import TABLES
 from pipeline.storage.store import Store
+from pipeline.storage.store_errors import uri_in_errors
 from pipeline.tables import commit_log as commits
 from pipeline.tables.bundles import BUNDLES
-from pipeline.tables.commit_log import COMMIT_TRIES, State, new_record
+from pipeline.tables.commit_log import COMMIT_TRIES, Record, State, new_record
 from pipeline.tables.parquet import N_READERS
 
 RETAIN_S = 7 * 86_400.0
@@ -57,15 +64,19 @@ def vacuum(store: Store, *, retain_s: float = RETAIN_S, dry_run: bool = False) -
     is read once more and all its rows are dropped, because they name a past ledger state.
     """
     keys = _list_all(store)
-    state = commits.read_state(store)
+    state = commits.read_state(store, whole_log=True)
     if state.seq == 0:
         return Vacuumed()
     found = _find_deletable(store, state, keys, retain_s)
     if dry_run:
         return found
+    # Before lists are deleted, _latest.json must name one that stays: a publisher that was killed
+    # after its commit has written none.
+    commits.repair_derived(store, state)
     if found.forgotten or any(_may_be_committed(key, state.seq) for key in found.files):
         state = _commit_empty(store, state, tuple(found.forgotten))
         found = replace(_find_deletable(store, state, keys, retain_s), forgotten=found.forgotten)
+    found = replace(found, derived=_not_named(store, found.derived))
     with ThreadPoolExecutor(N_READERS) as pool:
         for group in (found.derived, found.files, found.bundles):
             list(pool.map(lambda key: store.delete([key]), group))
@@ -113,17 +124,49 @@ def _find_deletable(store: Store, state: State, keys: Sequence[str], retain_s: f
     )
 
 
+def _not_named(store: Store, derived: Sequence[str]) -> Sequence[str]:
+    """`derived` without the file lists that _latest.json names, and newer ones."""
+    named = commits.derived_seq(store)
+    return [key for key in derived if commits.list_seq(key) < named or not commits.list_seq(key)]
+
+
 def _find_kept(store: Store, state: State, retain_s: float) -> _Kept:
-    horizon = datetime.now(UTC) - timedelta(seconds=retain_s)
+    horizon_s = _store_time_s(store) - retain_s
     added: set[str] = set()
-    for seq in range(state.seq, 0, -1):
-        record = commits.read_record(store, seq)
-        if datetime.fromisoformat(record.committed_at) < horizon:
+    for seq, record, committed_s in _newest_first(store, state.seq):
+        if committed_s <= horizon_s:
             first = commits.read_state(store, seq)  # the newest commit when the retention began
             files = {path for files in first.files.values() for path in files}
             return _Kept(seq, frozenset(files | added), first.consumed)
         added.update(file.path for files in record.added.values() for file in files)
     return _Kept(1, frozenset(added), frozenset())
+
+
+def _newest_first(store: Store, seq: int) -> Iterator[tuple[int, Record, float]]:
+    """(seq, record, time in seconds by the store's clock) of each commit, from `seq` to 1."""
+    seqs = iter(range(seq, 0, -1))
+    with ThreadPoolExecutor(N_READERS) as pool:
+        while group := list(itertools.islice(seqs, 4 * N_READERS)):
+            records = pool.map(lambda one: commits.read_record(store, one), group)
+            times = pool.map(lambda one: _written_s(store, commits.record_key(one)), group)
+            yield from zip(group, records, times, strict=True)
+
+
+def _store_time_s(store: Store) -> float:
+    """The present time by the clock of the store: when it wrote an object."""
+    key = f"_probe/{uuid.uuid4().hex}"
+    store.put(key, b"what time is it")
+    try:
+        return _written_s(store, key)
+    finally:
+        store.delete([key])
+
+
+def _written_s(store: Store, key: str) -> float:
+    uri = store.uri(key)
+    with uri_in_errors(uri):
+        written: datetime = store.filesystem.modified(uri)
+    return written.timestamp()
 
 
 def _is_outdated(key: str, first_seq: int) -> bool:

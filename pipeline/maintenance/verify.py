@@ -64,7 +64,7 @@ def verify(store: Store) -> Verdict:
 
 def _read_log(store: Store) -> State:
     """The newest state. Raises StoreError if the log and its newest checkpoint disagree."""
-    state = commits.read_state(store)  # raises for a hole or an unreadable record
+    state = commits.read_state(store, whole_log=True)  # raises for a hole or an unreadable record
     records = (commits.read_record(store, seq) for seq in range(1, state.seq + 1))
     replayed = commits.replay(store, State(), records)
     if state.seq and replayed != state:
@@ -76,20 +76,50 @@ def _read_log(store: Store) -> State:
 
 
 def _wrong_derived(store: Store, state: State) -> Iterator[str]:
-    """File lists for readers without this library that do not match the commit they name."""
-    if not state.seq or commits.derived_seq(store) != state.seq:
-        return  # older or missing: the next publisher writes them again
+    """What readers without this library would find wrong: _latest.json and the lists it names.
+
+    It may name an older commit than the newest: the next writer writes it again.
+    """
+    seq = commits.derived_seq(store)
+    if not seq:
+        if _exists(store, commits.LATEST):
+            yield f"{store.uri(commits.LATEST)}: names no commit; run the label job again"
+        return
+    if not commits.has_record(store, seq):
+        yield (
+            f"{store.uri(commits.LATEST)}: names commit {seq}, but the newest is {state.seq}; "
+            "restore the newer records from a backup, or delete this file"
+        )
+        return
+    named = state if seq == state.seq else commits.read_state(store, seq)
+    problems = list(_wrong_lists(store, named))
+    if commits.derived_seq(store) == seq:  # else a writer has replaced them in the meantime
+        yield from problems
+
+
+def _wrong_lists(store: Store, state: State) -> Iterator[str]:
     for table in TABLES:
-        key = f"_snapshots/{state.seq}/{table}.json"
+        key = commits.list_key(state.seq, table)
         expected = [file.path for file in state.table(table, state.current_fingerprint)]
         try:
             listed = [json.loads(line)["path"] for line in store.get(key).splitlines()]
         except (OSError, ValueError, KeyError, TypeError) as error:
-            yield f"{store.uri(key)}: cannot be read: {error}"
+            yield f"{store.uri(key)}: cannot be read: {error}; run the label job again"
             continue
-        # The lists hold full paths. An output that was moved is still good.
-        if len(listed) != len(expected) or not all(map(str.endswith, listed, expected)):
+        # Older programs wrote absolute paths. Of an output that was moved, they name the old place.
+        if len(listed) != len(expected) or not all(
+            path == right or path.endswith(f"/{right}")
+            for path, right in zip(listed, expected, strict=True)
+        ):
             yield f"{store.uri(key)}: does not list the files of commit {state.seq}"
+
+
+def _exists(store: Store, key: str) -> bool:
+    try:
+        store.get(key)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _stray_files(state: State) -> Iterator[str]:

@@ -4,7 +4,8 @@ A manifest is a file in parquet, JSON lines or CSV format (plain, gzip or zstd; 
 bytes, not its name), a glob of such files, or a directory of audio. See rows.py for the columns.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +14,11 @@ import pyarrow as pa
 
 from pipeline.errors import ManifestError
 from pipeline.manifest.access import AllowedRoots, make_allowed_roots
-from pipeline.manifest.files import find_files, read_raw
+from pipeline.manifest.files import read_raw
 from pipeline.manifest.keys import hash_ids
+from pipeline.manifest.listing import File, find_files
 from pipeline.manifest.rows import MANIFEST, normalise, rows_of_audio
-from pipeline.manifest.uniqueness import make_unique, pack, unpack
+from pipeline.manifest.uniqueness import drop_repeated, make_unique, pack, unpack
 from pipeline.storage.redaction import redact
 from pipeline.storage.store import filesystem_for
 
@@ -29,6 +31,7 @@ class Manifest:
     n_duplicates: int  # rows left out because they repeated an earlier row exactly
     source: str
     packed: Sequence[pa.Buffer]
+    notes: Sequence[str] = ()  # what was left out, and why: for the user to read
 
     def batches(self) -> Iterator[pa.Table]:
         """The rows in order, with the schema MANIFEST, some at a time."""
@@ -56,30 +59,91 @@ def read_manifest(
     default id of a row is its canonical URI, with "#t=from,to" (W3C media fragments) if the row has
     a range. Raises ManifestError.
     """
-    try:
+    with _refusing(uri):
         fs, path = filesystem_for(uri, options)
-        files, is_audio = find_files(fs, path, uri)
-    except ManifestError as error:
-        raise ManifestError(redact(str(error))) from error
-    except Exception as error:  # an unknown scheme, no permission, a store that does not answer
-        reason = redact(f"{uri}: cannot be read: {type(error).__name__}: {error}")
-        raise ManifestError(reason) from error
-    allowed = make_allowed_roots(uri, allowed_roots, allow_http=allow_http)
-    pieces = rows_of_audio(files, allowed) if is_audio else _read_files(fs, files, allowed)
-    packed, hashes = [], [np.empty(0, np.uint64)]
-    for piece in pieces:
-        packed.append(pack(piece))
-        hashes.append(hash_ids(piece["recording_id"]))
+        allowed = make_allowed_roots(uri, allowed_roots, allow_http=allow_http)
+        found = find_files(fs, path, uri, allowed)
+    notes: dict[str, None] = {}  # each once, in order
+    read = _listed if found.is_audio else _read_files
+    packed, hashes, n_repeated = [], [np.empty(0, np.uint64)], 0
+    for piece in read(fs, uri, found.files, allowed, notes):
+        rows, n_dropped, note = drop_repeated(piece)
+        packed.append(pack(rows))
+        hashes.append(hash_ids(rows["recording_id"]))
+        n_repeated += n_dropped
+        notes.update(dict.fromkeys([note] if note and not n_repeated > n_dropped else []))
+    notes.update(dict.fromkeys(found.left_out.notes(uri)))
     pa.default_memory_pool().release_unused()  # 200 MB after ten million rows
     n_rows = sum(map(len, hashes))
-    n_duplicates = make_unique(packed, np.concatenate(hashes), np.cumsum([*map(len, hashes)]))
-    return Manifest(n_rows - n_duplicates, n_duplicates, uri, packed)
+    starts = np.cumsum([*map(len, hashes)])
+    n_duplicates = make_unique(packed, np.concatenate(hashes), starts)
+    return Manifest(
+        n_rows - n_duplicates, n_repeated + n_duplicates, uri, packed, [*map(redact, notes)]
+    )
 
 
-def _read_files(fs: Any, files: Sequence[str], allowed: AllowedRoots) -> Iterator[pa.Table]:
+def check_manifest(
+    uri: str,
+    options: Mapping[str, Any],
+    allowed_roots: Sequence[str] = (),
+    *,
+    allow_http: bool = False,
+) -> None:
+    """Read the beginning of a manifest, and refuse it if that cannot be read. Raises ManifestError.
+
+    Takes a moment, so that a run can refuse a mistyped manifest before it fetches a model.
+    """
+    with _refusing(uri):
+        fs, path = filesystem_for(uri, options)
+        allowed = make_allowed_roots(uri, allowed_roots, allow_http=allow_http)
+        found = find_files(fs, path, uri, allowed)
+        read = _listed if found.is_audio else _read_files
+        with closing(read(fs, uri, found.files, allowed, {})) as pieces:
+            next(pieces, None)
+
+
+@contextmanager
+def _refusing(uri: str) -> Iterator[None]:
+    """Every exception as a ManifestError: an unknown scheme, no permission, no answer."""
+    try:
+        yield
+    except ManifestError as error:
+        raise ManifestError(redact(str(error))) from error
+    except Exception as error:
+        reason = redact(f"{uri}: cannot be read: {type(error).__name__}: {error}")
+        raise ManifestError(reason) from error
+
+
+def _listed(
+    fs: Any,
+    uri: str,
+    files: Iterable[File],
+    allowed: AllowedRoots,
+    notes: dict[str, None],
+) -> Generator[pa.Table]:
+    """Rows for the files of a listing, which are found while they are read."""
+    try:
+        yield from rows_of_audio(files, allowed)
+    except ManifestError as error:
+        raise ManifestError(redact(str(error))) from error
+    except OSError as error:  # the store does not answer
+        reason = redact(f"{uri}: cannot be read: {type(error).__name__}: {error}")
+        raise ManifestError(reason) from error
+
+
+def _read_files(
+    fs: Any,
+    uri: str,
+    files: Iterable[File],
+    allowed: AllowedRoots,
+    notes: dict[str, None],
+) -> Generator[pa.Table]:
     for file in files:
+        if file.raw:
+            raise ManifestError(redact(f"{file.uri}: the name is not UTF-8; rename the file"))
         try:
-            for raw in read_raw(fs, file):
-                yield from normalise(raw, file, allowed)
+            for raw in read_raw(fs, file.uri):
+                notes.update(dict.fromkeys(f"{file.uri}: {note}" for note in raw.notes))
+                yield from normalise(raw, file.uri, allowed)
         except ManifestError as error:
             raise ManifestError(redact(str(error))) from error

@@ -7,7 +7,8 @@ Input columns: `audio` (path or URI, required), `recording_id`, `offset_s`, `dur
 
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
@@ -17,15 +18,17 @@ from pipeline.arrow import Column, Integers, Numbers, pc
 from pipeline.config import PROMPT_LANGUAGES
 from pipeline.errors import ErrorType
 from pipeline.manifest.access import (
-    SCHEME,
     AllowedRoots,
     Fault,
     canonical_uri,
     find_disallowed,
-    may_contain,
 )
-from pipeline.manifest.files import ROWS, RawRows, as_text
+from pipeline.manifest.columns import KNOWN, holds_bytes
+from pipeline.manifest.identity import name_of, names, redacted
+from pipeline.manifest.listing import File
+from pipeline.manifest.text import ROWS, RawRows, as_text
 from pipeline.schema import PLANNED
+from pipeline.storage.address import FILE, SCHEME
 from pipeline.storage.redaction import public_uri, redact
 
 _Faults = dict[int, Fault]  # by position
@@ -46,15 +49,13 @@ COLUMNS = (
 MANIFEST = pa.schema([PLANNED.field(name) for name in COLUMNS])
 NUMBERED = MANIFEST.append(pa.field("row", pa.int64(), nullable=False))
 
-_KNOWN = (
-    *("audio", "recording_id", "offset_s", "duration_s", "language"),
-    *("audio_version", "audio_bytes"),
-)
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _NOT_NORMAL = r"//|(^|/)\.{1,2}(/|$)|/$"  # parts of a path that normalising would change
 _CONTROL = r"[\x00-\x1f\x7f]"
 _PIPE = r"^\s*\||\|\s*$"  # Kaldi would run this as a command
 _DATA = r"^\s*[Dd][Aa][Tt][Aa]:"
+_LONGEST = 16 << 10  # bytes of an address or an id; S3 keys have 1,024, Linux paths 4,096
+_ESCAPED_FILE = r"(?i)^file:.*%"
 
 
 def normalise(raw: RawRows, source: str, allowed: AllowedRoots) -> Iterator[pa.Table]:
@@ -71,16 +72,26 @@ def normalise(raw: RawRows, source: str, allowed: AllowedRoots) -> Iterator[pa.T
         yield pa.concat_tables([table, _broken(some, source)]).sort_by("row") if some else table
 
 
-def rows_of_audio(uris: list[str], allowed: AllowedRoots) -> Iterator[pa.Table]:
-    """Rows for audio files that no manifest describes."""
-    raw = RawRows(pa.table({"audio": pa.array(uris, pa.string())}), np.arange(len(uris)) + 1)
-    return normalise(raw, "", allowed)
+def rows_of_audio(files: Iterable[File], allowed: AllowedRoots) -> Iterator[pa.Table]:
+    """Rows for audio files that no manifest describes. Their ids do not depend on other files."""
+    files = iter(files)
+    n_rows = 0
+    while some := list(islice(files, ROWS)):
+        uris = pa.array([file.uri for file in some], pa.string())
+        numbers = np.arange(len(some)) + n_rows + 1
+        faults: _Faults = {
+            index: (ErrorType.BAD_URI, f"the name of {file.uri!r} is not UTF-8; rename the file")
+            for index, file in enumerate(some)
+            if file.raw
+        }
+        yield _rows(pa.table({"audio": uris}), numbers, "", allowed, faults)
+        n_rows += len(some)
 
 
 def _broken(rows: list[tuple[int, str]], source: str) -> pa.Table:
     numbers = [number for number, _ in rows]
     columns = _empty(len(numbers)) | {
-        "recording_id": pa.array([f"{public_uri(source)}#row={number}" for number in numbers]),
+        "recording_id": pa.array([f"{name_of(source)}#row={number}" for number in numbers]),
         "error_stage": pa.repeat("manifest", len(numbers)),
         "error_type": pa.repeat(ErrorType.BAD_MANIFEST_ROW, len(numbers)),
         "error_message": pa.array([redact(text) for _, text in rows]),
@@ -100,20 +111,28 @@ def _empty(n_rows: int) -> dict[str, Column]:
     }
 
 
-def _rows(raw: pa.Table, numbers: Integers, source: str, allowed: AllowedRoots) -> pa.Table:
+def _rows(
+    raw: pa.Table,
+    numbers: Integers,
+    source: str,
+    allowed: AllowedRoots,
+    known_faults: _Faults | None = None,
+) -> pa.Table:
+    """Rows of a manifest at `source`; "": of a listing."""
     raw = raw.combine_chunks()
-    faults: _Faults = {}
-    audio = _text(raw, "audio")
+    faults = dict(known_faults or {})
+    audio = _limited(raw, "audio", faults)
+    given = _limited(raw, "recording_id", faults)
     offset_s = _seconds(raw, "offset_s", faults)
     length_s = _seconds(raw, "duration_s", faults)
     language = pc.utf8_lower(pc.utf8_trim_whitespace(_text(raw, "language")))
     _find_faults(audio, language, faults)
-    uri = _canonical(audio, posixpath.dirname(source))
+    uri = _canonical(audio, posixpath.dirname(source)) if source else audio
+    _check_decoded(audio, uri, faults)
     is_unusable = _flags(faults, raw.num_rows)  # these get an id from their row number
     offset_s[is_unusable] = length_s[is_unusable] = 0.0
-    given = _text(raw, "recording_id")
-    ids = _ids(given, public(uri), offset_s, length_s, numbers, pa.array(is_unusable), source)
-    faults = find_disallowed(uri, allowed) | faults
+    ids = _ids(names(given), names(uri), offset_s, length_s, numbers, pa.array(is_unusable), source)
+    faults = _find_disallowed(uri, allowed) | faults
     bad = pa.array(_flags(faults, raw.num_rows))
     columns = {
         "recording_id": ids,
@@ -125,7 +144,7 @@ def _rows(raw: pa.Table, numbers: Integers, source: str, allowed: AllowedRoots) 
         "bytes": pa.array(_sizes(raw)),
         "extra": _extra(raw),
         "error_stage": pc.if_else(bad, "manifest", ""),
-        **_messages(faults, numbers, bad),
+        **_messages(faults, numbers if source else None, bad),
         "row": pa.array(numbers),
     }
     return pa.table(columns, schema=NUMBERED)
@@ -137,10 +156,15 @@ def _flags(faults: _Faults, n_rows: int) -> npt.NDArray[np.bool_]:
     return flags
 
 
-def _messages(faults: _Faults, numbers: Integers, bad: Column) -> dict[str, Column]:
+def _messages(faults: _Faults, numbers: Integers | None, bad: Column) -> dict[str, Column]:
+    """Messages with the number of the row; a listing has none, because its rows have no order."""
     kinds = [faults[index][0] for index in sorted(faults)]
-    texts = [redact(f"row {numbers[index]}: {faults[index][1]}") for index in sorted(faults)]
-    none = pa.repeat("", len(numbers))
+    prefix = "row {}: " if numbers is not None else ""
+    texts = [
+        redact(prefix.format(0 if numbers is None else numbers[index]) + faults[index][1])
+        for index in sorted(faults)
+    ]
+    none = pa.repeat("", len(bad))
     return {
         "error_type": pc.replace_with_mask(none, bad, pa.array(kinds, pa.string())),
         "error_message": pc.replace_with_mask(none, bad, pa.array(texts, pa.string())),
@@ -149,20 +173,62 @@ def _messages(faults: _Faults, numbers: Integers, bad: Column) -> dict[str, Colu
 
 def _find_faults(audio: Column, language: Column, faults: _Faults) -> None:
     for index in _where(pc.match_substring_regex(audio, f"^$|{_CONTROL}|{_PIPE}|{_DATA}")):
-        faults[index] = _explain_audio(audio[index].as_py())
+        faults.setdefault(index, _explain_audio(audio[index].as_py()))
     for index in _where(pc.invert(pc.is_in(language, pa.array(["", *PROMPT_LANGUAGES])))):
         known = ", ".join(PROMPT_LANGUAGES)
         message = f"language {language[index].as_py()!r} is not one of {known}"
         faults.setdefault(index, (ErrorType.BAD_LANGUAGE, message))
 
 
+def _limited(raw: pa.Table, name: str, faults: _Faults) -> Column:
+    """A column of texts; one that is too long (embedded audio, for example) is a fault and ""."""
+    texts = _text(raw, name)
+    is_long = pc.greater(pc.binary_length(texts), _LONGEST)
+    for index in _where(is_long):
+        message = f"{name} has {len(texts[index].as_py()):,} characters; it is no "
+        message += "path or URI" if name == "audio" else "name"
+        faults[index] = ErrorType.BAD_MANIFEST_ROW, message
+    return pc.if_else(is_long, "", texts) if faults else texts
+
+
+def _check_decoded(audio: Column, uri: Column, faults: _Faults) -> None:
+    """Faults of file: URIs whose %.. are decoded to what no path may contain."""
+    is_file = pc.match_substring_regex(audio, _ESCAPED_FILE)
+    for index in _where(pc.and_(is_file, pc.match_substring_regex(uri, f"\ufffd|{_CONTROL}"))):
+        message = f"audio {audio[index].as_py()!r} is no UTF-8, or has a control character, "
+        faults.setdefault(index, (ErrorType.BAD_URI, message + "after its %.. are decoded"))
+
+
+def _find_disallowed(uri: Column, allowed: AllowedRoots) -> _Faults:
+    """`find_disallowed` of a column in which an address may stand many times."""
+    encoded = uri.dictionary_encode()
+    faults = _check_each(encoded.dictionary, allowed)
+    codes = encoded.indices.to_numpy(zero_copy_only=False)
+    rows: Integers = np.flatnonzero(np.isin(codes, list(faults)))
+    return {row: faults[int(codes[row])] for row in rows.tolist()}
+
+
+def _check_each(uri: Column, allowed: AllowedRoots) -> _Faults:
+    """`find_disallowed`; an address that cannot be checked is an error of its row alone."""
+    try:
+        return find_disallowed(uri, allowed)
+    except Exception as error:  # the operating system refuses NUL, long names, loops of links
+        if len(uri) == 1:
+            reason = f"{public_uri(uri[0].as_py())!r} cannot be checked: {error}"
+            return {0: (ErrorType.BAD_URI, reason)}
+    half = len(uri) // 2
+    second = _check_each(uri[half:], allowed)
+    return _check_each(uri[:half], allowed) | {half + i: fault for i, fault in second.items()}
+
+
 def _explain_audio(audio: str) -> Fault:
     if not audio:
         return ErrorType.BAD_MANIFEST_ROW, "audio is empty"
     if re.search(_CONTROL, audio):
-        return ErrorType.BAD_MANIFEST_ROW, f"audio {audio!r} contains a control character"
+        message = f"audio {public_uri(audio)!r} contains a control character"
+        return ErrorType.BAD_MANIFEST_ROW, message
     if re.search(_PIPE, audio):
-        return ErrorType.BAD_URI, f"audio {audio!r} is a pipe; commands are never run"
+        return ErrorType.BAD_URI, f"audio {public_uri(audio)!r} is a pipe; commands are never run"
     return ErrorType.BAD_URI, "audio is a data: URI; only files and objects are read"
 
 
@@ -186,9 +252,9 @@ def _strings(column: Column) -> Column | None:
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _strings(column.dictionary_decode())
-    if pa.types.is_null(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+    if pa.types.is_null(kind) or holds_bytes(kind):
         return None
-    if pa.types.is_nested(kind) or pa.types.is_fixed_size_binary(kind):
+    if pa.types.is_nested(kind):
         return pa.array([as_text(value) for value in column.to_pylist()], pa.string())
     return column.cast(pa.string())
 
@@ -225,20 +291,9 @@ def _sizes(raw: pa.Table) -> Integers:
     return np.nan_to_num(sizes, nan=0, posinf=0, neginf=0).clip(0).astype(np.int64)
 
 
-def public(uris: Column) -> Column:
-    """`public_uri` of a column; Python handles only the URIs that may contain credentials."""
-    if isinstance(uris, pa.ChunkedArray):
-        uris = uris.combine_chunks()
-    if not may_contain(uris, b"@", b"?"):
-        return uris
-    suspect = pc.match_substring_regex(uris, "[@?]")
-    texts = [public_uri(uri) for uri in uris.filter(suspect).to_pylist()]
-    return pc.replace_with_mask(uris, suspect, pa.array(texts, pa.string())) if texts else uris
-
-
 def _canonical(audio: Column, base: str) -> Column:
     """`canonical_uri` of a column; Python handles only the texts that Arrow cannot."""
-    is_file = pc.starts_with(audio, "file://")
+    is_file = pc.match_substring_regex(audio, FILE)
     is_uri = pc.match_substring_regex(audio, SCHEME)
     if pc.all(pc.and_(is_uri, pc.invert(is_file))).as_py():
         return audio
@@ -267,8 +322,11 @@ def _ids(
     fragment = pc.binary_join_element_wise("#t=", start, end, "")
     fragment = pc.if_else(pa.array((offset_s > 0) | (length_s > 0)), fragment, "")
     row = pc.binary_join_element_wise("#row=", pa.array(numbers).cast(pa.string()), "")
+    row = row if source else ""  # the numbers of a listing move when files come and go
     default = pc.binary_join_element_wise(
-        pc.if_else(pc.equal(uri, ""), source, uri), pc.if_else(is_unusable, row, fragment), ""
+        pc.if_else(pc.equal(uri, ""), name_of(source), uri),
+        pc.if_else(is_unusable, row, fragment),
+        "",
     )
     return pc.if_else(pc.equal(given, ""), default, given)
 
@@ -276,12 +334,13 @@ def _ids(
 def _extra(raw: pa.Table) -> Column:
     """All other columns, as one map per row without the nulls."""
     named = [(name, _strings(_column(raw, name))) for name in raw.column_names]
-    kept = [(name, text) for name, text in named if name not in _KNOWN and text is not None]
+    kept = [(name, text) for name, text in named if name not in KNOWN and text is not None]
     if not kept:
         return _empty(raw.num_rows)["extra"]
     valid = np.stack([text.is_valid().to_numpy(zero_copy_only=False) for _, text in kept], axis=1)
     row, column = np.nonzero(valid)  # ordered by row, as the entries of a map must be
     offsets: Column = pa.array(np.concatenate([[0], valid.sum(axis=1).cumsum()]), pa.int32())
     keys: Column = pa.array([name for name, _ in kept]).take(column)
-    values = pa.concat_arrays([text for _, text in kept]).take(column * raw.num_rows + row)
+    texts = pa.concat_arrays([redacted(text) for _, text in kept])
+    values = texts.take(column * raw.num_rows + row)
     return pa.MapArray.from_arrays(offsets, keys, values)

@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.arrow import Column, Integers, pc
+from pipeline.arrow import Column, Integers, Mask, pc
 from pipeline.errors import ErrorType
+from pipeline.manifest.identity import identities
 from pipeline.manifest.keys import hash_ids
-from pipeline.manifest.rows import NUMBERED, public
+from pipeline.manifest.rows import NUMBERED
+from pipeline.storage.redaction import identity_uri, public_uri
 
 Hashes = Any  # uint64 (n,)
+
+_COMPARED = 1000  # dropped rows whose other columns are compared, for a note
 
 _PACKED = pa.ipc.IpcWriteOptions(compression="zstd")
 
@@ -28,6 +32,52 @@ def pack(table: pa.Table) -> pa.Buffer:
 def unpack(buffer: pa.Buffer) -> pa.Table:
     """The table that was packed."""
     return pa.ipc.open_stream(buffer).read_all()
+
+
+def drop_repeated(table: pa.Table) -> tuple[pa.Table, int, str]:
+    """Rows without those that repeat an earlier one of this table, their number, and a note.
+
+    The note is "" unless a dropped row differs in other columns. Most repetitions of a file of
+    equal rows end here, so that `make_unique` need not hold them all.
+    """
+    hashes = hash_ids(table["recording_id"])
+    if np.unique(hashes).size == hashes.size:
+        return table, 0, ""
+    first = _first_with_same(table["recording_id"])
+    later = np.flatnonzero(first != np.arange(table.num_rows))
+    later = later[_is_same(table, later, first[later])]
+    is_kept = np.ones(table.num_rows, bool)
+    is_kept[later] = False
+    note = _explain_difference(table, later, first[later])
+    return table.filter(pa.array(is_kept)), int(later.size), note
+
+
+def _is_same(table: pa.Table, second: Integers, first: Integers) -> Mask:
+    """Whether rows with the same id have the same address and range, too."""
+    is_same = np.ones(second.size, bool)
+    for column in (identities(table["uri"]), table["offset_s"], table["length_s"]):
+        second_values, first_values = (column.take(index) for index in (second, first))
+        is_same &= np.asarray(pc.equal(second_values, first_values)).astype(bool)
+    return is_same
+
+
+def _explain_difference(table: pa.Table, second: Integers, first: Integers) -> str:
+    """A sentence about the first dropped row, of some, that has other values in `extra`."""
+    rows = table.select(["row", "extra"])
+    pairs = zip(
+        rows.take(second[:_COMPARED]).to_pylist(maps_as_pydicts="strict"),
+        rows.take(first[:_COMPARED]).to_pylist(maps_as_pydicts="strict"),
+        strict=True,
+    )
+    for late, early in pairs:
+        keys = late["extra"].keys() | early["extra"].keys()
+        if names := sorted(k for k in keys if late["extra"].get(k) != early["extra"].get(k)):
+            return (
+                f"row {late['row']} repeats the address and range of row {early['row']} and is "
+                f"left out, although it differs in {', '.join(names[:5])}; to label both, give "
+                "each its own recording_id"
+            )
+    return ""
 
 
 def make_unique(packed: list[pa.Buffer], hashes: Hashes, starts: Integers) -> int:
@@ -87,10 +137,7 @@ def _deduplicate(table: pa.Table) -> tuple[pa.Table, int]:
         later = np.flatnonzero(first != np.arange(table.num_rows))
         if not later.size:
             return table, n_dropped
-        is_same = np.ones(later.size, bool)
-        for column in (public(table["uri"]), table["offset_s"], table["length_s"]):
-            second_values, first_values = (column.take(index) for index in (later, first[later]))
-            is_same &= np.asarray(pc.equal(second_values, first_values)).astype(bool)
+        is_same = _is_same(table, later, first[later])
         table = _rename(table, later[~is_same], first[later[~is_same]])
         is_kept = np.ones(table.num_rows, bool)
         is_kept[later[is_same]] = False
@@ -119,8 +166,8 @@ def _rename(table: pa.Table, clashes: Integers, originals: Integers) -> pa.Table
         "error_stage": ["manifest"] * len(renamed),
         "error_type": [ErrorType.DUPLICATE_ID] * len(renamed),
         "error_message": [
-            f"row {row['row']}: row {other['row']} ({other['uri']}) has the same recording_id; "
-            "give each recording its own"
+            f"row {row['row']}: row {other['row']} ({public_uri(other['uri'])}) has the same "
+            "recording_id; give each recording its own"
             for row, other in zip(renamed, first, strict=True)
         ],
     }
@@ -135,5 +182,5 @@ def _rename(table: pa.Table, clashes: Integers, originals: Integers) -> pa.Table
 
 
 def _hash_of_range(row: Mapping[str, Any]) -> str:
-    text = f"{row['uri']}\x1f{row['offset_s']}\x1f{row['length_s']}"
+    text = f"{identity_uri(row['uri'])}\x1f{row['offset_s']}\x1f{row['length_s']}"
     return blake2b(text.encode(), digest_size=4).hexdigest()

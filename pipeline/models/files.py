@@ -6,11 +6,15 @@ the network. The hubs' own clients fetch it: FunASR's download prints a failure 
 """
 
 import hashlib
+import http.client
 import json
 import logging
 import os
 import shutil
+import ssl
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -19,8 +23,9 @@ from typing import Any, Literal
 
 import yaml
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, is_path
 from pipeline.errors import ModelError
+from pipeline.storage.redaction import public_uri, redact
 from pipeline.storage.store import filesystem_for
 
 # The same model has different ids on the two hubs.
@@ -29,6 +34,7 @@ _ALIASES = {
     "hf": {"fsmn-vad": "funasr/fsmn-vad", "iic/SenseVoiceSmall": "FunAudioLLM/SenseVoiceSmall"},
 }
 _HUB_NAMES = {"ms": "ModelScope", "hf": "Hugging Face"}
+_PROBE_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +60,17 @@ def resolve_model(
 
     Remote models are copied once per machine into the cache. Raises ModelError.
     """
-    if Path(name).is_dir():
-        return _read_directory(Path(name).resolve(), name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _read_directory(path.resolve(), name)
     if "://" in name:
         return _read_directory(_copy_from_store(name, options or {}), name)
-    if name.startswith(("/", ".", "~")):
-        raise ModelError(f"model {name!r}: no such directory")
+    if is_path(name):
+        raise ModelError(
+            f"model {public_uri(name)!r}: no such directory (looked for {path.absolute()}). A path "
+            "in a configuration file is relative to the file, one on the command line to the "
+            "working directory"
+        )
     return _read_directory(_download(name, hub, revision), name)
 
 
@@ -94,7 +105,7 @@ def _read_directory(directory: Path, name: str) -> ModelFiles:
     missing = [path.name for path in paths.values() if not path.is_file()]
     if missing:
         raise ModelError(
-            f"model {name!r}: {directory} lacks {', '.join(missing)}; "
+            f"model {public_uri(name)!r}: {directory} lacks {', '.join(missing)}; "
             "a model directory has configuration.json, config.yaml, model.pt and am.mvn"
         )
     return ModelFiles(
@@ -131,7 +142,7 @@ def _copy_from_store(uri: str, options: Mapping[str, Any]) -> Path:
         fs, path = filesystem_for(uri, options)
         listing = [entry for entry in fs.ls(path, detail=True) if entry["type"] == "file"]
     except (OSError, ImportError, ValueError) as error:
-        raise ModelError(f"model {uri!r}: cannot be listed: {error}") from error
+        raise ModelError(redact(f"model {uri!r}: cannot be listed: {error}")) from error
     facts = sorted(
         (Path(entry["name"]).name, entry["size"], str(entry.get("ETag") or entry.get("mtime")))
         for entry in listing
@@ -148,25 +159,65 @@ def _copy_from_store(uri: str, options: Mapping[str, Any]) -> Path:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         if not folder.is_dir():  # else another worker was faster
-            raise ModelError(f"model {uri!r}: cannot be copied: {error}") from error
+            raise ModelError(redact(f"model {uri!r}: cannot be copied: {error}")) from error
     return folder
 
 
 def _download(name: str, hub: Literal["ms", "hf"], revision: str) -> Path:
+    """The hub's own cached copy. Asks the hub once, briefly: its client would retry for minutes."""
     model_id = _ALIASES[hub].get(name, name)
-    logging.getLogger("modelscope_hub").setLevel(logging.ERROR)  # it logs retries
+    reason = unreachable(_hub_address(hub))
     try:
-        if hub == "ms":
-            from modelscope.hub.snapshot_download import snapshot_download as from_modelscope
-
-            return Path(from_modelscope(model_id, revision=revision or None))
-        from huggingface_hub import snapshot_download as from_hugging_face
-
-        return Path(from_hugging_face(model_id, revision=revision or None))
+        return Path(_fetch(model_id, hub, revision, only_cached=bool(reason)))
+    except ModuleNotFoundError:  # the light install has no hub's client: jobs/__main__.py says so
+        raise
     except Exception as error:  # of the hub's client, of requests, or built in
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else "no reason"
+        reason = reason or f"{type(error).__name__}: {_first_line(error)}"
         raise ModelError(
-            f"model {model_id!r} cannot be fetched from {_HUB_NAMES[hub]} "
-            f"({type(error).__name__}: {reason}). Check the id and the network, try "
-            f"`hub: {'hf' if hub == 'ms' else 'ms'}`, or give a local directory or a URI as `model`"
+            f"model {public_uri(model_id)!r} cannot be fetched from {_HUB_NAMES[hub]}: check the "
+            f"id and the network, try `hub: {'hf' if hub == 'ms' else 'ms'}`, or give a local "
+            f"directory or a URI as `model` ({redact(reason)})"
         ) from None
+
+
+def _fetch(model_id: str, hub: Literal["ms", "hf"], revision: str, *, only_cached: bool) -> str:
+    """The directory of a model; `only_cached`: without the network, if it was fetched before."""
+    if hub == "ms":
+        for logger in ("modelscope_hub", "modelscope"):
+            logging.getLogger(logger).setLevel(logging.ERROR)  # they log retries
+        from modelscope.hub.snapshot_download import snapshot_download as from_modelscope
+
+        return str(
+            from_modelscope(model_id, revision=revision or None, local_files_only=only_cached)
+        )
+    from huggingface_hub import snapshot_download as from_hugging_face
+
+    return str(from_hugging_face(model_id, revision=revision or None, local_files_only=only_cached))
+
+
+def _hub_address(hub: Literal["ms", "hf"]) -> str:
+    """Where the hub's client would ask: the variables are the client's own."""
+    if hub == "hf":
+        return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    domain = os.environ.get("MODELSCOPE_DOMAIN") or "www.modelscope.cn"
+    return os.environ.get("MODELSCOPE_ENDPOINT") or f"https://{domain}"
+
+
+def unreachable(address: str) -> str:
+    """Why a web server gives no answer within five seconds; "" if it answers, whatever it says."""
+    if any(proxy.startswith("socks") for proxy in urllib.request.getproxies().values()):
+        return ""  # urllib does not know SOCKS, the hub's client may
+    request = urllib.request.Request(address, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=_PROBE_S).close()
+    except (urllib.error.HTTPError, http.client.HTTPException, ssl.SSLError, ValueError):
+        return ""  # it answers; the client may know its certificate or be allowed to ask
+    except OSError as error:  # URLError, too
+        if isinstance(getattr(error, "reason", None), ssl.SSLError):
+            return ""
+        return f"{address} gives no answer: {getattr(error, 'reason', error)}"
+    return ""
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "no reason given")[:200]

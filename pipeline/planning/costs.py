@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.config import RayConfig
 from pipeline.errors import ConfigError
 from pipeline.planning.speed_report import SpeedReport
 
@@ -30,6 +31,11 @@ class MachineHours:
     segment_core_h: float
     label_core_h: float  # 0 if a GPU labels
     label_gpu_h: float  # 0 if CPU cores label
+
+    @property
+    def core_h(self) -> float:
+        """Core-hours of all stages."""
+        return self.decode_core_h + self.segment_core_h + self.label_core_h
 
 
 def load_speeds(path: Path) -> Speeds:
@@ -67,3 +73,36 @@ def estimate_cost(audio_s: float, speeds: Speeds, *, on_gpu: bool) -> MachineHou
         label_core_h=0.0 if on_gpu else hours / speeds.label_core,
         label_gpu_h=hours / speeds.label_gpu if on_gpu else 0.0,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What an hour of a machine costs, in any currency; None: not given."""
+
+    core_h: float | None = None
+    gpu_h: float | None = None
+
+    def of(self, cost: MachineHours) -> float | None:
+        """The price of these hours; None if a price that they need is not given."""
+        needed = [(cost.core_h, self.core_h), (cost.label_gpu_h, self.gpu_h)]
+        if any(hours and price is None for hours, price in needed):
+            return None
+        return sum(hours * (price or 0.0) for hours, price in needed)
+
+
+def wall_hours(cost: MachineHours, ray: RayConfig, n_cores: int | None = None) -> float:
+    """Hours on the clock with the workers of a configuration, without start-up.
+
+    The stages work at the same time, so the slowest decides. `n_cores`: of this machine, if the run
+    takes place on it; they share the work of all stages. Workers that autoscale count with their
+    upper limit.
+    """
+    n_segmenting = max(ray.segment_workers, ray.segment_workers_max) * ray.segment_cpus
+    n_labelling = max(ray.label_workers, ray.label_workers_max)
+    bounds = [cost.label_gpu_h / (n_labelling * min(1.0, ray.num_gpus or 1.0))]
+    bounds.append(cost.label_core_h / (n_labelling * max(1.0, ray.label_cpus)))
+    if not ray.segment_with_model:
+        bounds.append(cost.segment_core_h / n_segmenting)
+    if n_cores:
+        bounds.append(cost.core_h / n_cores)
+    return max(bounds)

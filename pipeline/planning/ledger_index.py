@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.arrow import Column, Integers, Mask, pc, to_mask
-from pipeline.manifest.keys import Keys, from_hex, hash_texts, ledger_states, to_hex
+from pipeline.manifest.keys import Keys, from_hex, hash_ids, hash_texts, ledger_states, to_hex
 
 _BATCH_ROWS = 1 << 18  # rows that find_missing looks up at a time
 
@@ -105,12 +105,35 @@ class LedgerIndex:
 
 def find_missing(todo: pa.Table, ledger: pa.Table | Iterable[pa.Table]) -> pa.Table:
     """The planned recordings of which the ledger does not hold the planned attempt."""
-    index = LedgerIndex.build(ledger)
-    kept = []
-    for start in range(0, todo.num_rows, _BATCH_ROWS):
-        rows = todo.slice(start, _BATCH_ROWS)
-        held = index.find(rows["recording_id"])
-        same = held.is_known & (held.keys == from_hex(rows["work_key"])).all(axis=1)
-        same &= held.attempts == rows["attempts"].to_numpy()
-        kept.append(rows.filter(pa.array(~same)))
+    # Of a ledger of ten million rows and a leg of one million, only the leg's rows are kept.
+    wanted = np.sort(hash_ids(todo["recording_id"]))
+    parts = [ledger] if isinstance(ledger, pa.Table) else ledger
+    index = LedgerIndex.build(_only(part, wanted) for part in parts)
+    kept = [
+        rows.filter(pa.array(_is_missing(rows, index)))
+        for rows in (
+            todo.slice(start, _BATCH_ROWS) for start in range(0, todo.num_rows, _BATCH_ROWS)
+        )
+    ]
     return pa.concat_tables(kept) if kept else todo
+
+
+def count_missing(legs: Iterable[pa.Table], ledger: pa.Table | Iterable[pa.Table]) -> int:
+    """The number of recordings that `find_missing` finds in all legs; reads the ledger once."""
+    index = LedgerIndex.build(ledger)
+    return sum(int(_is_missing(leg, index).sum()) for leg in legs)
+
+
+def _only(ledger: pa.Table, wanted: npt.NDArray[np.uint64]) -> pa.Table:
+    """The rows whose hashed recording_id is one of the sorted hashes, and a few others."""
+    hashes = hash_ids(ledger["recording_id"])
+    place = np.minimum(np.searchsorted(wanted, hashes), max(0, wanted.size - 1))
+    is_wanted = wanted[place] == hashes if wanted.size else np.zeros(hashes.size, bool)
+    return ledger.filter(pa.array(is_wanted))
+
+
+def _is_missing(rows: pa.Table, index: LedgerIndex) -> Mask:
+    held = index.find(rows["recording_id"])
+    same = held.is_known & (held.keys == from_hex(rows["work_key"])).all(axis=1)
+    same &= held.attempts == rows["attempts"].to_numpy()
+    return np.asarray(~same)

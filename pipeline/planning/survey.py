@@ -7,7 +7,7 @@ in a file is only found when it is decoded.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +21,16 @@ from pipeline.audio.sources import Source, open_source
 from pipeline.audio.streams import Stream
 from pipeline.config import AudioConfig
 from pipeline.errors import DecoderError, ErrorType, RecordingError
+from pipeline.planning.legs import Legs
+from pipeline.schema import PLANNED
+from pipeline.storage.redaction import redact
 
 N_SAMPLED = 200  # enough to know an unreadable share of 5 % to +-3 %
 _N_THREADS = 16
+_PROBED = [
+    *("recording_id", "uri", "offset_s", "length_s", "bytes"),
+    *("error_type", "error_message"),
+]
 # Bytes to decode of a file whose header has no duration. The estimate is then good to 5 %: FFmpeg
 # reads about 32 KiB ahead of what it has decoded, and a block holds some seconds.
 _DECODED_BYTES = 2 << 20
@@ -38,6 +45,7 @@ class Probe:
     duration_s: float
     codec: str
     error: str
+    message: str = ""  # of the error
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +68,16 @@ class Survey:
     median_s: float
     codecs: Mapping[str, int]  # in the sample, most frequent first
     errors: Mapping[str, int]
+    examples: Mapping[str, str]  # error_type -> "recording_id: message" of one in the sample
+
+    @property
+    def mostly_fails(self) -> bool:
+        """Whether more than half of the sample cannot be read."""
+        return self.unreadable.value > 0.5
 
 
 def survey_todo(
-    todo: pa.Table,
+    todo: pa.Table | Legs,
     config: AudioConfig,
     options: Mapping[str, Any],
     *,
@@ -71,40 +85,69 @@ def survey_todo(
     seed: int = 0,
 ) -> Survey:
     """Probe `n_sampled` random recordings of a plan (schema.PLANNED); estimate the whole plan."""
-    n_rows = todo.num_rows
+    legs = [todo] if isinstance(todo, pa.Table) else todo
+    n_rows = todo.num_rows if isinstance(todo, pa.Table) else todo.n_rows
     chosen = np.random.default_rng(seed).permutation(n_rows)[:n_sampled]
-    rows = todo.select(["uri", "offset_s", "length_s", "bytes", "error_type"])
+    rows, figures = _sampled(legs, chosen)
     with ThreadPoolExecutor(_N_THREADS) as pool:
         sample = list(
             pool.map(
                 lambda row: probe_row(row, config, options),
-                rows.take(chosen).to_pylist(),
+                rows.to_pylist(),
             )
         )
     durations = [probe.duration_s for probe in sample if not probe.error] or [0.0]
     n_broken = sum(1 for probe in sample if probe.error)
+    share = wilson(n_broken, len(sample))
+    if len(sample) == n_rows > 0:  # all of them: the share is known
+        share = Estimate(share.value, share.value, share.value)
     return Survey(
         n_sampled=len(sample),
-        seconds=_total_seconds(rows, sample, chosen),
-        unreadable=wilson(n_broken, len(sample)),
+        seconds=_total_seconds(figures, sample, chosen),
+        unreadable=share,
         longest_s=max(durations),
         median_s=float(np.median(durations)),
         codecs=dict(Counter(p.codec for p in sample if p.codec).most_common()),
         errors=dict(Counter(p.error for p in sample if p.error).most_common()),
+        examples=_examples(rows["recording_id"].to_pylist(), sample),
     )
+
+
+def _examples(recording_ids: Sequence[str], sample: Sequence[Probe]) -> dict[str, str]:
+    """The first recording of the sample with each error, and its message."""
+    examples: dict[str, str] = {}
+    for recording_id, probe in zip(recording_ids, sample, strict=True):
+        if probe.error:
+            examples.setdefault(probe.error, redact(f"{recording_id}: {probe.message}"))
+    return examples
+
+
+def _sampled(legs: Iterable[pa.Table], chosen: np.ndarray) -> tuple[pa.Table, pa.Table]:
+    """The chosen rows in their order, and length_s and bytes of all rows."""
+    parts, places, figures, n_before = [], [], [], 0
+    for leg in legs:
+        inside = np.sort(chosen[(chosen >= n_before) & (chosen < n_before + leg.num_rows)])
+        parts.append(leg.select(_PROBED).take(inside - n_before))
+        places.append(inside)
+        figures.append(leg.select(["length_s", "bytes"]))
+        n_before += leg.num_rows
+    empty = PLANNED.empty_table()
+    rows = pa.concat_tables([empty.select(_PROBED), *parts])
+    order = np.searchsorted(np.concatenate([np.empty(0, np.int64), *places]), chosen)
+    return rows.take(order), pa.concat_tables([empty.select(["length_s", "bytes"]), *figures])
 
 
 def probe_row(row: Mapping[str, Any], config: AudioConfig, options: Mapping[str, Any]) -> Probe:
     """Probe one planned recording. Errors have the error_type that the tables would have."""
     if row["error_type"]:
-        return Probe(row["bytes"], 0.0, "", row["error_type"])
+        return Probe(row["bytes"], 0.0, "", row["error_type"], row["error_message"])
     try:
         with open_source(row["uri"], config, options) as source:
             duration_s, codec = _head(source)
     except RecordingError as error:
-        return Probe(row["bytes"], 0.0, "", error.kind)
+        return Probe(row["bytes"], 0.0, "", error.kind, str(error))
     except Exception as error:
-        return Probe(row["bytes"], 0.0, "", type(error).__name__)
+        return Probe(row["bytes"], 0.0, "", type(error).__name__, str(error))
     wanted_s = duration_s - row["offset_s"]
     if wanted_s <= 0:
         return Probe(
@@ -112,6 +155,7 @@ def probe_row(row: Mapping[str, Any], config: AudioConfig, options: Mapping[str,
             0.0,
             codec,
             ErrorType.BAD_RANGE if row["offset_s"] else ErrorType.NO_SAMPLES,
+            f"there is nothing after {row['offset_s']:g} s",
         )
     return Probe(row["bytes"], min(row["length_s"] or math.inf, wanted_s), codec, "")
 

@@ -3,12 +3,20 @@
 Every figure is SQL over one snapshot, so its size in memory does not grow with the corpus.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice, zip_longest
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
+from pipeline.report.breakdown import Breakdown, break_down
+from pipeline.report.queries import fetch, take_in_turn
 from pipeline.report.scripts import define_scripts
+from pipeline.report.segment_lists import (
+    SegmentList,
+    WarnedRecording,
+    list_segments,
+    list_warned,
+)
 from pipeline.tables import Snapshot
 from pipeline.tables.snapshots import create_views
 
@@ -16,10 +24,10 @@ if TYPE_CHECKING:
     import duckdb
 
 N_EXAMPLES = 3  # of each error type
-N_MISMATCHES = 12
+N_MISMATCHES = 8
+_N_DRAWN = 20  # of each error type, to find examples with different messages
 _LENGTHS_S = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)  # edges of recording lengths
-
-Row = TypeVar("Row")
+_NUMBER = re.compile(r"[\d.,]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +86,13 @@ class ScriptCount:
 
 
 @dataclass(frozen=True, slots=True)
-class Mismatch:
-    """A segment whose text is not in a script of its language."""
+class LanguageEmotion:
+    """Segments with this language and this emotion."""
 
-    segment_id: str
-    start_s: float
     language: str
-    script: str
-    text: str
+    emotion: str
+    n: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +132,11 @@ class Figures:
     segment_lengths: Sequence[Bin]
     confidences: Sequence[Bin]
     scripts: Sequence[ScriptCount]
-    mismatches: Sequence[Mismatch]
+    language_emotions: Sequence[LanguageEmotion]
+    sample: SegmentList
+    reviews: Sequence[SegmentList]  # lists for review that have rows
+    warned: Sequence[WarnedRecording]
+    breakdowns: Sequence[Breakdown]
     errors: Sequence[ErrorGroup]
     runs: Sequence[RunShare]
     models: Sequence[tuple[str, str]]  # (model, model_hash)
@@ -138,7 +149,7 @@ def count_labels(snapshot: Snapshot) -> Counts:
     with duckdb.connect() as connection:
         create_views(connection, snapshot)
         return Counts(
-            totals=_fetch(connection, Totals, _TOTALS)[0],
+            totals=fetch(connection, Totals, _TOTALS)[0],
             languages=_count(connection, "language", "languages"),
             emotions=_count(connection, "emotion", "emotions"),
             events=_count(connection, "event", "events"),
@@ -146,41 +157,44 @@ def count_labels(snapshot: Snapshot) -> Counts:
         )
 
 
-def measure_snapshot(connection: "duckdb.DuckDBPyConnection") -> Figures:
-    """All figures of a snapshot (see tables.connect)."""
+def measure_snapshot(
+    connection: "duckdb.DuckDBPyConnection", by: Sequence[str] | None = None
+) -> Figures:
+    """All figures of a snapshot (see tables.connect). `by`: see breakdown.break_down."""
     define_scripts(connection)
     ((n_with_text, median_confidence),) = connection.execute(_TEXTS).fetchall()
-    languages = _fetch(connection, Share, _LANGUAGES)
-    emotions = _fetch(connection, Share, _by_label("emotions", "emotion"))
+    pairs = fetch(connection, LanguageEmotion, _LANGUAGE_EMOTIONS)
+    languages = _languages(pairs)
+    emotions = fetch(connection, Share, _by_label("emotions", "emotion"))
     scripts = connection.execute(_SCRIPTS).fetchall()
+    sample, reviews = list_segments(
+        connection, take_in_turn([row[4] for row in scripts], N_MISMATCHES)
+    )
     return Figures(
-        totals=_fetch(connection, Totals, _TOTALS)[0],
+        totals=fetch(connection, Totals, _TOTALS)[0],
         n_with_text=n_with_text,
         median_confidence=median_confidence,
         n_emotion_unknown=sum(share.n for share in emotions if share.label == "unknown"),
         nospeech_s=sum(share.seconds for share in languages if share.label == "nospeech"),
         languages=languages,
         emotions=emotions,
-        events=_fetch(connection, Share, _by_label("events", "event")),
+        events=fetch(connection, Share, _by_label("events", "event")),
         recording_lengths=_between(_LENGTHS_S, connection.execute(_RECORDING_LENGTHS).fetchall()),
         segment_lengths=_evenly(connection.execute(_SEGMENT_LENGTHS).fetchall(), 1.0),
         confidences=_evenly(connection.execute(_CONFIDENCES).fetchall(), 0.05, n_bins=20),
         scripts=[ScriptCount(*row[:4]) for row in scripts],
-        mismatches=_mismatches(scripts),
+        language_emotions=pairs,
+        sample=sample,
+        reviews=reviews,
+        warned=list_warned(connection),
+        breakdowns=break_down(connection, by),
         errors=[
-            ErrorGroup(stage, kind, n, [(e["uri"], e["message"]) for e in examples])
+            ErrorGroup(stage, kind, n, _unlike([(e["uri"], e["message"]) for e in examples]))
             for stage, kind, n, examples in connection.execute(_ERRORS).fetchall()
         ],
-        runs=_fetch(connection, RunShare, _RUNS),
+        runs=fetch(connection, RunShare, _RUNS),
         models=connection.execute(_MODELS).fetchall(),
     )
-
-
-def _fetch(connection: "duckdb.DuckDBPyConnection", kind: type[Row], sql: str) -> list[Row]:
-    """The rows of a query as dataclasses. Its columns are named as their fields."""
-    answer = connection.execute(sql)
-    names = [column[0] for column in answer.description or ()]
-    return [kind(**dict(zip(names, row, strict=True))) for row in answer.fetchall()]
 
 
 def _count(connection: "duckdb.DuckDBPyConnection", column: str, rows: str) -> dict[str, int]:
@@ -206,10 +220,9 @@ _TEXTS = """
     SELECT count(*) FILTER (n_tokens > 0),
         coalesce(approx_quantile(confidence, 0.5) FILTER (n_tokens > 0), 0)
     FROM transcripts"""
-_LANGUAGES = """
-    SELECT language AS label, count(*) AS n, sum(l.end_s - l.start_s) AS seconds,
-        count(*) FILTER (emotion = 'unknown') AS n_unknown
-    FROM languages l JOIN emotions e USING (segment_id) GROUP BY 1 ORDER BY seconds DESC, 1"""
+_LANGUAGE_EMOTIONS = """
+    SELECT language, emotion, count(*) AS n, sum(l.end_s - l.start_s) AS seconds
+    FROM languages l JOIN emotions e USING (segment_id) GROUP BY 1, 2 ORDER BY 1, 2"""
 _RECORDING_LENGTHS = f"""
     SELECT len(list_filter({list(_LENGTHS_S)}, lambda edge: edge <= duration_s)), count(*)
     FROM recordings WHERE status = 'ok' GROUP BY 1"""
@@ -222,14 +235,13 @@ _CONFIDENCES = """
 # Counts and examples in one query, so that the texts are read once.
 _SCRIPTS = f"""
     SELECT language, script, count(*), script_suits(language, script),
-        coalesce(arg_min(
-            {{'segment_id': segment_id, 'start_s': start_s, 'text': left(text, 200)}},
-            hash(segment_id), {N_MISMATCHES}) FILTER (NOT script_suits(language, script)), [])
+        coalesce(arg_min(segment_id, hash(segment_id), {N_MISMATCHES})
+            FILTER (NOT script_suits(language, script)), [])
     FROM (SELECT *, script_of(text) AS script FROM transcripts) GROUP BY 1, 2
     ORDER BY 1, 2"""
 _ERRORS = f"""
     SELECT error_stage, error_type, count(*) AS n,
-        arg_min({{'uri': uri, 'message': error_message}}, hash(recording_id), {N_EXAMPLES})
+        arg_min({{'uri': uri, 'message': error_message}}, hash(recording_id), {_N_DRAWN})
     FROM recordings WHERE status = 'error' GROUP BY 1, 2 ORDER BY n DESC, 1, 2"""
 _MODELS = "SELECT DISTINCT model, model_hash FROM recordings ORDER BY 1, 2"
 _RUNS = """
@@ -239,14 +251,23 @@ _RUNS = """
     FROM recordings r GROUP BY 1 ORDER BY 5 DESC, 1 LIMIT 20"""
 
 
-def _mismatches(scripts: Sequence[tuple[Any, ...]]) -> list[Mismatch]:
-    """One example of each pair of language and script in turn, so that rare pairs appear too."""
-    groups = [
-        [Mismatch(e["segment_id"], e["start_s"], language, script, e["text"]) for e in examples]
-        for language, script, _, _, examples in scripts
-    ]
-    in_turn = (each for turn in zip_longest(*groups) for each in turn if each is not None)
-    return list(islice(in_turn, N_MISMATCHES))
+def _languages(pairs: Sequence[LanguageEmotion]) -> list[Share]:
+    """The sums over the emotions of each language, in falling order of seconds."""
+    shares = []
+    for language in {pair.language for pair in pairs}:
+        own = [pair for pair in pairs if pair.language == language]
+        n_unknown = sum(pair.n for pair in own if pair.emotion == "unknown")
+        seconds = sum(pair.seconds for pair in own)
+        shares.append(Share(language, sum(pair.n for pair in own), seconds, n_unknown))
+    return sorted(shares, key=lambda share: (-share.seconds, share.label))
+
+
+def _unlike(examples: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """At most N_EXAMPLES of them, whose messages differ in more than their numbers."""
+    unlike: dict[str, tuple[str, str]] = {}
+    for uri, message in examples:
+        unlike.setdefault(_NUMBER.sub("", message), (uri, message))
+    return list(unlike.values())[:N_EXAMPLES]
 
 
 def _between(edges: Sequence[float], counts: Sequence[tuple[Any, ...]]) -> list[Bin]:

@@ -1,16 +1,19 @@
-"""What the sections of the dataset card show: figures to plots and tables. Writes no HTML."""
+"""What a dataset card is about, and its plots. Writes no HTML."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from markupsafe import Markup
 
 from pipeline.report.charts import bars, divided, histogram
-from pipeline.report.figures import Bin, Figures, ScriptCount, Share
-from pipeline.report.scripts import SCRIPTS
+from pipeline.report.figures import Bin, Figures, Share
 from pipeline.report.text import axis_duration, duration, number, plain_seconds, share
 from pipeline.tables.run_records import RunRecord
+
+LOW_CONFIDENCE = 0.5  # bars of the histogram below this are drawn as a warning
+_LABEL_TONES = {"unknown": "warn", "nospeech": "quiet"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +37,14 @@ class CardSubject:
             return ""
         return json.dumps(self.runs[0].settings, ensure_ascii=False, indent=2)
 
-
-@dataclass(frozen=True, slots=True)
-class ScriptTable:
-    """Segments by language and script. A cell is None if there are no such segments."""
-
-    scripts: Sequence[str]  # the columns
-    rows: Sequence[tuple[str, Sequence[ScriptCount | None]]]  # (language, one cell for each script)
-    n_misfits: int  # segments in a script that does not fit the language
+    @property
+    def python(self) -> str:
+        """How to read its tables, as Python code."""
+        return (
+            "from pipeline.tables import connect\n"
+            f"db = connect({self.root!r}, seq={self.seq}, fingerprint={self.fingerprint[:12]!r})\n"
+            'db.sql("SELECT * FROM segments ORDER BY confidence LIMIT 20").df()'
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,12 @@ def draw_plots(figures: Figures, subject: CardSubject) -> Plots:
         emotions=_label_bars("Hours by emotion", figures.emotions),
         events=_label_bars("Hours by event", figures.events),
         confidences=_histogram(
-            "Confidence of text", confidences, "segments", number, _ticks(confidences, 5)
+            "Confidence of text",
+            confidences,
+            "segments",
+            number,
+            _ticks(confidences, 5),
+            n_warned=sum(bin.high <= LOW_CONFIDENCE for bin in confidences),
         ),
         segment_lengths=_histogram(
             "Length of segments", lengths, "segments", plain_seconds, _ticks(lengths, 6)
@@ -79,15 +87,6 @@ def draw_plots(figures: Figures, subject: CardSubject) -> Plots:
         errors=_error_bars(figures),
         stages=_stage_bars(subject),
     )
-
-
-def tabulate_scripts(figures: Figures) -> ScriptTable:
-    """Languages in the order of the card, scripts in the order of SCRIPTS."""
-    counts = {(each.language, each.script): each for each in figures.scripts}
-    languages = [each.label for each in figures.languages]
-    used = [script for script in SCRIPTS if any((name, script) in counts for name in languages)]
-    rows = [(name, [counts.get((name, script)) for script in used]) for name in languages]
-    return ScriptTable(used, rows, sum(each.n for each in figures.scripts if not each.fits))
 
 
 def _time_account(figures: Figures) -> Markup:
@@ -102,7 +101,7 @@ def _time_account(figures: Figures) -> Markup:
 
 
 def _label_bars(name: str, shares: Sequence[Share]) -> Markup:
-    return _duration_bars(name, [(each.label, each.seconds) for each in shares])
+    return _duration_bars(name, [(each.label, each.seconds) for each in shares], _LABEL_TONES)
 
 
 def _stage_bars(subject: CardSubject) -> Markup:
@@ -110,10 +109,14 @@ def _stage_bars(subject: CardSubject) -> Markup:
     return _duration_bars("Time in each stage", list(stage_s.items()))
 
 
-def _duration_bars(name: str, seconds: Sequence[tuple[str, float]]) -> Markup:
+def _duration_bars(
+    name: str,
+    seconds: Sequence[tuple[str, float]],
+    tones: Mapping[str, str] = MappingProxyType({}),
+) -> Markup:
     whole = sum(each for _, each in seconds)
     rows = [(label, each, f"{duration(each)} · {share(each, whole)}") for label, each in seconds]
-    return bars(name, rows) if rows else Markup()
+    return bars(name, rows, tones=tones) if rows else Markup()
 
 
 def _emotion_unknown(languages: Sequence[Share]) -> Markup:
@@ -130,10 +133,11 @@ def _error_bars(figures: Figures) -> Markup:
 
 
 def _recording_lengths(bins: Sequence[Bin]) -> Markup:
+    every = 2 if len(bins) <= 8 else 3  # so that the texts do not touch
     ticks = [
         (i + 1, axis_duration(bin.high))
         for i, bin in enumerate(bins)
-        if bin.high < float("inf") and i % 2 == 0
+        if bin.high < float("inf") and i % every == 0
     ]
     return _histogram("Length of recordings", bins, "recordings", duration, ticks)
 
@@ -144,6 +148,7 @@ def _histogram(
     what: str,
     show: Callable[[float], str],
     ticks: Iterable[tuple[float, str]],
+    n_warned: int = 0,
 ) -> Markup:
     if not any(bin.n for bin in bins):
         return Markup()
@@ -153,7 +158,7 @@ def _histogram(
         else f"{show(bin.low)} and longer: {bin.n:,} {what}"
         for bin in bins
     ]
-    return histogram(name, [bin.n for bin in bins], titles, ticks)
+    return histogram(name, [bin.n for bin in bins], titles, ticks, what, n_warned)
 
 
 def _ticks(bins: Sequence[Bin], n: int) -> list[tuple[float, str]]:

@@ -12,6 +12,13 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s"
 
 
+def clock(seconds: float) -> str:
+    """A place in a recording as a player shows it: "0:09.1", "1:06:40.0"."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    return f"{hours}:{minutes:02}:{rest:04.1f}" if hours else f"{minutes}:{rest:04.1f}"
+
+
 def share(part: float, whole: float) -> str:
     """A percentage. Only nothing is "0 %", and only everything is "100 %"."""
     if not whole or not part:

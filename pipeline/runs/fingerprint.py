@@ -10,7 +10,7 @@ from pipeline.config import RunConfig, label_precision
 
 # Raised by hand when code that changes labels is changed: features, VAD, segments or decoding of
 # tokens. Every recording is then labelled again.
-CODE_VERSION = 1
+CODE_VERSION = 2
 # The schema's part in the hash. It is constant, because a new column needs no new labels.
 _SCHEMA = 1
 
@@ -25,7 +25,7 @@ _SEGMENT = (
     *("pad_s", "threshold"),
 )
 _LABEL = ("language", "allowed_languages", "use_itn", "precision")
-_NO_LABEL = frozenset({"batch_s", "compile", "device"})  # keys of `label` that change no label
+NO_LABEL = frozenset({"batch_s", "compile", "device"})  # keys of `label` that change no label
 
 
 def fingerprint(config: RunConfig, model_hash: str, vad: str) -> str:
@@ -42,7 +42,7 @@ def fingerprint(config: RunConfig, model_hash: str, vad: str) -> str:
         "vad": vad,
         "audio": _hashed(config.audio, _AUDIO),
         "segment": _hashed(config.segment, _SEGMENT),
-        "label": _hashed(label, _LABEL, _NO_LABEL),
+        "label": _hashed(label, _LABEL, NO_LABEL),
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16).hexdigest()
 

@@ -1,5 +1,6 @@
 """Progress and outcome of a run. Plain data; knows nothing of screens."""
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,8 +11,7 @@ from pipeline.planning.plan import Plan
 from pipeline.tables.run_records import RunInfo
 
 if TYPE_CHECKING:
-    from pipeline.flow.monitor import StageState
-    from pipeline.flow.receipts import Receipt
+    from pipeline.stages.receipt import Receipt, StageState
 
 
 class Phase(StrEnum):
@@ -36,6 +36,14 @@ class Progress:
     seq: int = 0  # of the last commit
     errors: Counter[str] = field(default_factory=Counter)  # by error_type
     stages: Mapping[str, "StageState"] = field(default_factory=dict)  # by schema.STAGES
+    waits_for: str = ""  # what the workers need and the cluster lacks, e.g. "1 GPU (it has 0)"
+
+    @property
+    def doing(self) -> str:
+        """What the run is doing, for people."""
+        if self.waits_for and self.phase != Phase.LABELLING:
+            return f"waiting for {self.waits_for}"
+        return str(self.phase)
 
     def add(self, receipt: "Receipt") -> None:
         """Count one more bundle."""
@@ -56,3 +64,29 @@ class Outcome:
     n_adopted: int  # recordings of an earlier run that died before it could commit them
     n_unfinished: int  # planned recordings without a row after the run; the next run labels them
     label_wall_s: float  # first row to last, including starting Ray and loading models
+    default: "DefaultLabels | None" = None  # if this run's labels are not what readers get
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultLabels:
+    """The labels that readers get by default, when they are not those of this run."""
+
+    fingerprint: str
+    n_recordings: int
+    n_uncovered: int  # of these, recordings that this run's fingerprint lacks
+    n_of_run: int  # recordings that this run's fingerprint holds
+
+
+def explain_default(default: DefaultLabels, root: str, fingerprint: str) -> str:
+    """Two sentences: which labels readers get, and the command that changes it."""
+    lacking = (
+        f"; {default.n_uncovered:,} of them are not labelled under {fingerprint[:12]}"
+        if default.n_uncovered
+        else ""
+    )
+    return (
+        f"Readers still get the {default.n_recordings:,} recordings under fingerprint "
+        f"{default.fingerprint[:12]}{lacking}. The {default.n_of_run:,} recordings of this run's "
+        f"settings are under {fingerprint[:12]}; to make them the default: "
+        f"python -m jobs promote {shlex.quote(root)} {fingerprint[:12]}"
+    )

@@ -93,6 +93,16 @@ def explain_crashes(n_left: int, n_rounds: int, reason: str) -> str:
     )
 
 
+def explain_store(root: str, reason: str, patience_s: float) -> str:
+    """Message for a run that stopped because its output could not be read or written."""
+    return (
+        f"the store of the output {root} could not be used, and waiting up to {patience_s:.0f} s "
+        f"(store_patience_s) did not help: {reason[:500].rstrip('.')}. "
+        f"{ErrorType.STORE_UNAVAILABLE.advice}; then run the same command again: what was "
+        "committed stays, and the rest is labelled"
+    )
+
+
 Step = Literal["done", "again", "isolated", "alone", "stop"]
 
 

@@ -7,6 +7,7 @@ in tests with stages that crash. `runs.execute` and `flow.chain.label` take one.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ from pipeline.config import RunConfig
 from pipeline.models.files import resolve_vad
 from pipeline.stages.decode import decode_recordings
 from pipeline.stages.write import write_rows
+from pipeline.storage.address import local_path
 from pipeline.tables.run_records import RunInfo
 
 if TYPE_CHECKING:  # torch takes seconds and 600 MB; only processes with a model import it
@@ -37,13 +39,37 @@ BuildStages = Callable[[RunConfig, RunInfo], Stages]
 
 def build_stages(config: RunConfig, run: RunInfo) -> Stages:
     """The stages that a configuration describes."""
+    config = with_absolute_paths(config)
     options = config.storage_options
     return Stages(
         decode=partial(decode_recordings, config=config.audio, options=options, run_id=run.run_id),
         load_vad=partial(load_vad, config),
         load_model=partial(load_model, config, run.model_hash),
-        write=partial(write_rows, root=config.output, options=options, run=run),
+        write=partial(
+            write_rows,
+            root=config.output,
+            options=options,
+            run=run,
+            patience_s=config.store_patience_s,
+        ),
     )
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Local paths made absolute: the workers may be in another directory than the driver.
+
+    Names that are no local path (URIs, hub ids, "silero") stay as they are.
+    """
+    paths = {
+        name: str(Path(value).absolute())
+        for name in ("model", "vad")
+        if Path(value := getattr(config, name)).is_dir()
+    }
+    for name in ("manifest", "output"):
+        value = local_path(getattr(config, name)) or getattr(config, name)  # file:/x is /x
+        if "://" not in value:
+            paths[name] = str(Path(value).expanduser().absolute())
+    return config.model_copy(update=paths)
 
 
 def load_vad(config: RunConfig, device: str = "cpu") -> "Vad":

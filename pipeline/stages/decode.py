@@ -56,6 +56,7 @@ def _open(row: Row, config: AudioConfig, options: Mapping[str, Any]) -> _Opened:
     try:
         opened.version, opened.n_bytes = _version_of(row["uri"], options)
         opened.source = opened.closing.enter_context(open_source(row["uri"], config, options))
+        opened.n_bytes = opened.n_bytes or opened.source.size  # a web server may not announce it
         if opened.source.is_in_memory:
             _check_unchanged(row, opened, options)
     except (Exception, SystemExit) as error:

@@ -56,6 +56,14 @@ def choose_dialect(options: Mapping[str, Any]) -> str:
     return str(chosen)
 
 
+def can_compare(dialect: str) -> bool:
+    """Whether the endpoint also takes `If-Match`, to replace only the object that was read.
+
+    AWS S3, MinIO and Ceph RGW do. OSS and Google compare other things than an ETag.
+    """
+    return dialect == "if-none-match"
+
+
 def translator(dialect: str) -> Callable[..., None]:
     """A handler for botocore's event before-sign.s3.PutObject, which replaces the header."""
     name, value = DIALECTS[dialect]

@@ -5,15 +5,18 @@ publishers overwrite each other's commits without an error (s3rver: of 12 commit
 """
 
 import os
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.errors import StoreError
+from pipeline.storage.address import is_uri
 from pipeline.storage.conditional_put import error_code
 from pipeline.storage.lease import sole_writer
 from pipeline.storage.store import Store
@@ -60,6 +63,26 @@ def probe(store: Store) -> None:
     for check in examine(store):
         if check.state == "failed":
             raise StoreError(f"{store.root}: {check.text}; {check.advice}")
+
+
+def check_local(store: Store) -> None:
+    """Refuse a local directory that cannot be made or written; leaves nothing in it.
+
+    Other stores are not asked. Raises StoreError.
+    """
+    if is_uri(store.root):
+        return
+    folder = Path(store.root)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise StoreError(
+            f"{store.root}: cannot be written ({error.strerror or error}); choose a directory "
+            "that this account may write, with space left"
+        ) from error
 
 
 @contextmanager

@@ -114,9 +114,9 @@ def without_signature(query: str) -> str:
     """A query without the parameters that sign it; the others stay as they are, in order."""
     parts = query.split("&")
     dropped = _signing([_split(part) for part in parts])
-    return "&".join(
-        part for index, part in enumerate(parts) if index not in dropped and part not in ("", "?")
-    ) if dropped else query
+    if not dropped:
+        return query
+    return "&".join(part for index, part in enumerate(parts) if index not in dropped and part)
 
 
 def _signing(parameters: list[tuple[str, str]]) -> set[int]:
@@ -140,7 +140,7 @@ def _names_of_signature(present: Iterable[str]) -> frozenset[str]:
 
 def _has_form(name: str, value: str) -> bool:
     form = _BY_VALUE.get(name)
-    return bool(form and form.fullmatch(value) or _AKAMAI.fullmatch(value))
+    return bool((form and form.fullmatch(value)) or _AKAMAI.fullmatch(value))
 
 
 def _split(part: str) -> tuple[str, str]:

@@ -26,10 +26,11 @@ def uri_in_errors(uri: str) -> Iterator[None]:
     except Exception as error:
         module = type(error).__module__.partition(".")[0]
         if module in _CLIENTS:
-            raise OSError(f"{uri}: no usable answer ({type(error).__name__}: {error})") from error
+            reason = f"no usable answer ({type(error).__name__}: {error})"
+            raise OSError(redact(f"{uri}: {reason}")) from error
         if module != "builtins" or not isinstance(error, OSError):
             raise
-        raise type(error)(f"{uri}: {error}") from error.__cause__ or error
+        raise type(error)(redact(f"{uri}: {error}")) from error.__cause__ or error
 
 
 def explain_store_error(error: Exception) -> RecordingError:

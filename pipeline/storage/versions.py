@@ -15,7 +15,8 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import ErrorType, StoreError
-from pipeline.storage.redaction import redact
+from pipeline.storage.address import requested
+from pipeline.storage.redaction import public_uri, redact
 from pipeline.storage.store import filesystem_for
 from pipeline.storage.store_errors import explain_store_error
 
@@ -74,7 +75,11 @@ def _tasks(uris: Sequence[str], options: Mapping[str, Any]) -> Iterator[Callable
 def _look_up(fs: Any, uris: Sequence[str], by_listing: bool) -> _Versions:
     listed = _list(fs, posixpath.dirname(uris[0])) if by_listing else {}
     # Names such as "a//b" are listed in another spelling; those are looked up one by one.
-    return {uri: listed.get(fs._strip_protocol(uri)) or _look_up_one(fs, uri) for uri in uris}
+    return {uri: (listed and listed.get(_path(fs, uri))) or _look_up_one(fs, uri) for uri in uris}
+
+
+def _path(fs: Any, uri: str) -> str:
+    return str(fs._strip_protocol(requested(uri)))
 
 
 def _list(fs: Any, directory: str) -> _Versions:
@@ -89,13 +94,15 @@ def _look_up_one(fs: Any, uri: str) -> Version:
         if isinstance(fs, LocalFileSystem):
             status = Path(uri).stat()
             return f"{status.st_size}-{status.st_mtime_ns}", status.st_size
-        return _version(fs.info(fs._strip_protocol(uri)))
+        return _version(fs.info(_path(fs, uri)))
     except Exception as error:
         known = explain_store_error(error)
         if known.kind == ErrorType.STORE_UNAVAILABLE and "http" in fs.protocol:
             return UNREACHABLE, 0  # one host of many: only its rows fail
         if known.kind == ErrorType.STORE_UNAVAILABLE:
-            raise StoreError(redact(f"{uri}: its version cannot be read: {known}")) from error
+            raise StoreError(
+                redact(f"{public_uri(uri)}: its version cannot be read: {known}")
+            ) from error
         return _NO_VERSION.get(known.kind, ""), 0
 
 

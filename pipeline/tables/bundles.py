@@ -8,6 +8,7 @@ it, so a later run can publish it if that run died.
 import hashlib
 import json
 import uuid
+from collections.abc import Mapping
 from dataclasses import asdict
 
 import pyarrow as pa
@@ -21,6 +22,14 @@ from pipeline.tables.parquet import from_parquet, to_parquet
 from pipeline.tables.run_records import RunInfo
 
 BUNDLES = "_bundles/"
+# Columns of BUNDLE that older programs did not write, and what they mean without one. A bundle that
+# waits while the program is upgraded can still be published.
+ADDED_LATER: Mapping[str, str | float | int] = {
+    "gap_s": 0.0,
+    "start_offset_s": 0.0,
+    "audio_streams": 0,  # not known
+    "audio_stream": 0,
+}
 BALANCE_S = 0.0005  # s, the allowed difference of labelled + silence + failed from the duration
 
 
@@ -64,9 +73,22 @@ def _read(store: Store, key: str) -> tuple[RunInfo, pa.Table]:
         raise DamagedError(f"{uri}: cannot be read: {error}") from error
     if version > SCHEMA_VERSION:
         raise StoreError(f"{uri}: written by a newer program; upgrade this one")
+    rows = _with_added(rows.replace_schema_metadata(None))
     if not rows.schema.equals(BUNDLE):
         raise DamagedError(f"{uri}: has the wrong columns")
-    return run, rows.replace_schema_metadata(None)
+    return run, rows
+
+
+def _with_added(rows: pa.Table) -> pa.Table:
+    """The columns of BUNDLE; those of ADDED_LATER that are missing have their neutral value."""
+    missing = [name for name in ADDED_LATER if name not in rows.column_names]
+    for name in missing:
+        field = BUNDLE.field(name)
+        values = pa.repeat(pa.scalar(ADDED_LATER[name], field.type), rows.num_rows)
+        rows = rows.append_column(field, values)
+    return (
+        rows.select(BUNDLE.names) if missing and {*BUNDLE.names} <= {*rows.column_names} else rows
+    )
 
 
 def _digest(data: bytes) -> str:

@@ -10,13 +10,15 @@ import hashlib
 import json
 import re
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
 from pipeline.errors import StoreError
 from pipeline.schema import SCHEMA_VERSION, TABLES
+from pipeline.storage.forward import put_forward
 from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
 
@@ -24,6 +26,11 @@ from pipeline.storage.store import Store
 LOG_VERSION = 2
 CHECKPOINT_EVERY = 50  # commits: limits how many records a reader reads one by one
 COMMIT_TRIES = 20  # commits that others made first, in a row, before a writer gives up
+KEPT_LISTS = 10  # commits: a reader without this library has this long to open the files
+LATEST = "_latest.json"
+
+_LISTS = "_snapshots/"
+_MOST_DELETED = 200  # old lists that one commit deletes; a vacuum deletes the rest of many
 
 _SEQ = re.compile(r"/(\d{20})\.json$")
 
@@ -48,7 +55,7 @@ class Record:
     seq: int
     commit_id: str
     run_id: str
-    committed_at: str  # ISO 8601, UTC; only the retention of vacuum depends on it
+    committed_at: str  # ISO 8601, UTC, by the clock of the writer; no decision depends on it
     schema_version: int
     added: Mapping[str, tuple[DataFile, ...]] = field(default_factory=dict)
     removed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -100,44 +107,96 @@ def write_record(store: Store, record: Record) -> bool:
 
 def read_record(store: Store, seq: int) -> Record:
     """One commit. Raises StoreError if the record is damaged, and still is when read again."""
-    return read_twice(lambda: _read_record(store, seq), StoreError)
+    record = _find_record(store, seq)
+    if record is None:
+        raise _damaged(store, record_key(seq), "is missing")
+    return record
+
+
+def has_record(store: Store, seq: int) -> bool:
+    """Whether commit `seq` was made."""
+    try:
+        store.get(record_key(seq))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _find_record(store: Store, seq: int) -> Record | None:
+    try:
+        return read_twice(lambda: _read_record(store, seq), StoreError)
+    except FileNotFoundError:
+        return None
 
 
 def _read_record(store: Store, seq: int) -> Record:
     key = record_key(seq)
+    data = store.get(key)
     try:
-        values = json.loads(store.get(key))
+        values = json.loads(data)
         if values["log_version"] > LOG_VERSION:
             raise StoreError(
                 f"{store.uri(key)}: written by a newer version of this program; upgrade it"
             )
         record = _parse_record(values)
-    except (ValueError, KeyError, TypeError, AttributeError, FileNotFoundError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(store, key, f"cannot be read: {type(error).__name__}: {error}") from error
     if record.seq != seq:
         raise _damaged(store, key, f"has the seq {record.seq} in it")
     return record
 
 
-def read_state(store: Store, seq: int | None = None, since: State | None = None) -> State:
+def read_state(
+    store: Store, seq: int | None = None, since: State | None = None, *, whole_log: bool = False
+) -> State:
     """The state after commit `seq` (default: the newest).
 
-    Starts from the newest usable checkpoint, or from `since` if that is newer. Raises StoreError if
-    the log has a hole, an unreadable record, or no commit `seq`.
+    Reads the records after the newest usable checkpoint, or after `since` if that is newer, until
+    one does not exist. It does not list the log: a year of minute commits has half a million
+    records. So a lost record is found if a checkpoint or `_latest.json` shows that there are newer
+    ones. With `whole_log` every record is looked for; writers ask for it once, at their start.
+    Raises StoreError if a record is lost or unreadable, or if there is no commit `seq`.
     """
-    # Checkpoints are listed before the log, so none in the list can be newer than the log's.
-    checkpoints = _seqs(store, "_checkpoints/")
-    head = _check_log(store, checkpoints)
-    wanted = head if seq is None else seq
-    if not 0 <= wanted <= head:
-        raise StoreError(f"{store.root}: there is no commit {wanted}; the newest is {head}")
-    state = since if since is not None and since.seq <= wanted else State()
-    for number in reversed([n for n in checkpoints if state.seq < n <= wanted]):
-        if checkpoint := _read_checkpoint(store, number):
-            state = checkpoint
-            break
-    records = (read_record(store, number) for number in range(state.seq + 1, wanted + 1))
-    return replay(store, state, records)
+    listed = derived_seq(store)
+    if whole_log:
+        _check_log(store)
+    state = since if since is not None and (seq is None or since.seq <= seq) else State()
+    state = _newest_checkpoint(store, state, seq, listed)
+    state = replay(store, state, _records_after(store, state.seq, seq))
+    if seq is None and state.seq < listed:
+        _check_log(store)  # raises if the missing record is a hole in the log
+    if seq is not None and state.seq != seq:
+        head = _check_log(store)
+        raise StoreError(f"{store.root}: there is no commit {seq}; the newest is {head}")
+    return state
+
+
+def _records_after(store: Store, seq: int, last: int | None) -> Iterator[Record]:
+    while last is None or seq < last:
+        record = _find_record(store, seq + 1)
+        if record is None:
+            return
+        yield record
+        seq += 1
+
+
+def _newest_checkpoint(store: Store, state: State, last: int | None, listed: int) -> State:
+    """The newest usable checkpoint between `state` and commit `last`; `state` if there is none.
+
+    `listed` is the commit that _latest.json names: it shows where the newest checkpoint is, without
+    a list of them all.
+    """
+    expected = (listed if last is None else last) // CHECKPOINT_EVERY * CHECKPOINT_EVERY
+    if 0 < expected <= state.seq:
+        return state
+    if expected and (found := _read_checkpoint(store, expected)):
+        return found
+    if expected or not listed:
+        for number in reversed(_seqs(store, "_checkpoints/")):
+            is_wanted = state.seq < number and (last is None or number <= last)
+            if is_wanted and (found := _read_checkpoint(store, number)):
+                return found
+    return state
 
 
 def replay(store: Store, state: State, records: Iterable[Record]) -> State:
@@ -162,31 +221,97 @@ def replay(store: Store, state: State, records: Iterable[Record]) -> State:
 
 
 def write_derived(store: Store, state: State) -> None:
-    """Write the file lists of the newest snapshot, for readers without this library.
+    """Write the file lists of a snapshot, for readers without this library.
 
-    Every CHECKPOINT_EVERY commits, write a checkpoint, too. `_snapshots/{seq}/{table}.json` has one
-    {"path": ...} a line, for the current fingerprint. `_latest.json` names the seq and is written
-    last. All of it can be rebuilt from the log.
+    `_snapshots/{seq}/{table}.json` has one {"path": ...} a line, for the current fingerprint;
+    paths are relative to the root, so that an output can be moved. `_latest.json` names the seq. It
+    is written last and only replaced by a newer one. Then lists older than the KEPT_LISTS newest
+    are deleted: all of them would grow with the square of the commits. Every CHECKPOINT_EVERY
+    commits, writes a checkpoint, too. All of it can be rebuilt from the log.
     """
-    for table in TABLES:
-        paths = [store.uri(file.path) for file in state.table(table, state.current_fingerprint)]
-        lines = "".join(json.dumps({"path": path}) + "\n" for path in paths)
-        store.put(f"_snapshots/{state.seq}/{table}.json", lines.encode())
+    for table, lines in _lists(state).items():
+        store.put(list_key(state.seq, table), lines)
     if state.seq % CHECKPOINT_EVERY == 0:
         _write_checkpoint(store, state)
-    store.put("_latest.json", json.dumps({"seq": state.seq}).encode())
+    data = json.dumps({"seq": state.seq}).encode()
+    if put_forward(store, LATEST, data, lambda present: _is_older(store, present, state.seq)):
+        # Lists are deleted only after _latest.json names newer ones.
+        keys = outdated_lists(store.list(_LISTS), state.seq - KEPT_LISTS + 1)
+        with suppress(OSError):  # the next commit, or a vacuum, tries it again
+            store.delete(keys[:_MOST_DELETED])
+
+
+def repair_derived(store: Store, state: State) -> None:
+    """Write the file lists again if a writer died before it wrote them, or if they were lost.
+
+    Also if an older program wrote them, with absolute paths.
+    """
+    if derived_seq(store) != state.seq or not _has_lists(store, state):
+        write_derived(store, state)
+
+
+def outdated_lists(keys: Iterable[str], first_seq: int) -> list[str]:
+    """Those of `keys` that are file lists of commits before `first_seq`, the oldest first."""
+    found = [(list_seq(key), key) for key in keys]
+    return [key for seq, key in sorted(found) if 0 < seq < first_seq]
+
+
+def list_seq(key: str) -> int:
+    """The commit that a file list describes; 0 for other keys."""
+    folder, _, rest = key.partition("/")
+    seq = rest.partition("/")[0]
+    return int(seq) if f"{folder}/" == _LISTS and seq.isdigit() else 0
+
+
+def list_key(seq: int, table: str) -> str:
+    return f"{_LISTS}{seq}/{table}.json"
+
+
+def _lists(state: State) -> dict[str, bytes]:
+    """The content of the file list of each table."""
+    return {
+        table: "".join(
+            json.dumps({"path": file.path}) + "\n"
+            for file in state.table(table, state.current_fingerprint)
+        ).encode()
+        for table in TABLES
+    }
+
+
+def _has_lists(store: Store, state: State) -> bool:
+    try:
+        return all(
+            store.get(list_key(state.seq, table)) == lines for table, lines in _lists(state).items()
+        )
+    except FileNotFoundError:
+        return False
+
+
+def _is_older(store: Store, present: bytes, seq: int) -> bool:
+    """Whether a _latest.json may be replaced by one that names `seq`: not if it is newer."""
+    named = _named_seq(present)
+    return named <= seq or not has_record(store, named)  # a damaged one may name any number
 
 
 def derived_seq(store: Store) -> int:
     """The seq that the derived files describe; 0 if they are missing or damaged."""
     try:
-        return int(json.loads(store.get("_latest.json"))["seq"])
-    except (OSError, ValueError, KeyError, TypeError):
+        return _named_seq(store.get(LATEST))
+    except OSError:
         return 0
 
 
-def _check_log(store: Store, checkpoints: list[int]) -> int:
+def _named_seq(latest: bytes) -> int:
+    try:
+        return int(json.loads(latest)["seq"])
+    except (ValueError, KeyError, TypeError):
+        return 0
+
+
+def _check_log(store: Store) -> int:
     """The newest seq. Raises StoreError if a record is lost: its seq must not be used again."""
+    # Checkpoints are listed before the log, so none in the list can be newer than the log's.
+    checkpoints = _seqs(store, "_checkpoints/")
     seqs = _seqs(store, "_log/")
     if seqs != list(range(1, len(seqs) + 1)):
         missing = min(set(range(1, seqs[-1] + 1)) - set(seqs))
@@ -248,7 +373,10 @@ def _write_checkpoint(store: Store, state: State) -> None:
 
 
 def _read_checkpoint(store: Store, seq: int) -> State | None:
-    """The state; None if it is damaged or of a newer program, since the log can be replayed."""
+    """The state; None if it is damaged or of a newer program, since the log can be replayed.
+
+    Raises StoreError if the record of this commit is lost.
+    """
     try:
         digest, _, body = store.get(_checkpoint_key(seq)).partition(b"\n")
         if hashlib.sha256(body).hexdigest().encode() != digest:
@@ -262,6 +390,8 @@ def _read_checkpoint(store: Store, seq: int) -> State | None:
         }
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if not has_record(store, seq):
+        raise _damaged(store, record_key(seq), "is missing, but its checkpoint exists")
     return State(
         values["seq"],
         values["current_fingerprint"],

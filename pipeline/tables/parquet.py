@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -81,8 +82,19 @@ def _read_columns(store: Store, path: str, schema: pa.Schema) -> pa.Table:
         if lost := [f.name for f in schema if f.name not in names and not f.nullable]:
             raise pa.ArrowInvalid(f"it has no column {lost[0]}")
         table = parquet.read(names, use_threads=False)
+    return with_absent_columns(table, schema)
+
+
+def with_absent_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The columns of `schema`, in its order; those that an older program did not write are null."""
     columns = [
-        table[field.name] if field.name in names else pa.nulls(table.num_rows, field.type)
+        table[field.name] if field.name in table.column_names else _nulls(table.num_rows, field)
         for field in schema
     ]
     return pa.table(columns, schema=schema)
+
+
+def _nulls(n_rows: int, field: "pa.Field[Any]") -> "pa.Array[Any]":
+    if not field.nullable:
+        raise pa.ArrowInvalid(f"it has no column {field.name}")
+    return pa.nulls(n_rows, field.type)

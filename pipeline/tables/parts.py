@@ -15,12 +15,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import DamagedError
+from pipeline.errors import DamagedError, StoreError
 from pipeline.schema import SCHEMA_VERSION, TABLES
 from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
 from pipeline.tables.commit_log import DataFile, State
-from pipeline.tables.parquet import from_parquet, to_parquet
+from pipeline.tables.parquet import from_parquet, to_parquet, with_absent_columns
 
 PART_BYTES = 256 << 20  # Arrow bytes of a part, all tables: limits memory, makes 50-100 MB on disk
 
@@ -93,7 +93,14 @@ def read_part(store: Store, state: State, recordings_path: str) -> Tables:
     tables = {table: schema.empty_table() for table, schema in TABLES.items()}
     for table, file in part_files(state, recordings_path):
         data = read_twice(partial(_get, store, file), DamagedError)
-        tables[table] = from_parquet(data).replace_schema_metadata(None)
+        rows = from_parquet(data)
+        if newer := [name for name in rows.column_names if name not in TABLES[table].names]:
+            raise StoreError(
+                f"{store.uri(file.path)}: a newer program wrote it, with the column {newer[0]}, "
+                "which would be lost; upgrade this program"
+            )
+        # Rows of an older program are merged with new ones, so they get the columns added since.
+        tables[table] = with_absent_columns(rows, TABLES[table])
     return tables
 
 

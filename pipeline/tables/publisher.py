@@ -28,6 +28,7 @@ from pipeline.tables import commit_log as commits
 from pipeline.tables.attempts import WINDOW_KEYS, Choice, choose_attempts
 from pipeline.tables.bundles import BUNDLES, read_bundle
 from pipeline.tables.commit_log import COMMIT_TRIES, DataFile, Record, State, new_record
+from pipeline.tables.coverage import count_uncovered
 from pipeline.tables.parquet import N_READERS, read_files
 from pipeline.tables.parts import PART_BYTES, PartWriter, Tables, part_files, read_part, without
 from pipeline.tables.run_records import RunInfo
@@ -48,6 +49,9 @@ class Published:
     n_dropped: int = 0  # attempts planned against an older ledger state: repeated or late tasks
     n_waiting: int = 0  # attempts whose other windows have not arrived
     n_unreadable: int = 0  # damaged bundles; the next run plans their recordings again
+    # Recordings of the default fingerprint that this run's fingerprint lacks, so it did not become
+    # the default. Counted only with `make_current`.
+    n_uncovered: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class _Draft:
     added: dict[str, list[DataFile]] = field(default_factory=lambda: defaultdict(list))
     removed: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     runs: set[RunInfo] = field(default_factory=set)
+    ids: list[pa.ChunkedArray] = field(default_factory=list)  # added for the publisher's own run
     waiting: set[str] = field(default_factory=set)
     settled: set[str] = field(default_factory=set)
 
@@ -78,9 +83,10 @@ def publish(
 ) -> Published:
     """Commit every complete recording of all bundles, of any run, that no commit has consumed.
 
-    With `make_current`, this run's fingerprint becomes the default of readers; without, the default
-    stays as it is. Any number of processes may call this at any time. Raises StoreError if the log
-    is damaged, or if other publishers commit first COMMIT_TRIES times in a row.
+    With `make_current`, this run's fingerprint becomes the default of readers if it has every
+    recording of the present default; a small run must not hide the labels of a large one. Without,
+    the default stays as it is. Any number of processes may call this at any time. Raises StoreError
+    if the log is damaged, or if other publishers commit first COMMIT_TRIES times in a row.
     """
     return Publisher(store, run, part_bytes).publish(make_current=make_current)
 
@@ -99,11 +105,17 @@ class Publisher:
         self._bundles: dict[str, _Bundle | None] = {}  # not consumed; None: damaged
         self._ids: dict[str, pa.Array[Any]] = {}  # recording_id by path of a recordings file
 
+    @property
+    def state(self) -> State:
+        """The log as the last call of publish() left it."""
+        return self._state
+
     def publish(self, *, make_current: bool = False) -> Published:
         """Do what the function of this name says."""
         reason = ""
         for _ in range(COMMIT_TRIES):
-            self._state = commits.read_state(self._store, since=self._state)
+            is_start = self._state.seq == 0  # this publisher has not read the log yet
+            self._state = commits.read_state(self._store, since=self._state, whole_log=is_start)
             try:
                 record, published = self._prepare(make_current)
             except FileNotFoundError as error:
@@ -111,8 +123,7 @@ class Publisher:
                 reason = f"{error} is missing"
                 continue
             if record is None:
-                if commits.derived_seq(self._store) != self._state.seq:
-                    commits.write_derived(self._store, self._state)
+                commits.repair_derived(self._store, self._state)
                 return published
             if commits.write_record(self._store, record):
                 self._state = commits.replay(self._store, self._state, [record])
@@ -141,11 +152,18 @@ class Publisher:
         if self._state.current_fingerprint:  # only an output's first rows become current unasked
             draft.current_fingerprint = ""
         if make_current and self._run.fingerprint != self._state.current_fingerprint:
-            draft.current_fingerprint = self._run.fingerprint
+            n_uncovered = count_uncovered(
+                self._store, self._state, self._run.fingerprint, draft.ids
+            )
+            counts = replace(counts, n_uncovered=n_uncovered)
+            if not n_uncovered:
+                draft.current_fingerprint = self._run.fingerprint
         record = self._record(draft)
         if record.consumed or record.opened or record.current_fingerprint:
             return record, replace(counts, n_unreadable=len(record.unreadable))
-        return None, Published(self._state.seq, n_waiting=counts.n_waiting)
+        return None, Published(
+            self._state.seq, n_waiting=counts.n_waiting, n_uncovered=counts.n_uncovered
+        )
 
     def _record(self, draft: _Draft) -> Record:
         return replace(
@@ -233,6 +251,8 @@ class Publisher:
             tables = to_tables(rows, draft.committed_at)
             writer.add(tables)
             counts = _counted(counts, tables)
+            if fingerprint == self._run.fingerprint:
+                draft.ids.append(tables["recordings"]["recording_id"])
         for path, old in choice.taken[choice.taken["path"] != ""].groupby("path"):
             ids = pa.array(old["recording_id"].unique(), pa.string())
             writer.add(without(read_part(self._store, self._state, str(path)), ids))

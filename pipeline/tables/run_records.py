@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from pipeline.storage.store import Store
 
 RUNS = "_runs/"
+_N_READERS = 16  # objects are small, so reading them is mostly waiting
 
 # Stages were recorded by the names of their callables until version 0.2.
 _OLD_STAGES = {
@@ -60,6 +63,15 @@ def save_run(store: Store, record: RunRecord) -> None:
     """Write the record to _runs/; it replaces an earlier record of the same run_id."""
     data = json.dumps(asdict(record), ensure_ascii=False, indent=1)
     store.put(f"{RUNS}{record.run_id}.json", data.encode())
+
+
+def newest_records(store: Store) -> dict[str, RunRecord]:
+    """The record of the newest run of each fingerprint; run ids begin with the time of the run."""
+    keys = sorted(store.list(RUNS), reverse=True)
+    ids = [key.removeprefix(RUNS).removesuffix(".json") for key in keys]
+    with ThreadPoolExecutor(_N_READERS) as pool:
+        records = [record for record in pool.map(partial(load_run, store), ids) if record]
+    return {record.fingerprint: record for record in reversed(records)}
 
 
 def load_run(store: Store, run_id: str) -> RunRecord | None:

@@ -16,9 +16,12 @@ from pipeline.schema import TABLES
 from pipeline.storage.store import Store, open_store
 from pipeline.tables.commit_log import State, read_state
 from pipeline.tables.parquet import read_files
+from pipeline.tables.snapshot_files import SnapshotFiles
 
 if TYPE_CHECKING:
     import duckdb
+
+_PATTERN = {*"*?[]{}"}  # DuckDB takes these characters in a path for a pattern
 
 _SEGMENTS = """
     CREATE VIEW segments AS
@@ -112,32 +115,69 @@ def connect(
 ) -> "duckdb.DuckDBPyConnection":
     """DuckDB with a view of each table of one snapshot, and `segments`, the join of all of them.
 
-    DuckDB reads local files itself, and remote ones through this project's filesystem.
+    DuckDB reads local files itself, and remote ones through this project's filesystem. It may do
+    all that your account may: for SQL of others, use locked_sql.connect_locked.
     """
     import duckdb
 
     connection = duckdb.connect()
-    create_views(connection, open_snapshot(root, storage_options, seq, fingerprint))
-    connection.execute(_SEGMENTS)
+    create_all_views(connection, open_snapshot(root, storage_options, seq, fingerprint))
     return connection
 
 
+def create_all_views(
+    connection: "duckdb.DuckDBPyConnection", snapshot: Snapshot, *, read_only: bool = False
+) -> list[str]:
+    """Create a view of each table, and `segments`; returns the files as DuckDB opens them."""
+    uris = create_views(connection, snapshot, read_only=read_only)
+    connection.execute(_SEGMENTS)
+    return uris
+
+
 def create_views(
-    connection: "duckdb.DuckDBPyConnection", snapshot: Snapshot, prefix: str = ""
-) -> None:
-    """Create a view of each table, named `prefix` + table. A store may be added more than once."""
-    remote = "://" in snapshot.store.root
-    if remote and not connection.filesystem_is_registered(snapshot.filesystem.protocol[0]):
-        connection.register_filesystem(snapshot.filesystem)
+    connection: "duckdb.DuckDBPyConnection",
+    snapshot: Snapshot,
+    prefix: str = "",
+    *,
+    read_only: bool = False,
+) -> list[str]:
+    """Create a view of each table, named `prefix` + table; returns the files as DuckDB opens them.
+
+    DuckDB reads local files itself if `read_only` is false and their paths have no character that
+    it takes for a pattern; other files through snapshot_files. Columns are those of schema.TABLES;
+    one that no file has is null. DuckDB does not look for columns in the path: below a directory
+    `language=yue`, each row would have this language.
+    """
+    files = SnapshotFiles(snapshot.store, f"{snapshot.seq} {snapshot.fingerprint} {prefix}")
+    is_native = not (read_only or "://" in snapshot.store.root or _PATTERN & {*snapshot.store.root})
+    if not is_native:
+        connection.register_filesystem(files)
+    opened: list[str] = []
     for table, schema in TABLES.items():
-        files = snapshot.files(table)
-        if files:
-            quoted = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-            source = f"read_parquet([{quoted}], union_by_name = true)"
-        else:
-            source = f"{prefix}empty_{table}"
-            connection.register(source, schema.empty_table())
-        connection.execute(f"CREATE VIEW {prefix}{table} AS SELECT * FROM {source}")
+        keys = [file.path for file in snapshot.state.table(table, snapshot.fingerprint)]
+        uris = [snapshot.store.uri(key) if is_native else files.add(key) for key in keys]
+        source = _source(connection, uris, f"{prefix}empty_{table}", schema)
+        connection.execute(f"CREATE VIEW {prefix}{table} AS {source}")
+        opened += uris
+    return opened
+
+
+def _source(
+    connection: "duckdb.DuckDBPyConnection", uris: Sequence[str], empty: str, schema: pa.Schema
+) -> str:
+    """SQL for the rows of these files, with all columns; `empty` may be used as a name."""
+    quoted = ", ".join("'" + uri.replace("'", "''") + "'" for uri in uris)
+    read = f"read_parquet([{quoted}], union_by_name = true, hive_partitioning = false)"
+    source = f"SELECT * FROM {read}"
+    if uris:
+        present = {row[0] for row in connection.execute(f"DESCRIBE {source}").fetchall()}
+        if {*schema.names} <= present:
+            return source
+    connection.register(empty, schema.empty_table())
+    if not uris:
+        return f"SELECT * FROM {empty}"
+    columns = ", ".join(f'"{name}"' for name in schema.names)  # older programs wrote fewer
+    return f"SELECT {columns} FROM ({source} UNION ALL BY NAME SELECT * FROM {empty})"
 
 
 def _check_table(table: str) -> None:

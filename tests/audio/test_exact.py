@@ -49,7 +49,7 @@ def test_two_seconds_at_any_rate_are_32000_samples(rate_hz: int, decoded: Any) -
 
 @pytest.mark.parametrize(("rate_hz", "other_hz"), [(16_000, 32_000), (44_100, 24_000)])
 def test_a_rate_may_change_inside_a_file(rate_hz: int, other_hz: int, decoded: Any) -> None:
-    """Two mp3 files, one after the other: each second sounds as it did."""
+    """Two mp3 files, one after the other: each second keeps its pitch."""
     parts = [encode(tone(1.0, 440, rate), "barevbr", rate) for rate in (rate_hz, other_hz)]
     (window,) = decoded(b"".join(parts))
     assert len(window.waveform) / SAMPLE_RATE == pytest.approx(2.0, abs=0.25)
@@ -58,15 +58,17 @@ def test_a_rate_may_change_inside_a_file(rate_hz: int, other_hz: int, decoded: A
 
 
 @pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_32", "FLOAT", "DOUBLE"])
-def test_ffmpegs_samples_of_every_type_have_their_level(subtype: str, decoded: Any) -> None:
+def test_ffmpeg_samples_of_every_type_keep_their_level(subtype: str, decoded: Any) -> None:
     """In a W64 file, which soundfile writes and FFmpeg reads here."""
     samples = np.array([0.0, 0.5, -0.5, 0.25, -1.0] * 200)
     out = BytesIO()
     soundfile.write(out, samples, SAMPLE_RATE, format="W64", subtype=subtype)
     (window,) = decoded(out.getvalue())
     assert window.codec.startswith("w64/pcm_")
-    heard = window.waveform[:5] / 32768
-    np.testing.assert_allclose(heard, samples[:5], atol=1 / 128 if subtype == "PCM_U8" else 1e-4)
+    decoded_samples = window.waveform[:5] / 32768
+    np.testing.assert_allclose(
+        decoded_samples, samples[:5], atol=1 / 128 if subtype == "PCM_U8" else 1e-4
+    )
     assert len(window.waveform) == 1_000
 
 
@@ -84,7 +86,7 @@ def test_floats_may_reach_24_decibels_over_full_scale(peak: float, kind: str, de
         assert window.waveform[8_000] == (32767 if peak > 0 else -32768)
 
 
-def test_a_sample_beyond_the_limit_is_told_with_its_time(decoded: Any) -> None:
+def test_an_out_of_range_sample_is_reported_with_its_time(decoded: Any) -> None:
     samples = np.zeros(SAMPLE_RATE)
     samples[4_000] = -20.0
     with pytest.raises(RecordingError, match=r"20 .*0\.250 s"):
@@ -106,8 +108,8 @@ def broken_aac(n_broken: int, n_packets: int = 100) -> bytes:
     return bytes(data)
 
 
-def test_a_file_of_broken_packets_is_refused_and_of_few_is_warned_of(decoded: Any) -> None:
-    """ADTS declares no length, so that only the packets tell; a tenth of them may break."""
+def test_many_broken_packets_are_an_error_and_few_are_a_warning(decoded: Any) -> None:
+    """ADTS declares no length, so only the packets show damage; a tenth of them may be broken."""
     assert error_of(decoded, broken_aac(60)) == "Undecodable"
     assert error_of(decoded, broken_aac(12)) == "Undecodable"
     (window,) = decoded(broken_aac(5))
@@ -146,13 +148,13 @@ def test_the_length_of_matroska_with_video_says_nothing_of_its_audio(decoded: An
 
 
 def test_of_equal_pauses_a_window_ends_in_the_last(decoded: Any) -> None:
-    """All of it is silent: half of the last half second is left for the next window."""
+    """All of it is silent: the cut is in the middle of the last half second."""
     first, second = decoded(encode(silence(12.0)), window_s=10.0)
     assert (len(first.waveform), len(second.waveform)) == (156_000, 36_000)
     assert (first.start_s, second.start_s) == (0.0, 9.75)
 
 
-def test_a_pause_before_the_last_quarter_of_a_window_is_not_looked_at(decoded: Any) -> None:
+def test_a_pause_before_the_last_quarter_of_a_window_is_not_used(decoded: Any) -> None:
     samples = noise(12.0)
     samples[5 * SAMPLE_RATE : 6 * SAMPLE_RATE] = 0
     samples[8 * SAMPLE_RATE : 9 * SAMPLE_RATE] *= 0.5
@@ -161,12 +163,12 @@ def test_a_pause_before_the_last_quarter_of_a_window_is_not_looked_at(decoded: A
 
 
 @pytest.mark.parametrize(("kind", "settled"), [("m4a", 0), ("webm", 160)])
-def test_a_range_of_a_lossy_file_sounds_as_inside_the_whole(
+def test_a_range_of_a_lossy_file_equals_that_part_of_the_whole(
     kind: str, settled: int, decoded: Any
 ) -> None:
     """A decoder that starts in the middle needs some packets before its output is right.
 
-    webm is at 48 kHz: its first samples lack what the resampler would have heard before them.
+    webm is at 48 kHz: the resampler has no samples from before the range for its first ones.
     """
     data = encode(noise(8.0), kind)
     (whole,), (part,) = decoded(data), decoded(data, offset_s=5.0, length_s=2.0)

@@ -6,13 +6,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-import pyarrow as pa
 import pytest
 
 from pipeline.config import RunConfig
 from pipeline.console.commands import results
 from pipeline.console.summary import show_outcome
-from pipeline.runs.progress import Outcome, Progress
+from pipeline.runs.progress import DefaultLabels, Outcome, Progress
 from pipeline.storage.store import open_store
 from pipeline.tables import open_snapshot
 from pipeline.tables.bundles import write_bundle
@@ -23,11 +22,12 @@ from tests.support.bundle_rows import RUN, bundle, window
 def outcome_of(n_todo: int, **changes: Any) -> Outcome:
     progress = Progress("run-a", n_recordings=3, n_errors=1, audio_s=3600.0, errors=Counter(X=1))
     values: dict[str, Any] = {
-        "plan": SimpleNamespace(todo=pa.table({"id": range(n_todo)})),
+        "plan": SimpleNamespace(n_todo=n_todo),
         "progress": progress,
         "n_adopted": 0,
         "n_unfinished": 0,
         "label_wall_s": 36.0,
+        "default": None,
     }
     return cast(Outcome, SimpleNamespace(**values | changes))
 
@@ -71,3 +71,13 @@ def test_the_summary_of_a_finished_corpus_says_so(
     text = summary_of(outcome_of(0), tmp_path, capsys)
     assert "Nothing left to do: every recording of the manifest is in the tables." in text
     assert "Labelled" not in text
+
+
+def test_the_summary_says_which_labels_readers_still_get(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    default = DefaultLabels("c5" * 16, n_recordings=20, n_uncovered=19, n_of_run=1)
+    outcome = outcome_of(1, default=default, run=SimpleNamespace(fingerprint="35" * 16))
+    text = summary_of(outcome, tmp_path, capsys)
+    assert "Readers still get the 20 recordings under fingerprint c5c5c5c5c5c5; 19 of them" in text
+    assert f"python -m jobs promote {tmp_path} 353535353535" in text

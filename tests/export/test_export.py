@@ -1,5 +1,6 @@
 """Exports, read back by the libraries that use the formats."""
 
+import hashlib
 import json
 import os
 import shlex
@@ -80,7 +81,7 @@ def test_sensevoice_lines_have_the_keys_of_its_example(labelled_root: str, tmp_p
     assert line["source_len"] == clip.size // 160
 
 
-@pytest.mark.slow  # importing FunASR
+@pytest.mark.usefixtures("funasr")
 def test_funasr_reads_the_sensevoice_lines(labelled_root: str, tmp_path: Path) -> None:
     from funasr.datasets.audio_datasets.index_ds import IndexDSJsonlRankFull
 
@@ -229,7 +230,8 @@ def test_hugging_face_datasets_loads_the_audiofolder(
 
 def test_a_parquet_export_has_no_separate_clips(labelled_root: str, tmp_path: Path) -> None:
     export(labelled_root, tmp_path / "x", "parquet", SPEECH)
-    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["data", "export.json"]
+    names = sorted(path.name for path in (tmp_path / "x").iterdir())
+    assert names == ["README.md", "data", "export.json"]
 
 
 # ------------------------------------------------------------------------ timed text
@@ -270,9 +272,9 @@ def test_a_time_carries_seconds_and_has_no_limit_of_hours() -> None:
 def test_a_cue_shows_events_only_if_it_has_no_text() -> None:
     laughter = {"event": "laughter", "start_s": 0, "end_s": 1, "probability": 1}
     speech = laughter | {"event": "speech"}
-    assert cue_text(row(text="ha\n\nha", sounds=(laughter,))) == "ha ha"
-    assert cue_text(row(text="", sounds=(speech, laughter, laughter))) == "[laughter]"
-    assert cue_text(row(text="", sounds=(speech,))) == ""
+    assert cue_text("ha\n\nha", [laughter]) == "ha ha"
+    assert cue_text("", [speech, laughter, laughter]) == "[laughter]"
+    assert cue_text("", [speech]) == ""
 
 
 def test_text_cannot_end_a_vtt_cue(tmp_path: Path) -> None:
@@ -435,3 +437,22 @@ def test_the_job_shows_what_it_wrote(labelled_root: str, tmp_path: Path) -> None
     again = run_job(labelled_root, "--format", "nemo", "-o", target)
     assert again.returncode == 2
     assert "not empty" in again.stderr and "Traceback" not in again.stderr
+
+
+def mangled(recording_id: str) -> str:
+    """The name that an export gives to an id that is not a good file name."""
+    return f"a_b--{hashlib.sha256(recording_id.encode()).hexdigest()[:32]}"
+
+
+def test_an_id_that_looks_like_the_name_of_another_does_not_replace_it(tmp_path: Path) -> None:
+    md5 = hashlib.md5(b"a/b", usedforsecurity=False).hexdigest()
+    ids = ["a/b", mangled("a/b"), f"a_b-{md5[:10]}", "a_b", "a b", mangled(mangled("a/b"))]
+    store = open_store(str(tmp_path / "root"))
+    write_bundle(store, RUN, bundle(*map(window, ids)))
+    publish(store, RUN)
+    done = export(store.root, tmp_path / "x", "srt")
+    files = [path for path in (tmp_path / "x").iterdir() if path.suffix == ".srt"]
+    assert len(files) == done.n_recordings == len(ids)
+    first_lines = {path.read_text().splitlines()[2] for path in files}
+    assert first_lines == {f"{' '.join(name.split())} v1 a1 0.0" for name in ids}
+    assert (tmp_path / "x" / f"{mangled('a/b')}.srt").read_text().splitlines()[2].startswith("a/b ")

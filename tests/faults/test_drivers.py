@@ -61,7 +61,6 @@ def runs_of(root: Path) -> dict[str, str]:
     return dict(zip(*rows.to_pydict().values(), strict=True))
 
 
-@pytest.mark.slow
 def test_a_driver_that_is_killed_several_times_loses_and_repeats_nothing(
     start_driver: Start, tmp_path: Path
 ) -> None:
@@ -107,7 +106,6 @@ def test_a_driver_that_is_killed_several_times_loses_and_repeats_nothing(
     assert readings.n_snapshots > 3
 
 
-@pytest.mark.slow
 def test_two_runs_at_once_label_each_recording_once(start_driver: Start, tmp_path: Path) -> None:
     root = tmp_path / "out"
     rows = copies(2)

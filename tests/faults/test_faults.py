@@ -131,7 +131,6 @@ def test_a_worker_that_cannot_load_its_model_stops_the_run_at_once(
     assert "\n" not in str(stopped.value)
 
 
-@pytest.mark.slow
 def test_recordings_that_crash_workers_are_rows_and_others_are_labelled(
     ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -177,7 +176,6 @@ def test_recordings_that_crash_workers_are_rows_and_others_are_labelled(
     assert snapshot.read("recordings").num_rows == len(rows)
 
 
-@pytest.mark.slow
 def test_workers_that_are_killed_once_change_no_row(ray_session: None, tmp_path: Path) -> None:
     """SIGKILL of the VAD's and the model's process in the middle of a run. Ray restarts them."""
     rows = copies(3)

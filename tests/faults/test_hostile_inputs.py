@@ -83,7 +83,14 @@ def result_of(row: Row) -> str:
     if row["error_stage"]:
         assert row["error_message"]
         return f"{row['error_stage']}/{row['error_type']}"
-    return f"ok: {row['warning']}" if row["warning"] else "ok"
+    warning = warning_of(row)
+    return f"ok: {warning}" if warning else "ok"
+
+
+def warning_of(row: Row) -> str:
+    """What is odd about the file. That a tone has no speech in it is another matter."""
+    warnings = row["warning"].split("; ")
+    return "; ".join(one for one in warnings if not one.startswith("no segment found"))
 
 
 def check(rows: Sequence[Row], wanted: Sequence[str]) -> None:
@@ -148,7 +155,7 @@ FILES: list[tuple[str, Callable[[], bytes], str]] = [
     # An Ogg file does not declare its length, so the rest is labelled, with a warning.
     ("07 ogg cut", lambda: cut("ogg", 0.5), "ok: may be cut"),
     ("08 wav of an odd byte count", lambda: wav(bytes(32_000)) + b"\0", "ok"),
-    ("08 and a header that counts it", lambda: wav(bytes(32_001)), "ok: claims more"),
+    ("08 and a header that counts it", lambda: wav(bytes(32_001)), "ok"),
     ("09 wav called mp3", lambda: encode(tone(1)), "ok"),
     ("09 mp3 called wav", lambda: encode(tone(1), "mp3"), "ok"),
     ("10 NaN", lambda: float_wav(_SPIKE), "decode/NonFinite"),
@@ -173,7 +180,7 @@ FILES: list[tuple[str, Callable[[], bytes], str]] = [
     (
         "19 header claims 4 GB",
         lambda: patched(encode(tone(1)), 40, struct.pack("<I", 0xFFFFFF00)),
-        "ok: header claims more",
+        "ok: WAV header is wrong",
     ),
     ("20 silence", lambda: encode(silence(2)), "ok"),
     ("21 DC only", lambda: float_wav(np.full(16_000, 0.5)), "ok"),
@@ -220,11 +227,11 @@ def test_a_hostile_file(name: str, make: Callable[[], bytes], wanted: str, tmp_p
     assert result_of(row).startswith(want)
     assert words in row["error_message"] + row["warning"]
     if wanted == "ok":
-        assert not row["warning"] or name.startswith("29")
+        assert not warning_of(row) or name.startswith("29")
     if name.startswith("34 two"):
         assert row["duration_s"] == 1.0  # the first stream
     if name.startswith("29"):
-        assert row["duration_s"] == pytest.approx(4, abs=0.15)
+        assert row["duration_s"] == pytest.approx(4, abs=0.2)
     if name.startswith(("20", "21 DC")):
         assert (row["segments"], row["silence_s"]) == ([], row["duration_s"])
 
@@ -377,8 +384,8 @@ def test_39_credentials_are_never_stored(tmp_path: Path) -> None:
         check(rows, [end, end])
         written = json.dumps(rows)
         assert not [secret for secret in ("pa55", "51gn", "t0k3n", "me:") if secret in written]
-        assert rows[0]["uri"] == "http://127.0.0.1:9/a.wav?id=5"
-        assert rows[0]["recording_id"] == rows[0]["uri"]
+        assert rows[0]["uri"] == "http://127.0.0.1:9/a.wav?id=5&token=***"
+        assert rows[0]["recording_id"].startswith(f"{rows[0]['uri']}~")
 
 
 def test_51_files_with_different_schemas_are_one_manifest(tmp_path: Path) -> None:

@@ -76,6 +76,7 @@ def recordings_in_bundles(store: Store) -> set[str]:
     return names
 
 
+@pytest.mark.usefixtures("kills")
 def test_a_publisher_may_be_killed_at_any_time(tmp_path: Path) -> None:
     """SIGKILL after a random time, again and again, while another thread verifies the output.
 

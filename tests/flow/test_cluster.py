@@ -26,7 +26,7 @@ from tests.support.changing_nodes import N_FREE, read_notes
 from tests.support.demo import AUDIO, MODEL, ROOT, label_command, run_command
 from tests.support.oracle import assert_exactly_once
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.usefixtures("own_ray")
 
 SHORT_NAMES = ("en_neutral.wav", "zh_angry.flac", "yue_neutral.mp3", "event_cough.flac")
 RUNTIME_ENV = "configs/cluster/runtime_env.yaml"

@@ -10,13 +10,17 @@ import ray.data
 from ray._private import ray_constants
 from ray.actor import ActorHandle
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data._internal.execution.no_progress_guard import NoProgressGuard
 from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
+from pipeline.config import RayConfig
 from pipeline.errors import RoundEnded
-from pipeline.flow.monitor import ExecutionMonitor, StageStates, decode_batch, stage_of
-from pipeline.flow.ray_internals import OperatorState, monitored
+from pipeline.flow.chain import _set_limits
+from pipeline.flow.monitor import ExecutionMonitor, decode_batch, stage_of
+from pipeline.flow.ray_internals import NO_LIMIT, OperatorState, monitored
 from pipeline.stages.label import FindAndLabelSegments, LabelSegments
+from pipeline.stages.receipt import StageStates
 from pipeline.stages.segment import FindSegments
 
 
@@ -24,6 +28,23 @@ def test_a_dataset_maps_whole_blocks_in_a_stage_with_gpus() -> None:
     parameters = inspect.signature(ray.data.Dataset.map_batches_internal).parameters
     wanted = {"fn_constructor_args", "batch_size", "batch_format", "compute", "num_gpus"}
     assert wanted <= parameters.keys()
+
+
+def test_an_execution_without_progress_can_wait_for_ever() -> None:
+    assert NO_LIMIT == -1  # 0 is refused
+    assert DataContext.execution_no_progress_timeout_s > 0  # Ray's default, which is replaced
+    source = inspect.getsource(NoProgressGuard)
+    assert "return self._timeout_s > 0" in source
+    assert "self._data_context.execution_no_progress_timeout_s" in inspect.getsource(
+        StreamingExecutor
+    )
+
+
+@pytest.mark.parametrize(("no_progress_s", "limit_s"), [(0.0, -1), (7200.0, 7200.0)])
+def test_the_time_without_progress_is_a_key(no_progress_s: float, limit_s: float) -> None:
+    context = DataContext()
+    _set_limits(context, RayConfig(no_progress_s=no_progress_s))
+    assert context.execution_no_progress_timeout_s == limit_s
 
 
 def test_the_uv_hook_is_a_constant_that_can_be_set() -> None:

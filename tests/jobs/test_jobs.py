@@ -1,6 +1,9 @@
 """The commands, one by one: what they print, and how they refuse."""
 
+import csv
+import io
 import json
+import shlex
 import shutil
 import signal
 import sys
@@ -82,6 +85,7 @@ def invoke(job: str, *arguments: str) -> Result:
         ("report", ["ROOT", "--seq", "99"], "there is no commit 99; the newest is 3"),
         ("report", ["ROOT", "-o", "EMPTY"], "Is a directory"),
         ("export", ["ROOT", "-o", "NEW", "--format", "nemo", "--where", "x = 1"], "Candidate"),
+        ("export", ["ROOT", "-o", "s3://b/x", "--format", "nemo"], "s3://b/x: is no local dir"),
         ("export", ["EMPTY", "-o", "NEW", "--format", "nemo"], "run the label job"),
         ("export", ["ROOT", "-o", "/proc/x", "--format", "nemo"], "/proc/"),
         ("release", ["ROOT", "ROOT"], "is not empty"),
@@ -113,18 +117,56 @@ def test_a_wrong_command_is_refused_with_its_reason(
     assert [path.name for path in tmp_path.iterdir()] == ["EMPTY"]
 
 
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        ("manifest=/nowhere/m.csv", "/nowhere/m.csv: no such file or directory"),
+        ("output=/proc/nope", "/proc/nope: cannot be written"),
+    ],
+)
+@pytest.mark.parametrize("job", ["label", "plan"])
+def test_manifest_and_output_are_checked_before_the_model(
+    job: str, setting: str, reason: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fetch(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("a model was looked for")
+
+    monkeypatch.setattr("pipeline.runs.execute.resolve_model", fetch)
+    settings = (f"manifest={AUDIO}", f"output={tmp_path / 'out'}", setting)
+    flags = [part for one in settings for part in ("--set", one)]
+    done = invoke(job, str(ROOT / "configs" / "demo.yaml"), *flags)
+    assert (done.exit_code, reason in done.stderr) == (2, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_reason_of_a_refusal_is_in_the_json_log() -> None:
+    done = invoke("label", str(ROOT / "configs" / "demo.yaml"), "--set", "lable=1", "--log-json")
+    last = json.loads(done.stdout.splitlines()[-1])
+    assert (last["outcome"], last["exit_code"]) == ("refused", 2)
+    assert "did you mean" in last["error"]
+
+
+def test_a_quiet_label_prints_only_why_it_was_refused() -> None:
+    done = invoke("label", str(ROOT / "configs" / "demo.yaml"), "--set", "lable=1", "--quiet")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith("refused: ")
+
+
 @pytest.mark.parametrize("job", READERS)
 @pytest.mark.parametrize("flag", [(), ("--json",)], ids=["text", "json"])
 def test_a_refusal_is_the_same_in_every_command(
     job: str, flag: tuple[str, ...], tmp_path: Path
 ) -> None:
-    if job == "query":
-        flag = ()
     new = str(tmp_path / "NEW")
     arguments = [new if argument == "NEW" else argument for argument in READERS[job]]
     done = invoke(job, new, *arguments, *flag)
-    text = f"refused: {new}: no tables here yet; run the label job with this output first\n"
-    assert (done.exit_code, done.stdout, done.stderr) == (2, "", text)
+    reason = f"{new}: no tables here yet; run the label job with this output first"
+    assert (done.exit_code, done.stderr) == (2, f"refused: {reason}\n")
+    if flag:
+        facts = {"outcome": "refused", "error": reason, "exit_code": 2}
+        assert json.loads(done.stdout) == facts
+    else:
+        assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
 
 
@@ -171,8 +213,8 @@ RESULTS: dict[str, tuple[list[str], list[str]]] = {
     "compact": (
         ["ROOT"],
         [
-            "{n_parts_before:,} small parts became {n_parts_after:,} in {n_commits:,} commits; "
-            "newest commit: {seq:,}"
+            "{n_parts_before:,} small parts became {n_parts_after:,} in {n_commits:,} commit",
+            "newest commit: {seq:,}",
         ],
     ),
     "vacuum": (
@@ -241,6 +283,16 @@ def test_json_of_the_doctor_says_what_failed(
     assert "[bold]it was lost" in shown.stdout and "-> Use another store" in shown.stdout
 
 
+def test_a_dry_run_of_compact_counts_and_writes_nothing(root: str) -> None:
+    before = sorted(Path(root).rglob("*"))
+    would = json.loads(invoke("compact", root, "--dry-run", "--json").stdout)
+    assert sorted(Path(root).rglob("*")) == before
+    did = json.loads(invoke("compact", root, "--json").stdout)
+    assert (would.pop("dry_run"), did.pop("dry_run")) == (True, False)
+    assert would.pop("seq") + did["n_commits"] == did.pop("seq")
+    assert would == did
+
+
 def test_a_comparison_without_text_has_no_error_rate(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
     for run in (RUN, OTHER_MODEL):
@@ -256,10 +308,70 @@ def test_a_release_may_name_its_place_in_either_way(root: str, tmp_path: Path) -
     assert (tmp_path / "a" / "_SUCCESS").exists() and (tmp_path / "b" / "_SUCCESS").exists()
 
 
+# --------------------------------------------------------------------------- ROOT or CONFIG
+
+
+@pytest.mark.parametrize("job", [*READERS, "status"])
+def test_a_config_stands_for_its_output(job: str, root: str, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text(f"manifest: m.csv\noutput: {root}\nmodel: nowhere/at/all\n")
+    new = str(tmp_path / "NEW")
+    arguments = [new if argument == "NEW" else argument for argument in READERS.get(job, [])]
+    done = invoke(job, str(config), *arguments)
+    assert done.exit_code == 0, done.output
+    assert done.stdout
+
+
+def test_a_key_of_a_config_may_be_set_for_a_reader(root: str, tmp_path: Path) -> None:
+    config = tmp_path / "run.yaml"
+    config.write_text("manifest: m.csv\noutput: /nowhere\n")
+    assert invoke("verify", str(config), "--set", f"output={root}").exit_code == 0
+    done = invoke("verify", str(config), "--set", "outptu=x")
+    assert (done.exit_code, "did you mean 'output'" in done.stderr) == (2, True)
+
+
+def test_a_storage_option_of_a_local_path_is_warned_of(root: str) -> None:
+    done = invoke("status", root, "--set", "foo=bar")
+    assert (done.exit_code, done.stderr) == (
+        *(0, f"warning: {root} is a local path; foo is not used\n"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments"),
+    [
+        *(("verify", []), ("compact", []), ("vacuum", []), ("report", []), ("doctor", [])),
+        *(("release", ["NEW"]), ("export", ["-o", "NEW", "--format", "nemo"])),
+        ("promote", ["f1"]),
+    ],
+)
+def test_a_quiet_command_prints_nothing_if_all_is_well(
+    job: str, arguments: list[str], root: str, tmp_path: Path
+) -> None:
+    given = [str(tmp_path / "NEW") if argument == "NEW" else argument for argument in arguments]
+    done = invoke(job, root, *given, "--quiet")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_quiet_verify_still_prints_problems(root: str) -> None:
+    for path in Path(root).glob("emotions/*/*.parquet"):
+        path.unlink()
+    done = invoke("verify", root, "-q")
+    assert (done.exit_code, "is missing, but a commit lists it" in done.stdout) == (1, True)
+
+
 # --------------------------------------------------------------------------- query
 
+MANY = "SELECT range AS n FROM range(20000)"
 
-def test_rows_too_wide_for_a_table_are_shown_value_by_value(tables: Path) -> None:
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stdout of a command looks like a terminal."""
+    monkeypatch.setattr("jobs.query.is_terminal", lambda: True)
+
+
+def test_rows_too_wide_for_a_table_are_shown_value_by_value(terminal: None, tables: Path) -> None:
     sql = "SELECT * FROM segments ORDER BY segment_id LIMIT 2"
     done = invoke("query", str(tables), sql)
     assert "segment_id            a-000000" in done.stdout
@@ -267,16 +379,75 @@ def test_rows_too_wide_for_a_table_are_shown_value_by_value(tables: Path) -> Non
 
 
 @pytest.mark.parametrize("text", ["[/red]", ":warning:"])
-def test_text_that_looks_like_markup_is_shown_as_it_is(text: str, tables: Path) -> None:
+def test_text_that_looks_like_markup_is_shown_as_it_is(
+    text: str, terminal: None, tables: Path
+) -> None:
     assert text in invoke("query", str(tables), f"SELECT '{text}' AS text").stdout
 
 
-def test_a_long_answer_is_cut_on_a_terminal_and_whole_in_csv(tables: Path) -> None:
-    sql = "SELECT range AS n FROM range(20000)"
-    shown = invoke("query", str(tables), sql)
+def test_a_long_answer_is_cut_on_a_terminal(terminal: None, tables: Path) -> None:
+    shown = invoke("query", str(tables), MANY)
     assert "999" in shown.stdout and "1000" not in shown.stdout
     assert "the first 1,000 rows" in shown.stderr
-    assert len(invoke("query", str(tables), sql, "--csv").stdout.splitlines()) == 20_001
+
+
+@pytest.mark.parametrize(("flags", "n_lines"), [([], 20_001), (["--csv"], 20_001)])
+def test_a_long_answer_is_whole_in_a_pipe(flags: list[str], n_lines: int, tables: Path) -> None:
+    assert len(invoke("query", str(tables), MANY, *flags).stdout.splitlines()) == n_lines
+
+
+def test_a_pipe_gets_whole_values_between_tabs(tables: Path) -> None:
+    sql = "SELECT repeat('x', 200) AS x, 'a\tb\nc' AS t, NULL AS n, [1, 2] AS l, 0.1::FLOAT AS f"
+    done = invoke("query", str(tables), sql)
+    assert done.stdout == f"x\tt\tn\tl\tf\n{'x' * 200}\ta\\tb\\nc\t\t[1, 2]\t0.1\n"
+
+
+def test_json_has_the_rows_with_their_lists_and_times(tables: Path) -> None:
+    sql = "SELECT [{'a': 1.5}] AS l, TIMESTAMP '2026-01-02 03:04:05' AS t, 'nan'::DOUBLE AS n"
+    row = {"l": [{"a": 1.5}], "t": "2026-01-02T03:04:05", "n": None}
+    whole = invoke("query", str(tables), sql, "--json")
+    assert json.loads(whole.stdout) == {"columns": ["l", "t", "n"], "rows": [row]}
+    lines = invoke("query", str(tables), f"{sql} UNION ALL {sql}", "--jsonl")
+    assert [json.loads(line) for line in lines.stdout.splitlines()] == [row, row]
+    none = invoke("query", str(tables), "SELECT 1 AS x WHERE false", "--json")
+    assert json.loads(none.stdout) == {"columns": ["x"], "rows": []}
+
+
+def test_csv_holds_lists_as_json(tables: Path) -> None:
+    sql = "SELECT ['a'] AS l, {'k': true} AS s"
+    done = invoke("query", str(tables), sql, "--csv")
+    (row,) = csv.DictReader(io.StringIO(done.stdout))
+    assert (json.loads(row["l"]), json.loads(row["s"])) == (["a"], {"k": True})
+
+
+def test_sql_may_come_from_a_file_or_from_stdin(tables: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.sql").write_text("SELECT 1\n  AS one;\n")
+    done = invoke("query", str(tables), "-f", str(tmp_path / "a.sql"))
+    assert done.stdout == "one\n1\n"
+    done = CliRunner().invoke(app, ["query", str(tables), "-"], input="SELECT 2 AS two")
+    assert done.stdout == "two\n2\n"
+    assert invoke("query", str(tables), "SELECT 1", "-f", "x.sql").exit_code == 2
+
+
+def test_without_sql_the_views_and_examples_are_shown(tables: Path) -> None:
+    done = invoke("query", str(tables))
+    assert done.exit_code == 0
+    assert "segments: recording_id, segment_id" in done.stdout
+    examples = [line for line in done.stdout.splitlines() if "python -m jobs query" in line]
+    assert len(examples) > 3
+    for line in examples:
+        assert invoke(*shlex.split(line)[3:]).exit_code == 0
+
+
+def test_a_terminal_without_unicode_gets_escapes(tables: Path) -> None:
+    """LC_ALL=C without UTF-8 mode: no exception, and JSON stays JSON."""
+    code = f"{sys.executable} -m jobs query {tables} \"SELECT '你好' AS t\""
+    ascii_only = "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 PYTHONIOENCODING=ascii"
+    shown, as_json = (
+        run_command(["bash", "-c", f"{ascii_only} {code} {flag}"]).stdout for flag in ("", "--json")
+    )
+    assert shown == "t\n\\u4f60\\u597d\n"
+    assert json.loads(as_json)["rows"] == [{"t": "你好"}]
 
 
 @pytest.mark.parametrize("program", ["jobs.query", "jobs query"])
@@ -285,7 +456,7 @@ def test_a_query_ends_silently_when_its_reader_has_enough(
     program: str, flag: str, tables: Path
 ) -> None:
     """Killed by SIGPIPE (128 + 13), as other programs are, and without a message."""
-    sql = f"SELECT repeat('x', 70) AS n FROM range({200_000 if flag else 1_000})"
+    sql = f"SELECT repeat('x', 70) AS n FROM range(200_000)"
     query = f'{sys.executable} -m {program} {tables} "{sql}" {flag}'
     done = run_command(["bash", "-c", f"{query} | head -n 1 > /dev/null; echo ${{PIPESTATUS[0]}}"])
     assert (done.stdout, done.stderr) == ("141\n", "")

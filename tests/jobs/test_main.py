@@ -1,6 +1,8 @@
 """`python -m jobs`: lists every command and runs one."""
 
 import inspect
+import os
+import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -11,10 +13,14 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from jobs.__main__ import COMMANDS, app
+from pipeline import __version__
 from tests.support.demo import ROOT, run_command
 
 _HEAVY = ("duckdb", "fsspec", "numpy", "pandas", "pyarrow", "pydantic", "ray", "torch")
-SHARED = ("ROOT", "--set", "--seq", "--fingerprint", "--single-writer", "--json")
+SHARED = (
+    *("ROOT|CONFIG", "--set", "--seq", "--fingerprint", "--single-writer", "--json", "--quiet"),
+    *("--price", "--gpu-price", "--sample"),
+)
 
 
 def run(*arguments: str) -> Result:
@@ -89,7 +95,7 @@ def test_a_program_names_itself_in_its_usage(tmp_path: Path) -> None:
 
 
 def test_an_option_has_one_text_in_all_commands() -> None:
-    """--set has three: a key of CONFIG, a storage option, or either."""
+    """--set has three: a key of CONFIG, a key or a storage option, and what init writes."""
     texts: dict[str, set[str]] = {name: set() for name in SHARED}
     for command in (command_of(name) for name in COMMANDS if name != "benchmark"):
         for param in command.params:
@@ -102,5 +108,62 @@ def test_an_option_has_one_text_in_all_commands() -> None:
 
 
 def test_what_is_written_is_named_by_output() -> None:
-    for name in ("export", "release", "report"):
+    for name in ("init", "export", "release", "report"):
         assert ["--output", "-o"] in [param.opts for param in command_of(name).params]
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "benchmark"])
+def test_every_command_but_label_and_query_has_the_same_json(name: str) -> None:
+    opts = {opt for param in command_of(name).params for opt in param.opts}
+    assert "--set" in opts
+    assert ("--json" in opts) == (name != "label")  # which has --log-json
+
+
+def test_the_version_is_printed() -> None:
+    done = run("--version")
+    assert (done.exit_code, done.stdout) == (0, f"{__version__}\n")
+
+
+@pytest.mark.parametrize("program", ["jobs", "jobs.query", "jobs.plan", "jobs.label"])
+def test_ctrl_c_while_a_command_imports_is_one_line(program: str, tmp_path: Path) -> None:
+    """The interrupt comes from the first import of a library, so at the same place each time."""
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    (tmp_path / "duckdb.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    done = subprocess.run(
+        [sys.executable, "-m", program, "query"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+def test_ctrl_c_while_a_command_runs_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.status.read_status", interrupt)
+    done = run("status", "ROOT")
+    assert (done.exit_code, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
+def test_the_shell_completes_commands() -> None:
+    code = "import sys; sys.argv[0] = 'sensevoice-pipeline'\nfrom jobs.__main__ import app\napp()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ
+        | {
+            "_SENSEVOICE_PIPELINE_COMPLETE": "complete_bash",
+            "COMP_WORDS": "sensevoice-pipeline ve",
+            "COMP_CWORD": "1",
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout.split() == ["verify"]

@@ -1,7 +1,9 @@
 """What the commands leave behind when they succeed, and their exit codes. Without Ray."""
 
 import json
+import os
 import signal
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,10 +15,11 @@ from typer.testing import CliRunner, Result
 
 from jobs.__main__ import app
 from pipeline.errors import RunStopped
+from pipeline.planning.legs import Legs
 from pipeline.planning.plan import Plan
 from pipeline.runs import execute as runs
 from pipeline.runs.progress import Outcome, Progress
-from pipeline.schema import PLANNED, TABLES
+from pipeline.schema import TABLES
 from pipeline.storage.store import Store, open_store
 from pipeline.tables import open_snapshot
 from pipeline.tables.bundles import write_bundle
@@ -29,7 +32,7 @@ from tests.support.s3_server import S3
 
 @pytest.fixture(autouse=True)
 def sigterm_kept() -> Iterator[None]:
-    """The command `label` takes SIGTERM for itself."""
+    """The command `label` sets its own handler of SIGTERM."""
     kept = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, kept)
@@ -95,6 +98,8 @@ def age(store: Store, hours: float) -> None:
             record_key(seq),
             json.dumps(values | {"committed_at": committed_at, "log_version": 1}).encode(),
         )
+        written_s = time.time() - hours * 3600  # the clock of the store decides
+        os.utime(store.uri(record_key(seq)), (written_s, written_s))
 
 
 @pytest.mark.parametrize(("days", "n_files"), [("1", 0), ("0.2", 0), ("0.05", 15), ("0", 15)])
@@ -112,7 +117,7 @@ def test_vacuum_keeps_what_was_current_in_the_days_asked_for(
     assert ids_of(root) == ["a", "b", "c"]
 
 
-def test_vacuum_keeps_seven_days_unless_told(root: str) -> None:
+def test_vacuum_keeps_seven_days_by_default(root: str) -> None:
     store = open_store(root)
     age(store, hours=6.9 * 24)
     assert json_of("vacuum", root)["files"] == []
@@ -194,10 +199,10 @@ def test_a_dry_run_says_what_there_is_to_do_and_does_nothing(tmp_path: Path) -> 
 
 
 def outcome(n_unfinished: int, n_errors: int) -> Outcome:
-    counts = dict.fromkeys(
+    counts: dict[str, Any] = dict.fromkeys(
         ("n_manifest", "n_done", "n_errors_kept", "n_changed", "n_retried", "n_duplicates"), 0
     )
-    plan = Plan(todo=PLANNED.empty_table(), bytes=0, known_s=0.0, **counts)
+    plan = Plan(legs=Legs(), bytes=0, known_s=0.0, **counts)
     progress = Progress(RUN.run_id, n_recordings=9, n_errors=n_errors)
     return Outcome(RUN, plan, progress, 0, n_unfinished, 1.0)
 
@@ -214,7 +219,7 @@ def outcome(n_unfinished: int, n_errors: int) -> Outcome:
         (0, 0, ("--set=error_exit_code=7",), 0),
     ],
 )
-def test_the_exit_code_of_a_run_that_went_to_its_end(
+def test_the_exit_code_of_a_run_that_finished(
     n_unfinished: int,
     n_errors: int,
     settings: tuple[str, ...],

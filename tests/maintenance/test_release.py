@@ -98,3 +98,16 @@ def test_a_release_that_died_has_no_success_file(store: Store, tmp_path: Path) -
     with pytest.raises(Crash):
         release(open_snapshot(store.root), target)
     assert not (tmp_path / "release" / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize("folder", ["language=yue", "commit_date=2026-01-01", "status=ok"])
+def test_a_release_is_not_put_where_a_glob_takes_labels_from_the_path(
+    store: Store, tmp_path: Path, folder: str
+) -> None:
+    write_bundle(store, RUN, bundle(window("a")))
+    publish(store, RUN)
+    target = tmp_path / folder / "v1"
+    with pytest.raises(StoreError, match=f"take '{folder}' for a column"):
+        release(open_snapshot(store.root), open_store(str(target)))
+    assert not target.exists()
+    release(open_snapshot(store.root), open_store(str(tmp_path / "corpus=mine" / "v1")))

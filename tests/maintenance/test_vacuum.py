@@ -1,9 +1,12 @@
 """vacuum() deletes what no snapshot within the retention needs, and nothing else."""
 
+import json
 import os
 import time
 from collections.abc import Callable
+from datetime import datetime, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pandas as pd
 import pytest
@@ -14,15 +17,17 @@ from pipeline.maintenance.compact import compact
 from pipeline.maintenance.vacuum import vacuum
 from pipeline.maintenance.verify import verify
 from pipeline.schema import TABLES
-from pipeline.storage.store import Store
+from pipeline.storage.leftovers import make_unfinished_directory
+from pipeline.storage.store import LocalStore, Store, open_store
 from pipeline.tables import commit_log as commits
 from pipeline.tables import open_snapshot
 from pipeline.tables.attempts import Choice, choose_attempts
 from pipeline.tables.bundles import write_bundle
-from pipeline.tables.commit_log import read_record, read_state
+from pipeline.tables.commit_log import derived_seq, read_record, read_state
 from pipeline.tables.publisher import publish
 from tests.support.bundle_rows import RUN, bundle, whole, window
-from tests.support.crashing_stores import InterruptedStore
+from tests.support.crashing_stores import Crash, CrashingStore, InterruptedStore
+from tests.support.s3_server import S3
 from tests.support.small_output import contents, publish_each
 
 
@@ -179,7 +184,8 @@ def test_without_supersedes_a_forgotten_bundle_would_be_committed(
 
 def test_old_temporary_files_of_dead_writers_are_deleted(store: Store) -> None:
     publish_each(store, "a")
-    old, new = (Path(store.root, "events", f".x.{age}.tmp") for age in ("old", "new"))
+    names = {"old": f".x.{'0' * 32}.tmp", "new": f".x.{'1' * 32}.tmp"}
+    old, new = (Path(store.root, "events", name) for name in names.values())
     for path in (old, new):
         path.write_bytes(b"torn")
     os.utime(old, (0, 0))
@@ -242,3 +248,161 @@ def test_old_checkpoints_are_deleted_and_the_log_can_be_read(
     vacuum(store, retain_s=0)
     assert len(store.list("_checkpoints/")) == 1
     assert set(contents(store.root)) == set("abcdef")
+
+
+# --------------------------------------------------- readers without this library
+
+
+def named_lists(store: Store) -> list[str]:
+    """The rows of the file lists that _latest.json names, as any reader finds them."""
+    seq = json.loads(store.get("_latest.json"))["seq"]
+    return [
+        json.loads(line)["path"]
+        for table in TABLES
+        for line in store.get(f"_snapshots/{seq}/{table}.json").splitlines()
+    ]
+
+
+def publish_without_lists(store: Store, name: str) -> None:
+    """A publisher that is killed after its commit, before it writes the file lists."""
+
+    class Killed(CrashingStore):
+        def put(self, key: str, data: bytes) -> None:
+            if key.startswith("_snapshots/"):
+                raise Crash
+            super().put(key, data)
+
+    write_bundle(store, RUN, bundle(window(name)))
+    with pytest.raises(Crash):
+        publish(Killed(store), RUN)
+
+
+def test_after_a_kill_and_a_vacuum_latest_json_names_lists_that_exist(store: Store) -> None:
+    publish_each(store, "a")
+    publish_without_lists(store, "b")
+    assert derived_seq(store) == 1
+    vacuum(store, retain_s=0)
+    assert derived_seq(store) == read_state(store).seq
+    assert all(store.get(path) for path in named_lists(store))
+    assert not verify(store).problems
+
+
+def test_a_run_with_nothing_to_do_writes_lost_lists_again(store: Store) -> None:
+    publish_each(store, "a")
+    publish_without_lists(store, "b")
+    publish(store, RUN)
+    assert derived_seq(store) == 2
+    store.delete(["_snapshots/2/events.json"])
+    publish(store, RUN)
+    assert len(named_lists(store)) == 2 * len(TABLES)
+
+
+def test_verify_names_a_list_that_latest_json_needs_and_that_is_gone(store: Store) -> None:
+    publish_each(store, "ab")
+    store.delete(["_snapshots/2/events.json"])
+    (problem,) = verify(store).problems
+    assert "_snapshots/2/events.json: cannot be read" in problem
+
+
+def test_verify_names_a_latest_json_of_no_commit(store: Store) -> None:
+    publish_each(store, "ab")
+    store.put("_latest.json", b'{"seq": 9}')
+    (problem,) = verify(store).problems
+    assert "_latest.json: names commit 9, but the newest is 2" in problem
+
+
+class SlowStore(LocalStore):
+    """After its commit, lets others commit and vacuum before its nth write."""
+
+    def __init__(self, root: str, n: int) -> None:
+        super().__init__(root)
+        self._n_left = n
+        self._is_committed = False
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        done = super().put_if_absent(key, data)
+        self._is_committed |= key.startswith("_log/")
+        return done
+
+    def put(self, key: str, data: bytes) -> None:
+        if self._is_committed and key != "_latest.json":
+            if self._n_left == 0:
+                publish_each(open_store(self.root), "xyz")
+                vacuum(open_store(self.root), retain_s=0)
+            self._n_left -= 1
+        super().put(key, data)
+
+
+@pytest.mark.parametrize("n", range(len(TABLES)))
+def test_a_slow_publisher_cannot_bring_an_old_state_back(store: Store, n: int) -> None:
+    publish_each(store, "a")
+    write_bundle(store, RUN, bundle(window("slow")))
+    publish(SlowStore(store.root, n), RUN)
+    assert derived_seq(store) == read_state(store).seq > 2
+    assert all(store.get(path) for path in named_lists(store))
+    assert not verify(store).problems
+
+
+# ------------------------------------------------------------------------- clocks
+
+
+class SlowClock(datetime):
+    """A clock that is eight days slow."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls.fromtimestamp(time.time() - 8 * 86_400, tz)
+
+
+@pytest.mark.parametrize("everyone", [False, True])
+def test_a_slow_clock_takes_no_file_from_a_reader_of_a_second_ago(
+    store: Store, monkeypatch: pytest.MonkeyPatch, everyone: bool
+) -> None:
+    if everyone:  # no record has a right time
+        monkeypatch.setattr("pipeline.tables.publisher.datetime", SlowClock)
+    publish_each(store, "abc")
+    reader = open_snapshot(store.root)
+    monkeypatch.setattr("pipeline.maintenance.compact.datetime", SlowClock)
+    compact(store)
+    assert vacuum(store).files == []
+    assert reader.read("transcripts").num_rows == 6
+
+
+def test_a_fast_clock_keeps_no_file_for_ever(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    class FastClock(SlowClock):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromtimestamp(time.time() + 3650 * 86_400, tz)
+
+    monkeypatch.setattr("pipeline.tables.publisher.datetime", FastClock)
+    monkeypatch.setattr("pipeline.maintenance.compact.datetime", FastClock)
+    publish_each(store, "abc")
+    compact(store)
+    for path in Path(store.root, "_log").iterdir():
+        os.utime(path, (time.time() - 8 * 86_400,) * 2)
+    assert len(vacuum(store).files) == 3 * len(TABLES)
+
+
+def test_a_vacuum_of_an_output_on_s3_asks_the_store_for_the_time(s3: S3) -> None:
+    store = open_store(s3.new_bucket(), s3.storage_options)
+    publish_each(store, "ab")
+    compact(store)
+    assert vacuum(store, retain_s=3600).files == []
+    assert len(vacuum(store, retain_s=0).files) == 2 * len(TABLES)
+    assert store.list("_probe/") == []
+
+
+# ---------------------------------------------------------------------- leftovers
+
+
+def test_a_killed_export_below_the_root_does_not_stop_a_vacuum(store: Store) -> None:
+    publish_each(store, "a")
+    foreign = Path(store.root, ".draft.tmp")
+    foreign.write_text("a note of the user")
+    old_program = Path(store.root, f".export.{'0' * 32}.tmp")
+    old_program.mkdir()
+    ours = make_unfinished_directory(Path(store.root, "exports", "nemo"))
+    for path in (*ours.iterdir(), ours, old_program, foreign):
+        os.utime(path, (0, 0))
+    assert vacuum(store, retain_s=0).n_temporaries == 1
+    assert (ours.exists(), old_program.exists(), foreign.exists()) == (False, True, True)

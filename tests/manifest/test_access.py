@@ -74,10 +74,60 @@ def test_objects_outside_the_roots_are_not_allowed(uri: str) -> None:
         ("https://host/audio/%2e%2e/private", False),
         ("https://evil/?x=https://host/audio/a.wav", False),
         ("http://host/audio/a.wav", False),
+        ("https://host/audio/x/../a.wav", True),
+        ("https://host/audio/a%20b/c.wav", True),
+        ("https://host/audio/a%3Fb.wav", True),
+        ("https://host/audio/x://../../../../private/secret.wav", False),
+        ("https://host/audio/x://%2e%2e/../../../private/secret.wav", False),
+        ("https://host/audio/a%3F/..%2f..%2fprivate", False),
+        ("https://host/audio/..\\..\\private", False),
+        ("https://host/audio/..%5cprivate", False),
+        ("https://host/audio/..;a=1/private", False),
+        ("https://host/private//../audio/a.wav", False),  # is /private/audio/a.wav
+        ("https://host/audio/.\t./private", False),  # clients leave out tabs
+        ("https://host/audio", False),
+        ("https://host:x/audio/a.wav", False),
+        ("https://[host/audio/a.wav", False),
+        ("https://ho\u2025st/audio/a.wav", False),
     ],
 )
 def test_web_addresses_are_compared_by_their_real_host(uri: str, allowed: bool) -> None:
     assert is_allowed(uri, WEB) == allowed
+
+
+@pytest.mark.parametrize("scheme", ["sftp", "ftp", "smb", "webhdfs", "hdfs", "memory"])
+def test_no_scheme_with_directories_leaves_its_root(scheme: str) -> None:
+    allowed = make_allowed_roots("/lists/list.csv", [f"{scheme}://host/public"])
+    assert is_allowed(f"{scheme}://host/public/a.wav", allowed)
+    assert is_allowed(f"{scheme}://host/public/x/../a.wav", allowed)
+    for path in ("x://../../../../private/s", "../private/s", "%2e%2e/private/s", "x//../../s"):
+        assert not is_allowed(f"{scheme}://host/public/{path}", allowed)
+
+
+def test_a_root_with_spaces_or_letters_of_any_language_fits_its_addresses() -> None:
+    for root in ("https://host/my audio/", "https://host/\u97f3/", "https://host/my%20audio"):
+        allowed = make_allowed_roots("/x", [root], allow_http=True)
+        assert is_allowed(f"{root.rstrip('/')}/a.wav", allowed)
+
+
+def test_a_local_name_with_the_sign_of_a_scheme_is_local(tmp_path: Path) -> None:
+    allowed = make_allowed_roots(str(tmp_path))
+    assert is_allowed(f"{tmp_path}/x:/a.wav", allowed)
+    for name in ("x://../../../../../../etc/passwd", "https://host/../../../../etc/passwd"):
+        assert not is_allowed(f"{tmp_path}/{name}", allowed)
+
+
+@pytest.mark.parametrize("name", ["a\0b.wav", "a%00b.wav", "x" * 5000, "\ud800.wav"])
+def test_a_name_that_no_file_can_have_is_an_error_of_its_row(name: str, tmp_path: Path) -> None:
+    fault = check_allowed(f"{tmp_path}/{name}", make_allowed_roots(str(tmp_path)))
+    assert fault is None or fault[0] == "BadUri"
+
+
+def test_a_message_shows_no_password_of_a_root() -> None:
+    allowed = make_allowed_roots(
+        "/x", ["sftp://me:s3cr3t@host/a", "https://me:s3cr3t@h/b?t=s3cr3t"]
+    )
+    assert "s3cr3t" not in explain("s3://other/a.wav", allowed)
 
 
 def test_a_link_out_of_the_root_is_refused_and_one_inside_is_not(tmp_path: Path) -> None:
@@ -159,4 +209,7 @@ def test_http_without_a_web_root_allows_every_public_host() -> None:
 
 def test_a_chain_of_filesystems_is_allowed_if_it_is_a_root() -> None:
     chain: Any = "zip://a.wav::s3://corpus/b.zip"
-    assert is_allowed(chain, AllowedRoots(("zip://a.wav::s3://corpus/",)))
+    allowed = AllowedRoots(("zip://a.wav::s3://corpus/",))
+    assert is_allowed(chain, allowed)
+    for path in ("../secret/b.zip", "%2e%2e/secret/b.zip"):
+        assert not is_allowed(f"zip://a.wav::s3://corpus/{path}", allowed)

@@ -280,10 +280,28 @@ def test_a_row_that_cannot_be_used_becomes_an_error_row(
 
 
 def test_nan_in_a_float_column_is_a_bad_row(read: Any) -> None:
+    """Parquet has nulls for what is absent."""
     table = pa.table({"audio": ["a", "b"], "offset_s": [float("nan"), 1.0]})
     first, second = rows(read(parquet(table)))
     assert "offset_s is nan" in first["error_message"]
     assert not second["error_message"]
+
+
+def test_nan_in_json_means_that_the_value_is_absent(read: Any) -> None:
+    nan = float("nan")
+    values: list[Row] = [{"audio": "/a", "offset_s": nan, "duration_s": nan, "score": nan}]
+    values += [{"audio": "/b", "offset_s": 1.0, "duration_s": 2.0, "score": 0.5}]
+    first, second = rows(read(lines(*values)))
+    assert (first["error_message"], second["error_message"]) == ("", "")
+    assert (first["recording_id"], first["offset_s"], first["length_s"]) == ("/a", 0.0, 0.0)
+    assert (first["extra"], second["extra"]) == ({}, {"score": "0.5"})
+
+
+def test_nan_in_a_json_column_of_text_means_absent(read: Any) -> None:
+    nan = float("nan")
+    (row,) = rows(read(lines({"audio": "/a", "recording_id": nan, "language": nan, "text": nan})))
+    assert (row["recording_id"], row["language"], row["error_type"]) == ("/a", "", "")
+    assert row["extra"] == {}
 
 
 def test_languages_are_read_in_any_case(read: Any) -> None:

@@ -1,4 +1,4 @@
-"""Roots of local corpora and their neighbours whose names begin alike."""
+"""Roots of local corpora, and directories beside them whose names start with the same letters."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def test_a_directory_whose_name_begins_like_the_root_is_outside(corpus: Path) ->
         assert not is_allowed("/etc/passwd", allowed)
 
 
-def test_a_link_to_a_neighbour_that_begins_alike_is_refused(corpus: Path) -> None:
+def test_a_link_to_a_directory_with_a_similar_name_is_refused(corpus: Path) -> None:
     (corpus / "tunnel").symlink_to(f"{corpus}-secret")
     (corpus / "b.wav").symlink_to(f"{corpus}-secret/a.wav")
     allowed = make_allowed_roots(str(corpus))
@@ -34,20 +34,20 @@ def test_a_link_to_a_neighbour_that_begins_alike_is_refused(corpus: Path) -> Non
     assert not is_allowed(f"{corpus}/b.wav", allowed)
 
 
-def test_dots_in_a_local_path_are_worked_out(corpus: Path) -> None:
+def test_dots_in_a_local_path_are_resolved(corpus: Path) -> None:
     allowed = make_allowed_roots(str(corpus))
     assert is_allowed(f"{corpus}/x/../a.wav", allowed)
     assert not is_allowed(f"{corpus}/../corpus-secret/a.wav", allowed)
     assert not is_allowed(f"{corpus}/%2e%2e/corpus-secret/a.wav", allowed)
 
 
-def test_the_root_of_all_allows_every_local_file(corpus: Path) -> None:
+def test_the_root_directory_allows_every_local_file(corpus: Path) -> None:
     allowed = make_allowed_roots("/lists/list.csv", ["/"])
     assert is_allowed(f"{corpus}-secret/a.wav", allowed)
     assert not is_allowed("s3://bucket/a.wav", allowed)
 
 
-def test_roots_that_begin_alike_on_the_web_are_told_apart() -> None:
+def test_similar_roots_on_the_web_are_different_roots() -> None:
     allowed = make_allowed_roots("/x", ["https://host/audio"], allow_http=True)
     assert is_allowed("https://host/audio/a.wav", allowed)
     assert not is_allowed("https://host/audio-secret/a.wav", allowed)

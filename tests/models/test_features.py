@@ -143,6 +143,7 @@ def test_count_frames_follows_snip_edges() -> None:
     assert [count_frames(n) for n in (0, 399, 400, 559, 560, 16_000)] == [0, 0, 1, 1, 2, 98]
 
 
+@pytest.mark.usefixtures("funasr")
 @pytest.mark.parametrize(("stack", "step"), [(7, 6), (5, 1)])
 def test_stacked_frames_equal_funasrs_exactly(stack: int, step: int) -> None:
     from funasr.frontends.wav_frontend import apply_lfr
@@ -199,6 +200,7 @@ def test_a_broken_cmvn_file_is_named(tmp_path: Path, broken: str) -> None:
         read_cmvn(path)
 
 
+@pytest.mark.usefixtures("funasr")
 @pytest.mark.parametrize("model", ["fsmn-vad", "sensevoice-small"])
 def test_cmvn_equals_funasrs_reading(model: str) -> None:
     from funasr.frontends.wav_frontend import load_cmvn

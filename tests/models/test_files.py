@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, is_path, load_config
 from pipeline.errors import ModelError
-from pipeline.models.files import resolve_model, resolve_vad
+from pipeline.models.files import resolve_model, resolve_vad, unreachable
 from pipeline.storage.store import filesystem_for
 from tests.support.demo import MODEL, ROOT
 from tests.support.s3_server import S3
@@ -49,6 +49,58 @@ def test_an_incomplete_directory_is_refused_with_its_missing_file(tmp_path: Path
 def test_a_path_without_a_directory_is_not_used_as_a_hub_id() -> None:
     with pytest.raises(ModelError, match="no such directory"):
         resolve_model("/nowhere/model")
+
+
+@pytest.mark.parametrize("name", ["./a/b", "../a", "~/nowhere", "configs/some/model", "."])
+def test_what_looks_like_a_path_is_no_hub_id(name: str) -> None:
+    assert is_path(name)
+    if name != ".":
+        with pytest.raises(ModelError, match=r"no such directory \(looked for /"):
+            resolve_model(name)
+
+
+@pytest.mark.parametrize("name", ["iic/SenseVoiceSmall", "fsmn-vad", "s3://a/b/c"])
+def test_a_hub_id_or_a_uri_is_no_path(name: str) -> None:
+    assert not is_path(name)
+
+
+def test_a_model_path_of_a_config_is_relative_to_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "conf" / "own").mkdir(parents=True)
+    (tmp_path / "here").mkdir()
+    path = tmp_path / "conf" / "run.yaml"
+    monkeypatch.chdir(tmp_path)
+
+    def model(text: str, *overrides: str) -> str:
+        path.write_text(f"manifest: m\noutput: o\nmodel: {text}\n")
+        return load_config(path, overrides).model
+
+    assert model("own") == str(tmp_path / "conf" / "own")
+    assert model("./gone") == str(tmp_path / "conf" / "gone")
+    assert model("here") == "here"  # only below the working directory
+    assert model("iic/SenseVoiceSmall") == "iic/SenseVoiceSmall"
+    assert model("own", "model=own") == "own"  # on the command line: the working directory
+
+
+def test_a_server_that_refuses_is_reachable_and_a_closed_port_is_not(s3: S3) -> None:
+    assert unreachable(s3.storage_options["client_kwargs"]["endpoint_url"]) == ""
+    assert "gives no answer" in unreachable("http://127.0.0.1:9")
+
+
+def test_a_model_that_the_hub_has_given_before_is_used_without_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[bool] = []
+
+    def fetch(model_id: str, hub: str, revision: str, *, only_cached: bool) -> str:
+        asked.append(only_cached)
+        return str(MODEL)
+
+    monkeypatch.setattr("pipeline.models.files._fetch", fetch)
+    monkeypatch.setenv("MODELSCOPE_ENDPOINT", "http://127.0.0.1:9")
+    assert resolve_model("iic/SenseVoiceSmall").directory == MODEL
+    assert asked == [True]
 
 
 def test_a_model_in_object_storage_is_copied_once(
@@ -92,7 +144,10 @@ def test_an_unreachable_hub_is_one_clear_error() -> None:
         timeout=120,
         check=False,
     )
-    assert done.stdout.startswith("model 'FunAudioLLM/SenseVoiceSmall' cannot be fetched from")
+    assert done.stdout.startswith(
+        "model 'FunAudioLLM/SenseVoiceSmall' cannot be fetched from Hugging Face: check the id"
+    )
+    assert "http://127.0.0.1:9 gives no answer" in done.stdout
     assert len(done.stdout.splitlines()) == 1
     assert "Traceback" not in done.stderr
 

@@ -84,6 +84,7 @@ def test_labels_are_kept_while_a_web_host_does_not_answer(tmp_path: Path) -> Non
     ledger = committed(plan_of(tmp_path, f"audio,audio_version\n{AWAY},v1\n"))
     plan = plan_of(tmp_path, f"audio\n{AWAY}\n", ledger)
     assert (plan.todo.num_rows, plan.n_done, plan.n_errors_kept) == (0, 1, 0)
+    assert plan.n_changed == 0
 
 
 def test_without_labels_it_is_planned_if_its_host_does_not_answer(tmp_path: Path) -> None:

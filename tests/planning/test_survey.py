@@ -138,7 +138,7 @@ def plan_command(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_the_command_answers_for_a_config_and_for_a_manifest(tmp_path: Path) -> None:
     done = plan_command(str(ROOT / "configs" / "demo.yaml"), "--set", f"output={tmp_path}")
     assert done.returncode == 0, done.stderr
-    for text in ("20 recordings in the manifest", "20 to do", "0.04 h", "unreadable  5.0%"):
+    for text in ("20 recordings in the manifest", "20 to do", "159 s", "unreadable  5.0%\n"):
         assert text in done.stdout
     counted = plan_command(str(AUDIO / "manifest.jsonl"), "--json", "--gpu", "--sample", "5")
     facts = json.loads(counted.stdout)

@@ -9,8 +9,11 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import tomllib
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +104,7 @@ POD = strict(
     spec=strict(
         "containers",
         serviceAccountName=NAME,
+        enableServiceLinks=FLAG,
         restartPolicy={"enum": ["Never", "OnFailure"]},
         terminationGracePeriodSeconds=COUNT,
         tolerations=many(strict("key", key=TEXT, operator=TEXT, effect=TEXT)),
@@ -139,6 +143,7 @@ JOB = strict(
     runtimeEnvYAML=TEXT,
     rayClusterSpec=CLUSTER,
 )
+NAMED: dict[str, Schema] = {"kind": TEXT, "name": NAME}
 ACCOUNT = strict("kind name", kind={"const": "ServiceAccount"}, name=NAME)
 ROLE_REF = strict("apiGroup kind name", apiGroup=TEXT, kind={"const": "Role"}, name=NAME)
 RULE = strict(
@@ -150,7 +155,14 @@ KINDS: dict[tuple[str, str], Schema] = {
         "spec",
         spec=strict("schedule jobTemplate", schedule=CRON, timeZone=TEXT, jobTemplate=JOB),
     ),
-    ("v1", "ServiceAccount"): strict(),
+    ("v1", "ServiceAccount"): strict(imagePullSecrets=many(strict("name", name=NAME))),
+    ("kustomize.config.k8s.io/v1beta1", "Kustomization"): strict(
+        "resources",
+        namespace=NAME,
+        resources=many(TEXT),
+        images=many(strict("name newName newTag", name=TEXT, newName=TEXT, newTag=TEXT)),
+        patches=many(strict("target patch", target=strict("kind name", **NAMED), patch=TEXT)),
+    ),
     ("rbac.authorization.k8s.io/v1", "Role"): strict("rules", rules=many(RULE)),
     ("rbac.authorization.k8s.io/v1", "RoleBinding"): strict(
         "roleRef subjects", roleRef=ROLE_REF, subjects=many(ACCOUNT)
@@ -177,6 +189,7 @@ KINDS: dict[tuple[str, str], Schema] = {
 
 
 def documents(name: str) -> list[dict[str, Any]]:
+    """The objects of a file in configs/kuberay, or of one that is named from there."""
     return list(yaml.safe_load_all((KUBERAY / name).read_text(encoding="utf-8")))
 
 
@@ -185,13 +198,18 @@ CRONJOB = documents("cronjob.yaml")[-1]["spec"]
 CLUSTER_SPEC = RAYJOB["rayClusterSpec"]
 GROUPS = {group["groupName"]: group for group in CLUSTER_SPEC["workerGroupSpecs"]}
 AWS = yaml.safe_load((CONFIGS / "cluster" / "aws.yaml").read_text(encoding="utf-8"))
+BASE = documents("kustomization.yaml")[0]
+OVERLAY = documents("../overlay/kustomization.yaml")[0]
+FILES = [*sorted(path.name for path in KUBERAY.glob("*.yaml")), "../overlay/kustomization.yaml"]
+METADATA = strict("name", name=NAME, labels=TEXTS, annotations=TEXTS)
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in KUBERAY.glob("*.yaml")))
+@pytest.mark.parametrize("name", FILES)
 def test_kubernetes_objects_have_known_fields_of_the_right_type(name: str) -> None:
     for document in documents(name):
         kind = document.pop("apiVersion"), document.pop("kind")
-        jsonschema.validate(document.pop("metadata"), strict("name", name=NAME))
+        if kind[1] != "Kustomization":
+            jsonschema.validate(document.pop("metadata"), METADATA)
         jsonschema.validate(document, KINDS[kind])
 
 
@@ -219,6 +237,13 @@ def test_the_scheduled_run_is_the_one_that_runs_by_hand() -> None:
     (container,) = CRONJOB["jobTemplate"]["spec"]["template"]["spec"]["containers"]
     (mount,) = container["volumeMounts"]
     assert f"kubectl create -f {mount['mountPath']}/rayjob.yaml" in container["args"][0]
+
+
+def test_the_schedule_creates_the_run_and_no_account() -> None:
+    (container,) = CRONJOB["jobTemplate"]["spec"]["template"]["spec"]["containers"]
+    (key, value) = re.findall(r"--selector (\w+)=([\w-]+)", container["args"][0])[0]
+    labels = {one["kind"]: one["metadata"].get("labels", {}) for one in based_on()}
+    assert labels == {"RayJob": {key: value}, "ServiceAccount": {}}
 
 
 def test_the_schedule_outlives_the_run_that_it_waits_for() -> None:
@@ -265,6 +290,115 @@ def test_the_schedule_starts_one_run_and_never_a_second_beside_it(
     assert [verb for verb in verbs if verb != "get"] == calls
 
 
+def based_on() -> list[dict[str, Any]]:
+    """The objects that the overlay edits."""
+    return [document for name in BASE["resources"] for document in documents(name)]
+
+
+def pods(node: Any) -> Iterator[dict[str, Any]]:
+    """The specs of all pods below a node of a document."""
+    if isinstance(node, dict):
+        if "containers" in node:
+            yield node
+        for value in node.values():
+            yield from pods(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from pods(value)
+
+
+PODS = [(name, pod) for name in FILES for document in documents(name) for pod in pods(document)]
+
+
+def test_every_pod_has_an_account_that_a_file_defines() -> None:
+    accounts = {
+        document["metadata"]["name"]
+        for name in FILES
+        for document in documents(name)
+        if document["kind"] == "ServiceAccount"
+    }
+    assert len(PODS) == 7
+    assert {pod["serviceAccountName"] for _, pod in PODS} == accounts
+
+
+def test_no_pod_gets_the_variables_of_other_services() -> None:
+    assert all(pod["enableServiceLinks"] is False for _, pod in PODS)
+
+
+@pytest.mark.parametrize("name", ["rayjob.yaml", "raycronjob.yaml"])
+def test_every_variable_of_the_manifests_is_a_key_of_the_config(
+    name: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = [
+        variable
+        for file, pod in PODS
+        if file == name
+        for container in pod["containers"]
+        for variable in container.get("env", [])
+    ]
+    for variable in found:
+        monkeypatch.setenv(variable["name"], variable["value"])
+    config = load_config(CONFIGS / "demo.yaml")
+    assert caplog.records == []
+    assert {one["value"] for one in found} == {
+        *(config.manifest, config.output, config.model, config.vad)
+    }
+
+
+def value_at(document: Any, pointer: str) -> Any:
+    """RFC 6901; raises LookupError for a place that is not there."""
+    for part in pointer.split("/")[1:]:
+        part = part.replace("~1", "/").replace("~0", "~")
+        document = document[int(part) if isinstance(document, list) else part]
+    return document
+
+
+def test_the_overlay_edits_every_place_that_names_a_stranger() -> None:
+    """Account, manifest, output, model and VAD by patches that fit; the image by its name."""
+    edited = []
+    for patch in OVERLAY["patches"]:
+        (document,) = [
+            one
+            for one in based_on()
+            if (one["kind"], one["metadata"]["name"]) == tuple(patch["target"].values())
+        ]
+        for step in yaml.safe_load(patch["patch"]):
+            before = value_at(document, step["path"])
+            if step["op"] == "test":
+                assert before == step["value"]
+            else:
+                edited.append(before)
+    (head,) = CLUSTER_SPEC["headGroupSpec"]["template"]["spec"]["containers"]
+    (account,) = documents("serviceaccount.yaml")
+    strangers = {variable["value"] for variable in head["env"]}
+    assert set(edited) == strangers | set(account["metadata"]["annotations"].values())
+    (image,) = OVERLAY["images"]
+    assert {head["image"].rpartition(":")[0]} == {image["name"]}
+    assert [(KUBERAY.parent / "overlay" / one).resolve() for one in OVERLAY["resources"]] == [
+        KUBERAY
+    ]
+
+
+def test_kustomize_takes_the_overlay() -> None:
+    if not shutil.which("kubectl"):
+        pytest.skip("no kubectl on this machine; it builds the overlay without a cluster")
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(CONFIGS / "overlay")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    built = list(yaml.safe_load_all(done.stdout))
+    assert {one["kind"] for one in built} == {"ServiceAccount", "RayJob"}
+    (image,) = OVERLAY["images"]
+    images = [one["image"] for pod in pods(built) for one in pod["containers"]]
+    assert set(images) == {f"{image['newName']}:{image['newTag']}"}
+    assert len(images) == 3
+    assert "my-" not in done.stdout
+    assert "123456789012" not in done.stdout
+
+
 def amount(group: dict[str, Any], resource: str) -> int:
     (container,) = group["template"]["spec"]["containers"]
     return int(container["resources"]["requests"].get(resource, 0))
@@ -298,9 +432,12 @@ def test_the_object_store_has_memory_to_lie_in() -> None:
         assert volumes["shm"]["emptyDir"]["medium"] == "Memory"
 
 
-def test_the_files_name_a_ray_that_the_project_allows() -> None:
-    (ray,) = [text for text in PROJECT["dependencies"] if text.startswith("ray[")]
+def test_the_files_name_the_ray_of_the_image() -> None:
+    """The date in [tool.uv] gives the image and this environment the same version."""
+    label = PROJECT["optional-dependencies"]["label"]
+    (ray,) = [text for text in label if text.startswith("ray[")]
     assert CLUSTER_SPEC["rayVersion"] in SpecifierSet(ray.partition("]")[2])
+    assert CLUSTER_SPEC["rayVersion"] == version("ray")
 
 
 def test_the_runtime_environments_are_valid() -> None:
@@ -343,6 +480,16 @@ def test_the_image_is_built_from_files_that_exist_for_a_python_that_works() -> N
     (python,) = re.findall(r"^FROM python:(\d+\.\d+)", text, re.MULTILINE)
     assert f"{python}.0" in SpecifierSet(PROJECT["requires-python"])
     assert text.index("USER ray") > text.index("RUN useradd")
+    assert "-r pyproject.toml --extra label " in text
+
+
+def test_the_builder_gets_what_the_image_copies_and_nothing_else() -> None:
+    text = (CONFIGS / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    copied = set(re.findall(r"^COPY (\S+) \S+$", text, re.MULTILINE))
+    lines = (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+    patterns = [line for line in lines if line and not line.startswith("#")]
+    assert patterns[0] == "*"
+    assert {one[1:] for one in patterns if one.startswith("!")} == copied
 
 
 def queries() -> list[str]:

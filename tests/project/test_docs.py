@@ -40,7 +40,7 @@ DOCS = sorted(
 )
 README = ROOT / "README.md"
 
-FIRST = "python3 -m pip install uv && uv run python -m jobs.label configs/demo.yaml"
+FIRST = "python3 -m pip install uv && uv run --no-dev python -m jobs.label configs/demo.yaml"
 TEST = (
     "python3 -m pip install uv && uv run ruff check && uv run ruff format --check && uv run mypy "
     "&& uv run pytest"
@@ -50,12 +50,12 @@ NOT_RUN = {
     FIRST,
     TEST,
     "python3 -m pip install uv && uv sync",
-    "uvx pre-commit install  # ruff, empty notebooks, no large files; optional",
+    "uvx pre-commit install  # ruff, notebooks, no large files; optional",
     "uv run ruff check && uv run ruff format && uv run mypy",
     'uv run pytest -x -q -m "not slow" tests/storage tests/tables tests/project/test_layout.py',
 }
 MARKS = {"<!-- needs hardware -->", "<!-- needs a cluster -->"}
-RUNNABLE = "uv run python -m jobs "
+RUNNABLE = ("uv run python -m jobs ", "uv run --no-dev python -m jobs ")
 
 
 class Block(NamedTuple):
@@ -219,7 +219,11 @@ def clone(labelled_root: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("line", [line for line in LINES if line.startswith(RUNNABLE)])
 def test_a_command_of_a_document_runs(line: str, clone: Path) -> None:
     done = subprocess.run(
-        ["bash", "-c", line.replace("uv run python", shlex.quote(sys.executable), 1)],
+        [
+            "bash",
+            "-c",
+            re.sub("^uv run (--no-dev )?python", lambda _: shlex.quote(sys.executable), line),
+        ],
         cwd=clone,
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,

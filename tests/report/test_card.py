@@ -19,7 +19,7 @@ from pipeline.report.card import REPORT, make_report, render, write_report
 from pipeline.report.figures import Figures, count_labels, measure_snapshot
 from pipeline.report.scripts import define_scripts
 from pipeline.report.sections import CardSubject
-from pipeline.report.text import duration, foreign, printable, share
+from pipeline.report.text import clock, duration, foreign, printable, share
 from pipeline.storage.store import open_store
 from pipeline.tables import Snapshot, connect, open_snapshot
 from pipeline.tables.bundles import write_bundle
@@ -166,9 +166,9 @@ def test_a_text_in_a_script_that_does_not_fit_is_counted_and_shown(tmp_path: Pat
         ("han", 1, True),
         ("hangul", 1, False),
     ]
-    assert [(each.segment_id, each.text) for each in figures.mismatches] == [
-        ("a-000000", "안녕하세요")
-    ]
+    misfits = figures.reviews[0]
+    assert misfits.doubt == "script"
+    assert [(each.segment_id, each.text) for each in misfits.rows] == [("a-000000", "안녕하세요")]
 
 
 def test_a_snapshot_without_segments_has_a_card(tmp_path: Path) -> None:
@@ -190,6 +190,12 @@ def test_only_nothing_is_zero_percent_and_only_everything_is_a_hundred() -> None
 def test_a_duration_is_in_the_largest_unit_that_fits() -> None:
     values = (0.04, 75, 3_600, 37_540_000)
     assert [duration(seconds) for seconds in values] == ["0.0 s", "1.2 min", "1.0 h", "10,428 h"]
+
+
+def test_a_place_in_a_recording_is_shown_as_on_a_player() -> None:
+    assert [clock(seconds) for seconds in (0.04, 59.96, 75.5, 4312.4)] == [
+        *("0:00.0", "1:00.0", "1:15.5", "1:11:52.4"),
+    ]
 
 
 # --------------------------------------------------------------------------- escaping
@@ -220,9 +226,10 @@ def test_no_text_of_the_corpus_becomes_markup(figures: Figures, subject: CardSub
     page = render(figures, subject)
     outline = Outline(page)
     assert outline.open == []
-    assert not outline.tags & {"script", "img", "link", "iframe", "object", "form", "a"}
+    assert not outline.tags & {"script", "img", "link", "iframe", "object", "form", "audio"}
     assert not {name for name in outline.attributes if name.startswith("on")}
-    assert "src" not in outline.attributes and "href" not in outline.attributes
+    assert "src" not in outline.attributes
+    assert {link[0] for link in re.findall('href="([^"]*)', page)} == {"#"}  # of this page
     assert "&lt;script&gt;" in page
     assert "\u202e" not in page
 
@@ -282,7 +289,8 @@ def test_text_and_bars_have_enough_contrast(scheme: str) -> None:
         assert contrast(colours["soft"], colours[ground]) > 4.5
     for tone in ("bar", "warn", "bad"):
         assert contrast(colours[tone], colours["card"]) > 3
-    assert contrast(colours["warn"], colours["warn-ground"]) > 4.5
+    for tone in ("warn", "bad"):
+        assert contrast(colours[tone], colours[f"{tone}-ground"]) > 4.5
 
 
 # --------------------------------------------------------------------------- on disk
@@ -343,7 +351,7 @@ def test_a_browser_shows_the_card_in_light_and_dark(tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     page.write_text(render(LARGE, SUBJECT), encoding="utf-8")
     schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
-    light, dark = (pixels_of(screenshot(page, scheme, 1240, 2000)) for scheme in schemes)
+    light, dark = (pixels_of(screenshot(page, scheme, 1240, 3600)) for scheme in schemes)
     assert light[2, 2].tolist() == [0xF6, 0xF6, 0xF3]
     assert dark[2, 2].tolist() == [0x13, 0x16, 0x1A]
     for pixels, bar in ((light, (0x2D, 0x6C, 0xB0)), (dark, (0x6F, 0xA9, 0xE6))):

@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 from typing import Any
+from xml.dom.minidom import parseString
 
 import pytest
+from markupsafe import Markup
 
-from pipeline.report.charts import bars, divided, histogram
+from pipeline.report.charts import bars, divided, histogram, standalone
 from pipeline.report.figures import Bin, Figures, Share, measure_snapshot
 from pipeline.storage.store import open_store
 from pipeline.tables import connect
@@ -104,3 +106,29 @@ def test_a_divided_bar_shows_shares_from_edge_to_edge() -> None:
     svg = str(divided("name", [("a", 0.5), ("b", 0.0), ("c", 0.25), ("d", 0.25)]))
     assert lengths(svg, "x") == [0.0, 500.0, 750.0]
     assert lengths(svg) == [498.0, 248.0, 248.0]
+
+
+def test_the_axis_of_a_histogram_ends_at_a_round_number() -> None:
+    svg = str(histogram("name", [740_000, 3], ["", ""], [], "segments"))
+    assert re.findall(r'end">([^<]*)<', svg) == ["800k", "400k", "0"]
+    assert re.findall(r'end">([^<]*)<', str(histogram("name", [1], [""], []))) == ["1", "0"]
+    assert ">segments<" in svg
+
+
+def test_bars_below_a_limit_have_the_colour_of_a_warning() -> None:
+    svg = str(histogram("name", [1, 2, 3], ["", "", ""], [], n_warned=2))
+    assert re.findall(r'<rect class="(\w+)"', svg) == ["warn", "warn", "bar"]
+    row = str(bars("name", [("x", 1.0, ""), ("unknown", 1.0, "")], tones={"unknown": "warn"}))
+    assert re.findall(r'<rect class="(\w+)"', row) == ["bar", "warn"]
+
+
+def test_a_plot_for_a_notebook_is_a_document_with_its_own_colours() -> None:
+    svg = standalone(bars('a "name" < b', [("a", 1.0, "1")]))
+    element = parseString(svg).documentElement
+    assert element is not None
+    assert element.getAttribute("aria-label") == 'a "name" < b'
+    assert "#2d6cb0" in svg and "svg .bar" in svg
+    empty = standalone(Markup())
+    assert parseString(empty).documentElement is not None and ">Nothing to show<" in empty
+    with pytest.raises(ValueError, match="not a plot"):
+        standalone(Markup("<svg/>"))

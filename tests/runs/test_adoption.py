@@ -13,6 +13,7 @@ import pytest
 
 from pipeline.config import RunConfig
 from pipeline.runs.execute import plan_run, prepare
+from pipeline.runs.progress import DefaultLabels
 from pipeline.stages.error_rows import error_row
 from pipeline.storage.store import open_store
 from pipeline.tables import open_snapshot
@@ -63,16 +64,16 @@ def idle_workers(monkeypatch: pytest.MonkeyPatch) -> list[pa.Table]:
     return given
 
 
-def publish_other_model(config: RunConfig) -> None:
+def publish_other_model(config: RunConfig, *recording_ids: str) -> None:
     store = open_store(config.output)
-    write_bundle(store, OTHER_MODEL, bundle(window("a")))
+    write_bundle(store, OTHER_MODEL, bundle(*map(window, recording_ids)))
     publish(store, OTHER_MODEL, make_current=True)
 
 
 def test_a_new_model_is_current_once_all_of_the_corpus_is_labelled(
     config: RunConfig, idle_workers: list[pa.Table]
 ) -> None:
-    publish_other_model(config)
+    publish_other_model(config, str(Path(config.manifest).parent / "a.wav"))
     leave_bundles(config, 2)
     outcome = execute(config)
     assert (outcome.n_adopted, outcome.n_unfinished) == (2, 1)
@@ -85,3 +86,27 @@ def test_a_new_model_is_current_once_all_of_the_corpus_is_labelled(
     assert open_snapshot(config.output).fingerprint == outcome.run.fingerprint
     assert open_snapshot(config.output).read("recordings").num_rows == 3
     assert len(idle_workers) == 2
+
+
+def test_a_small_run_does_not_hide_the_labels_of_a_larger_one(
+    config: RunConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "pipeline")
+    publish_other_model(config, "x", "y")
+    leave_bundles(config, 3)
+    outcome = execute(config)
+    assert outcome.n_unfinished == 0
+    assert open_snapshot(config.output).fingerprint == OTHER_MODEL.fingerprint
+    own = outcome.run.fingerprint
+    assert outcome.default == DefaultLabels(OTHER_MODEL.fingerprint, 2, n_uncovered=2, n_of_run=3)
+    assert f"python -m jobs promote {config.output} {own[:12]}" in caplog.text
+    assert "2 recordings under fingerprint e2e2e2e2e2e2; 2 of them are not" in caplog.text
+
+
+def test_a_run_says_before_it_starts_that_other_labels_are_there(
+    config: RunConfig, idle_workers: list[pa.Table], caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_other_model(config, "x", "y")
+    execute(config)
+    (text,) = (text for text in caplog.messages if "labels of other settings" in text)
+    assert "2 recordings under e2e2e2e2e2e2 (the default of readers, settings not" in text

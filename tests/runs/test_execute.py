@@ -252,7 +252,7 @@ def test_changed_audio_is_labelled_again_and_nothing_else(
     assert snapshot.read("recordings").num_rows == 2
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("own_ray")
 def test_the_readme_command_labels_and_then_has_nothing_left_to_do(tmp_path: Path) -> None:
     first = run_command(label_command(tmp_path))
     assert first.returncode == 0, first.stderr

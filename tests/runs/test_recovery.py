@@ -13,7 +13,7 @@ LIMITS: dict[str, Any] = {"max_error_share": 0.5, "fail_fast_after": 100}
 def test_a_fault_of_the_environment_is_found_when_it_dominates() -> None:
     assert find_fault(100, {"AccessDenied": 51}, **LIMITS) == "AccessDenied"
     assert find_fault(100, {"AccessDenied": 50}, **LIMITS) == ""
-    assert find_fault(99, {"AccessDenied": 99}, **LIMITS) == ""  # too early to tell
+    assert find_fault(99, {"AccessDenied": 99}, **LIMITS) == ""  # too few recordings yet
     assert find_fault(100, {"AccessDenied": 40, "FileMissing": 40}, **LIMITS) == ""  # not one
     assert find_fault(100, {"AccessDenied": 100}, max_error_share=1, fail_fast_after=1) == ""
     assert find_fault(100, {}, **LIMITS) == ""

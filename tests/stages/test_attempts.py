@@ -29,8 +29,8 @@ def decode(path: Path, run_id: str = "run", **fields: Any) -> dict[str, Any]:
     return dict(window.to_pylist()[0])
 
 
-def test_a_task_that_ray_replays_names_its_attempt_alike(path: Path) -> None:
-    """Ray drops the windows that it has already: those of both replays must fit together."""
+def test_a_task_that_ray_repeats_has_the_same_attempt_id(path: Path) -> None:
+    """Ray keeps the windows of the first run, so those of both must belong to one attempt."""
     first, again = decode(path), decode(path)
     assert first == again
     assert len(first["attempt_id"]) == 32

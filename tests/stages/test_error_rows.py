@@ -38,7 +38,8 @@ def test_no_message_keeps_a_credential() -> None:
     planned = plan_row("https://user:pw@host/a.wav?id=5&token=t0k3n")
     row = error_row(planned, "label", ErrorType.WORKER_CRASH, SECRET).to_pylist()[0]
     assert row["error_message"] == SHOWN
-    assert row["uri"] == "https://host/a.wav?id=5"
+    assert row["uri"].startswith("https://host/a.wav?id=5")
+    assert "t0k3n" not in row["uri"]
     assert describe_error("decode", OSError(SECRET))["error_message"] == SHOWN
 
 
@@ -58,6 +59,7 @@ def test_a_crash_leaves_a_whole_row_without_audio() -> None:
         "n_windows": 1,
         "window_start_s": 7.5,
         **dict.fromkeys(("duration_s", "labelled_s", "silence_s", "failed_s"), 0.0),
+        **{"gap_s": 0.0, "start_offset_s": 0.0, "audio_streams": 0, "audio_stream": 0},
         **dict.fromkeys(("sample_rate_hz", "channels"), 0),
         **dict.fromkeys(("codec", "warning"), ""),
         "segments": [],

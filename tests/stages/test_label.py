@@ -39,7 +39,7 @@ class Model:
         return [self._output(language) for language in languages]
 
     def _output(self, language: str) -> ClipOutput:
-        """The tag that is printed is the prompt, so that it shows which pass this is."""
+        """The tag that is printed is the prompt, so it shows which call of the model this is."""
         tag = "<|en|>" if language == "auto" else f"<|{language}|>"
         frames = frames_of(tag, *TAGS[1:], "▁two")
         if not len(self._language):

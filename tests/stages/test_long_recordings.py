@@ -65,7 +65,7 @@ print(json.dumps(found))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("patience")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
 def test_24_hours_are_cut_in_silence_by_a_worker_under_2_gib(tmp_path: Path) -> None:
     """MP3 at 8 kHz is the fastest to decode of the formats that can be joined: 28 CPU-seconds."""

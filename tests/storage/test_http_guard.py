@@ -31,13 +31,16 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", "0")
         else:
             self.send_response(200)
-            self.send_header("Content-Length", str(len(self.audio)))
+            if self.path.startswith("/no-ranges"):
+                self.send_header("Accept-Ranges", "none")
+            if not self.path.startswith("/no-length"):
+                self.send_header("Content-Length", str(len(self.audio)))
             self.send_header("ETag", '"e"')
         self.end_headers()
 
     def do_GET(self) -> None:
         self.do_HEAD()
-        if not self.path.startswith(("/redirect=", "/status=")):
+        if not self.path.startswith(("/redirect=", "/status=", "/no-length-empty")):
             self.wfile.write(self.audio)
 
     def log_message(self, format: str, *arguments: Any) -> None:
@@ -54,18 +57,28 @@ def server() -> Iterator[ThreadingHTTPServer]:
         running.shutdown()
 
 
-def fetch(uri: str, options: dict[str, Any]) -> int:
-    return sum(len(window.waveform) for window in decode(uri, AudioConfig(), options))
+def fetch(uri: str, options: dict[str, Any], max_bytes: int = 1 << 30) -> int:
+    config = AudioConfig(max_bytes=max_bytes)
+    return sum(len(window.waveform) for window in decode(uri, config, options))
 
 
-def kind_of(uri: str, options: dict[str, Any]) -> tuple[str, str]:
+def kind_of(uri: str, options: dict[str, Any], max_bytes: int = 1 << 30) -> tuple[str, str]:
     with pytest.raises(RecordingError) as caught:
-        fetch(uri, options)
+        fetch(uri, options, max_bytes)
     return caught.value.kind, str(caught.value)
 
 
 def test_an_intranet_is_read_when_that_is_allowed(server: ThreadingHTTPServer) -> None:
     assert fetch(f"http://127.0.0.1:{server.server_port}/a.wav", ALLOWED) == 16_000
+
+
+@pytest.mark.parametrize("path", ["no-length.wav", "no-ranges.wav"])
+def test_a_server_without_length_or_ranges_is_read(path: str, server: ThreadingHTTPServer) -> None:
+    uri = f"http://127.0.0.1:{server.server_port}/{path}"
+    assert fetch(uri, ALLOWED) == 16_000
+    assert kind_of(uri, ALLOWED, max_bytes=100)[0] == "TooLarge"
+    empty = f"http://127.0.0.1:{server.server_port}/no-length-empty"
+    assert kind_of(empty, ALLOWED)[0] == "EmptyFile"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "[::1]"])
@@ -123,6 +136,14 @@ def test_the_look_up_of_a_version_is_guarded_too(server: ThreadingHTTPServer) ->
         *("127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1"),
         *("0.0.0.0", "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1%eth0", "fd00::1"),
         *("::ffff:10.0.0.1", "2002:7f00:1::", "64:ff9b::a00:1", "64:ff9b:1::1"),
+        # Metadata services of clouds: Azure, Alibaba, Volcengine, Oracle, AWS, Google, Scaleway
+        *("168.63.129.16", "100.100.100.200", "100.96.0.96", "192.0.0.192", "fd00:ec2::254"),
+        *("fd20:ce::254", "fd00:42::42", "192.80.8.124"),
+        # Other spellings of them: mapped, NAT64, 6to4, compatible, translated, ISATAP, Teredo
+        *("::ffff:168.63.129.16", "64:ff9b::a83f:8110", "2002:a83f:8110::1", "::169.254.169.254"),
+        *("::ffff:0:169.254.169.254", "2001:4860:4860::5efe:a9fe:a9fe", "2001:0:a9fe:a9fe::1"),
+        *("64:ff9b:1::a9fe:a9fe", "fec0::1", "fe80::a9fe:a9fe%eth0", "192.88.99.1", "5f00::1"),
+        *("ff0e::1", "224.0.0.1", "255.255.255.255", "240.0.0.1", "::", "2001:db8::1"),
     ],
 )
 def test_private_addresses_are_refused(address: str) -> None:
@@ -130,6 +151,9 @@ def test_private_addresses_are_refused(address: str) -> None:
         http_guard.check_public(address)
 
 
-@pytest.mark.parametrize("address", ["93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8"])
+@pytest.mark.parametrize(
+    "address",
+    ["93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::1"],
+)
 def test_public_addresses_are_allowed(address: str) -> None:
     http_guard.check_public(address)

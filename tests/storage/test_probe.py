@@ -14,7 +14,7 @@ from pipeline.errors import StoreError
 from pipeline.maintenance.verify import verify
 from pipeline.storage import lease
 from pipeline.storage.lease import sole_writer
-from pipeline.storage.probe import examine, probe, writable
+from pipeline.storage.probe import check_local, examine, probe, writable
 from pipeline.storage.store import LocalStore, Store, open_store
 from pipeline.tables.bundles import write_bundle
 from pipeline.tables.publisher import publish
@@ -266,3 +266,12 @@ def test_the_doctor_reads_a_configuration(tmp_path: Path) -> None:
     path.write_text(f"manifest: {tmp_path}\noutput: {tmp_path / 'out'}\n")
     assert run_doctor(str(path))[0] == 0
     assert run_doctor(str(path), "--set", "outptu=x")[0] == 2
+
+
+def test_a_local_directory_is_checked_without_making_it(tmp_path: Path) -> None:
+    check_local(LocalStore(str(tmp_path / "a" / "b")))
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("")
+    for place in ("/proc/nope", str(tmp_path / "file" / "b")):
+        with pytest.raises(StoreError, match=f"{place}: cannot be written"):
+            check_local(LocalStore(place))

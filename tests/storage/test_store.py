@@ -1,14 +1,17 @@
 import errno
+import io
+import os
 import resource
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.errors import StoreError
 from pipeline.storage.probe import probe
-from pipeline.storage.store import LocalStore, Store, filesystem_for, open_store
+from pipeline.storage.store import LocalStore, Store, filesystem_for, open_store, read_stream
 from tests.support.s3_server import S3
 
 
@@ -101,7 +104,8 @@ def test_filesystem_for_reads_what_a_store_wrote(store: Store, s3: S3) -> None:
 
 def test_filesystem_for_leaves_local_paths_plain(tmp_path: Path) -> None:
     plain = str(tmp_path / "a b%20.wav")
-    assert filesystem_for(f"file://{plain}")[1] == filesystem_for(plain)[1] == plain
+    assert filesystem_for(plain)[1] == plain
+    assert filesystem_for(f"file://{plain}")[1] == str(tmp_path / "a b .wav")
 
 
 def test_filesystem_for_sees_what_others_wrote_after_a_listing(s3: S3) -> None:
@@ -112,6 +116,63 @@ def test_filesystem_for_sees_what_others_wrote_after_a_listing(s3: S3) -> None:
     assert len(filesystem.ls(path)) == 1
     store.put("audio/2.wav", b"x")
     assert len(filesystem.ls(path)) == 2
+
+
+@pytest.mark.parametrize("scheme", ["file://", "file://localhost", "file:", "FILE://", "local://"])
+def test_every_spelling_of_a_local_output_is_one_directory(scheme: str, tmp_path: Path) -> None:
+    assert open_store(f"{scheme}{tmp_path}/out").root == open_store(f"{tmp_path}/out").root
+
+
+def test_spellings_of_s3_are_one_store(s3: S3) -> None:
+    root = s3.new_bucket()
+    other = root.replace("s3://", "S3A://")
+    open_store(other, s3.storage_options).put("a", b"x")
+    assert open_store(root, s3.storage_options).get("a") == b"x"
+
+
+@pytest.mark.parametrize(
+    "root",
+    [
+        *("file:x", "file://server/x", "s3:/bucket/x", "s3:bucket", " s3://bucket/x", "gs://b/x"),
+        *("https:/h/x", "s3://", "s3:///x", "s3://key:s3cr3t@bucket/x", "x/s3://bucket/x", "az:/c"),
+    ],
+)
+def test_a_misspelled_output_makes_no_directory(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StoreError) as caught:
+        open_store(root)
+    assert "s3cr3t" not in str(caught.value)
+
+
+def test_a_directory_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
+    assert open_store(f"{tmp_path}/run:1").root == f"{tmp_path}/run:1"
+
+
+def test_a_directory_that_cannot_be_listed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(str(tmp_path))
+    store.put("_log/a/1.json", b"x")
+    assert store.list("_log/missing") == []
+    scandir = os.scandir
+
+    def fail(path: str) -> Any:
+        if str(path).endswith("/a"):
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", fail)
+    for prefix in ("_log/", "_log/a", ""):
+        with pytest.raises(OSError, match=r"Input/output error: .*_log/a"):
+            store.list(prefix)
+
+
+def test_a_stream_without_a_length_is_read_to_its_end_or_its_limit() -> None:
+    for limit, expected in ((10_000, 5_000), (5_000, 5_000), (100, 101)):
+        with read_stream(io.BytesIO(b"x" * 5_000), limit) as (file, n_bytes):
+            assert n_bytes == len(file.read()) == expected
 
 
 def test_other_schemes_cannot_hold_tables() -> None:

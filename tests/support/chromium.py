@@ -9,9 +9,7 @@ import pytest
 
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 BINARY = next(filter(None, map(shutil.which, _NAMES)), "")
-needs_chromium = pytest.mark.skipif(
-    not BINARY, reason="no Chromium on this machine; `apt-get install chromium` installs it"
-)
+needs_chromium = pytest.mark.usefixtures("chromium")
 
 _QUIET = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

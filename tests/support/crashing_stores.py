@@ -27,10 +27,11 @@ class CrashingStore:
             self.n_done += 1
         if turn == self._n and not self._after:
             raise Crash
-        result = operation()
-        if turn == self._n:
-            raise Crash
-        return result
+        try:
+            return operation()
+        finally:
+            if turn == self._n:
+                raise Crash  # also after an operation that failed: the answer is lost
 
     def put(self, key: str, data: bytes) -> None:
         self._do(lambda: self._store.put(key, data))

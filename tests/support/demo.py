@@ -50,7 +50,7 @@ def demo_config(output: Path | str, *overrides: str) -> RunConfig:
         ROOT / "configs" / "demo.yaml",
         [
             *(f"manifest={AUDIO / 'manifest.jsonl'}", f"model={MODEL}", f"output={output}"),
-            *(ANYWHERE, *overrides),
+            *(ANYWHERE, "ray.local=never", *overrides),  # tests name their lane
         ],
     )
 
@@ -76,7 +76,7 @@ def execute(config: RunConfig, build: BuildStages | None = None) -> Outcome:
 
 
 def label_command(output: Path, *overrides: str) -> list[str]:
-    settings = [f"output={output}", *overrides]
+    settings = [f"output={output}", "ray.local=never", *overrides]
     if any(setting.startswith("manifest=") for setting in overrides):
         settings.insert(0, ANYWHERE)
     return [

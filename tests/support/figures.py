@@ -2,19 +2,46 @@
 
 import math
 
+from pipeline.report.breakdown import Breakdown, Group
 from pipeline.report.figures import (
     Bin,
     ErrorGroup,
     Figures,
-    Mismatch,
+    LanguageEmotion,
     RunShare,
     ScriptCount,
     Share,
     Totals,
 )
+from pipeline.report.segment_lists import SegmentList, SegmentRow, WarnedRecording
 
 HOSTILE = '"><script>document.title="pwned"</script><img src=x onerror="document.title=1">'
 TURNED = "invoice\u202egnp.wav"  # the right-to-left override makes it end in .png on screen
+
+
+def segment_row(segment_id: str, language: str, text: str, script: str = "") -> SegmentRow:
+    """A segment of 4.1 s. A script that is given does not fit."""
+    return SegmentRow(
+        segment_id=segment_id,
+        recording_id=segment_id[:-7],
+        uri=f"s3://corpus/{segment_id[:-7]}.wav",
+        start_s=4312.4,
+        end_s=4316.5,
+        text=text,
+        confidence=0.41 if text else None,
+        language=language,
+        language_probability=0.51,
+        language_runner_up="yue",
+        language_runner_up_probability=0.47,
+        emotion="neutral",
+        emotion_probability=0.88,
+        emotion_runner_up="unknown",
+        emotion_runner_up_probability=0.1,
+        events=["bgm", "speech"],
+        script=script or "none",
+        script_fits=not script,
+    )
+
 
 LARGE = Figures(
     totals=Totals(
@@ -93,10 +120,63 @@ LARGE = Figures(
         ScriptCount("nospeech", "none", 207_000, True),
         ScriptCount("nospeech", "other", 1_104, False),
     ],
-    mismatches=[
-        Mismatch("podcasts/2024/ep_0192-000031", 312.4, "zh", "hangul", "안녕하세요 오늘은 날씨가"),
-        Mismatch("calls/8831-000002", 9.1, "en", "han", "我们明天再说吧"),
-        Mismatch(HOSTILE, 4000.0, "nospeech", "other", HOSTILE),
+    language_emotions=[
+        LanguageEmotion(language, emotion, int(n * part), n * part * 7.0)
+        for language, n in (("zh", 2_204_010), ("en", 1_322_870), ("yue", 301_233), ("ko", 72_900))
+        for emotion, part in (
+            *(("neutral", 0.5), ("unknown", 0.3), ("happy", 0.1), ("angry", 0.04), ("sad", 0.04)),
+            *(("surprised", 0.01), ("fearful", 0.0025), ("disgusted", 0.001), ("other", 0.0005)),
+        )
+    ],
+    sample=SegmentList(
+        "Sample",
+        "Drawn by a hash of the segment's id, each language in turn.",
+        "",
+        [
+            segment_row("podcasts/2024/ep_0192-000004", "zh", "今天天气不错，我们出去走走吧。" * 4),
+            segment_row("calls/8831-000002", "en", "I will call you again tomorrow, if I may."),
+            segment_row("s3://corpus/raw/" + "a-very-long-name/" * 9, "yue", "我哋聽日再講啦"),
+            segment_row("calls/8832-000000", "nospeech", ""),
+            segment_row(HOSTILE, "ja", HOSTILE),
+            segment_row(TURNED, "ko", TURNED),
+        ],
+    ),
+    reviews=[
+        SegmentList(
+            "Script does not fit",
+            "The text is in a script that its language is not written in.",
+            "script",
+            [
+                segment_row(
+                    "podcasts/2024/ep_0192-000031", "zh", "안녕하세요 오늘은 날씨가", "hangul"
+                ),
+                segment_row("calls/8831-000002", "en", "我们明天再说吧", "han"),
+                segment_row(HOSTILE, "nospeech", HOSTILE, "other"),
+            ],
+        ),
+        SegmentList(
+            "Two likely languages",
+            "The second language is nearly as probable as the first.",
+            "language",
+            [segment_row("calls/8831-000002", "en", "I will call you again tomorrow, if I may.")],
+        ),
+    ],
+    warned=[
+        WarnedRecording("calls/7", "s3://corpus/calls/7.wav", 41.5, "decoded 40 s of 41.5 s"),
+        WarnedRecording(HOSTILE, TURNED, 4000.0, HOSTILE),
+    ],
+    breakdowns=[
+        Breakdown(
+            "speaker",
+            [
+                Group("agent-01", 400_000, 900, 21_000_000.0, 2_000_000, "zh", 500_000, 0.94),
+                Group("agent-02", 300_000, 2_200, 9_000_000.0, 1_000_000, "en", 300_000, 0.91),
+                Group(HOSTILE, 90, 0, 900.0, 80, "ko", 0, 0.71),
+                Group("", 12, 12, 0.0, 0, "", 0, None),
+            ],
+            4_211,
+        ),
+        Breakdown("prefix:1", [Group("calls", 9, 0, 900.0, 80, "ko", 0, 0.71)], 1),
     ],
     errors=[
         ErrorGroup(

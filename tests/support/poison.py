@@ -7,6 +7,7 @@ length) makes a stage crash.
 import ctypes
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import ray
 
 from pipeline.config import RunConfig
 from pipeline.errors import ErrorType, RecordingError
@@ -155,3 +157,26 @@ def _is_first(mark: Path, work: Any) -> bool:
 
 def _fail_to_load() -> Transcriber:
     raise RuntimeError("CUDA error: no kernel image is available for execution on the device")
+
+
+def model_killed_for_good(mark: Path) -> Make:
+    """Its actor is killed at its first clips, and Ray may not restart it; a later actor works."""
+    return lambda config, run: partial(
+        _load_unrestarted_model, build_stages(config, run).load_model, partial(_is_first, mark)
+    )
+
+
+class _UnrestartedModel(_DeadlyModel):
+    def transcribe(
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
+    ) -> list[ClipOutput]:
+        if self._is_deadly(clips):
+            ray.kill(ray.get_runtime_context().current_actor, no_restart=True)
+            time.sleep(60)  # killed meanwhile
+        return self._model.transcribe(clips, languages, use_itn)
+
+
+def _load_unrestarted_model(
+    load: Callable[[], Transcriber], is_deadly: Callable[[Sequence[Clip]], bool]
+) -> _UnrestartedModel:
+    return _UnrestartedModel(load(), is_deadly)

@@ -1,6 +1,7 @@
 """Commit records, the state that they add up to, checkpoints and derived files."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,7 +187,7 @@ def test_the_derived_lists_name_the_files_of_the_current_fingerprint(store: Stor
     write_record(store, record(1, add="events/1", current=FINGERPRINT))
     write_derived(store, read_state(store))
     lines = store.get("_snapshots/1/events.json").decode().splitlines()
-    assert [json.loads(line) for line in lines] == [{"path": store.uri("events/1")}]
+    assert [json.loads(line) for line in lines] == [{"path": "events/1"}]
     assert derived_seq(store) == 1
 
 
@@ -202,18 +203,18 @@ def test_the_log_gives_the_same_state_without_derived_files(
 
 
 class CountingStore:
-    """Counts the records that are read."""
+    """Counts the records that are read, and notes what is listed."""
 
     def __init__(self, store: Store) -> None:
         self.n_records_read = 0
-        self.root, self.filesystem, self.uri, self.list = (
-            store.root,
-            store.filesystem,
-            store.uri,
-            store.list,
-        )
+        self.listed: list[str] = []
+        self.root, self.filesystem, self.uri = store.root, store.filesystem, store.uri
         self.put, self.put_if_absent, self.delete = store.put, store.put_if_absent, store.delete
-        self.sweep, self._get = store.sweep, store.get
+        self.sweep, self._get, self._list = store.sweep, store.get, store.list
+
+    def list(self, prefix: str) -> Sequence[str]:
+        self.listed.append(prefix)
+        return self._list(prefix)
 
     def get(self, key: str) -> bytes:
         self.n_records_read += key.startswith("_log/")
@@ -227,7 +228,95 @@ def test_with_a_checkpoint_only_newer_records_are_read(
     written = write_log(store, 12)
     counting = CountingStore(store)
     assert read_state(counting) == written
-    assert counting.n_records_read == 2
+    assert counting.n_records_read == 4, "10, 11, 12, and 13, which does not exist"
+    assert counting.listed == []
+
+
+def test_a_known_state_is_continued_without_a_list_of_the_log(store: Store) -> None:
+    written = write_log(store, 12)
+    known = read_state(store, 11)
+    counting = CountingStore(store)
+    assert read_state(counting, since=known) == written
+    assert (counting.n_records_read, counting.listed) == (2, [])
+
+
+def test_without_latest_json_the_newest_checkpoint_is_found(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commits, "CHECKPOINT_EVERY", 5)
+    written = write_log(store, 12)
+    store.delete(["_latest.json"])
+    counting = CountingStore(store)
+    assert read_state(counting) == written
+    assert (counting.n_records_read, counting.listed) == (4, ["_checkpoints/"])
+
+
+def test_a_hole_that_only_a_list_of_the_log_shows_stops_writers(store: Store) -> None:
+    write_log(store, 4)
+    store.delete([record_key(2), "_latest.json"])
+    with pytest.raises(StoreError, match=r"0002\.json: is missing, but commit 4 exists"):
+        read_state(store, whole_log=True)
+    with pytest.raises(StoreError, match=r"0002\.json: is missing, but commit 4 exists"):
+        read_state(store, seq=4)
+
+
+@pytest.mark.parametrize("seq", [-1, 5])
+def test_a_commit_beyond_the_log_does_not_exist(store: Store, seq: int) -> None:
+    write_log(store, 4)
+    with pytest.raises(StoreError, match=f"no commit {seq}; the newest is 4"):
+        read_state(store, seq)
+
+
+def test_a_latest_json_that_is_behind_changes_no_state(store: Store) -> None:
+    written = write_log(store, 4)
+    store.put("_latest.json", b'{"seq": 2}')
+    assert read_state(store) == written
+
+
+def test_only_the_newest_file_lists_are_kept(store: Store) -> None:
+    write_log(store, 25)
+    seqs = {int(key.split("/")[1]) for key in store.list("_snapshots/")}
+    assert seqs == set(range(16, 26))
+    folders = [path for path in Path(store.root, "_snapshots").iterdir() if path.is_dir()]
+    assert len(folders) == 10, "no empty directories are left"
+
+
+def test_the_space_of_file_lists_does_not_grow_with_the_commits(store: Store) -> None:
+    """A file is added and one removed each time: the lists of ten commits stay."""
+    sizes = []
+    for n in (20, 40):
+        write_log(open_store(f"{store.root}/{n}"), n)
+        lists = Path(store.root, str(n), "_snapshots").rglob("*.json")
+        sizes.append(sum(path.stat().st_size for path in lists))
+    assert sizes[0] == sizes[1]
+
+
+def test_lists_that_latest_json_names_are_not_deleted(store: Store) -> None:
+    """A store on which _latest.json cannot be replaced keeps the lists that it names."""
+    write_log(store, 3)
+
+    class Stuck(CountingStore):
+        def put_forward(self, key: str, data: bytes, is_older: object) -> bool:
+            return False
+
+    for seq in range(4, 30):
+        assert write_record(store, record(seq))
+        write_derived(Stuck(store), read_state(store))
+    assert derived_seq(store) == 3
+    assert "_snapshots/3/events.json" in store.list("_snapshots/")
+
+
+def test_a_slow_writer_does_not_put_latest_json_back(store: Store) -> None:
+    write_log(store, 3)
+    write_derived(store, read_state(store, 2))
+    assert derived_seq(store) == 3
+
+
+def test_a_latest_json_of_a_commit_that_was_never_made_is_replaced(store: Store) -> None:
+    written = write_log(store, 3)
+    store.put("_latest.json", b'{"seq": 7}')
+    write_derived(store, written)
+    assert derived_seq(store) == 3
 
 
 @pytest.mark.parametrize("damage", [b"", b"rubbish", b"\n{}"])

@@ -12,10 +12,10 @@ import pytest
 from pipeline.errors import StoreError
 from pipeline.maintenance.compact import compact
 from pipeline.maintenance.verify import verify
-from pipeline.schema import SCHEMA_VERSION, TABLES
+from pipeline.schema import BUNDLE, SCHEMA_VERSION, TABLES
 from pipeline.storage.store import LocalStore, Store, open_store
-from pipeline.tables import commit_log, open_snapshot
-from pipeline.tables.bundles import read_bundle, write_bundle
+from pipeline.tables import bundles, commit_log, connect, open_snapshot
+from pipeline.tables.bundles import ADDED_LATER, read_bundle, write_bundle
 from pipeline.tables.commit_log import LOG_VERSION, read_state, record_key, write_derived
 from pipeline.tables.ledger import ledger, ledger_parts
 from pipeline.tables.parquet import from_parquet, read_files, to_parquet
@@ -91,6 +91,18 @@ def test_a_newer_known_state_is_not_used_for_an_older_commit(long_log: Store) ->
     assert read_state(long_log, 2, since=newer).seq == 2
 
 
+def test_a_later_checkpoint_is_not_used_for_an_older_commit(long_log: Store) -> None:
+    long_log.delete(["_latest.json"])  # without it the checkpoints are listed
+    assert read_state(long_log, 4).seq == 4
+    assert read_state(long_log, 5).seq == 5
+
+
+def test_a_writer_is_stopped_if_the_log_ends_before_its_checkpoint(long_log: Store) -> None:
+    long_log.delete([record_key(seq) for seq in (5, 6, 7)])
+    with pytest.raises(StoreError, match=r"0005\.json: .*checkpoint"):
+        read_state(long_log, whole_log=True)
+
+
 def test_a_checkpoint_is_written_every_so_many_commits(long_log: Store) -> None:
     assert long_log.list("_checkpoints/") == [CHECKPOINT]
 
@@ -161,6 +173,112 @@ def test_a_bundle_of_a_newer_program_asks_for_an_upgrade(store: Store) -> None:
     store.put("_bundles/run-a/newer.parquet", to_parquet(rows, newer))
     with pytest.raises(StoreError, match=r"newer\.parquet: written by a newer program"):
         read_bundle(store, "_bundles/run-a/newer.parquet")
+
+
+def test_a_bundle_that_names_another_run_than_it_was_written_by_is_damaged(store: Store) -> None:
+    """Page checksums do not cover the footer, in which the run stands."""
+    key = write_bundle(store, RUN, bundle(window("a")))
+    data = store.get(key)
+    assert data.count(b'"run_id": "run-a"') >= 1
+    store.put(key, data.replace(b'"run_id": "run-a"', b'"run_id": "run-b"'))
+    assert read_bundle(store, key) is None
+    assert publish(store, RUN).n_unreadable == 1
+
+
+def test_windows_with_wrong_numbers_do_not_complete_a_recording(store: Store) -> None:
+    last = window("long", index=1, n_windows=2)
+    beyond = window("long", index=5, n_windows=9)
+    write_bundle(store, RUN, bundle(last, beyond))
+    published = publish(store, RUN)
+    assert (published.n_recordings, published.n_waiting) == (0, 1)
+
+
+def write_older_bundle(store: Store, monkeypatch: pytest.MonkeyPatch, *names: str) -> str:
+    """A bundle as a program before ADDED_LATER wrote it."""
+    kept = [name for name in BUNDLE.names if name not in ADDED_LATER]
+    older = pa.schema([BUNDLE.field(name) for name in kept])
+    with monkeypatch.context() as patched:
+        patched.setattr(bundles, "BUNDLE", older)
+        return write_bundle(store, RUN, bundle(*map(window, names)).select(kept))
+
+
+def test_a_bundle_of_an_older_program_is_published(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = write_older_bundle(store, monkeypatch, "a")
+    found = read_bundle(store, key)
+    assert found is not None
+    assert found[1].schema.equals(BUNDLE)
+    (row,) = found[1].select(list(ADDED_LATER)).to_pylist()
+    assert row == dict(ADDED_LATER)
+    assert publish(store, RUN).n_unreadable == 0
+    assert set(contents(store.root)) == {"a"}
+
+
+def test_bundles_of_older_and_newer_programs_make_one_part(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_older_bundle(store, monkeypatch, "a")
+    write_bundle(store, RUN, bundle(window("b")))
+    assert publish(store, RUN).n_recordings == 2
+    assert verify(store).problems == []
+
+
+def test_a_bundle_without_a_column_that_was_always_there_is_damaged(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    older = pa.schema([field for field in BUNDLE if field.name != "codec"])
+    monkeypatch.setattr(bundles, "BUNDLE", older)
+    key = write_bundle(store, RUN, bundle(window("a")).drop_columns(["codec"]))
+    monkeypatch.undo()
+    assert read_bundle(store, key) is None
+
+
+def publish_older(store: Store, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """A part as a program without the nullable columns wrote it."""
+    schema = TABLES["recordings"]
+    older = pa.schema([field for field in schema if not field.nullable])
+    with monkeypatch.context() as patched:
+        patched.setitem(TABLES, "recordings", older)
+        publish_each(store, *names)
+
+
+def test_parts_of_older_programs_are_merged_with_new_ones(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_older(store, monkeypatch, "a")
+    publish_each(store, "b")
+    changed = window("a", version="v2", supersedes="a-v1:1")
+    assert compact(store).n_parts_after == 1
+    write_bundle(store, RUN, bundle(changed))
+    publish(store, RUN)
+    assert contents(store.root) == {"a": ("ok", "v2", 1), "b": ("ok", "v1", 1)}
+    assert verify(store).problems == []
+
+
+def test_a_column_that_no_file_has_is_null_in_sql(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_older(store, monkeypatch, "a")
+    added = [field.name for field in TABLES["recordings"] if field.nullable]
+    assert added
+    with connect(store.root) as connection:
+        rows = connection.execute(f"SELECT recording_id, {added[0]} FROM recordings").fetchall()
+        assert rows == [("a", None)]
+        described = connection.execute("DESCRIBE recordings").fetchall()
+    assert [row[0] for row in described] == TABLES["recordings"].names
+
+
+def test_columns_of_a_newer_program_are_not_lost_by_a_compaction(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = TABLES["recordings"].append(pa.field("speaker", pa.string()))
+    publish_each(store, "ab")
+    shorter = pa.schema([field for field in newer if field.name not in ("gap_s", "speaker")])
+    monkeypatch.setitem(TABLES, "recordings", shorter)
+    publish_each(store, "c")
+    with pytest.raises(StoreError, match="a newer program wrote it, with the column gap_s"):
+        compact(store)
 
 
 class RottingStore(LocalStore):

@@ -172,11 +172,14 @@ def test_bundles_of_a_dead_run_are_published_by_the_next(store: Store) -> None:
 def test_readers_see_a_new_model_when_its_run_is_complete(store: Store) -> None:
     write_bundle(store, RUN, bundle(window("a"), window("b")))
     publish(store, RUN, make_current=True)
-    write_bundle(store, OTHER_MODEL, bundle(window("a")))
+    write_bundle(store, OTHER_MODEL, bundle(window("a"), window("c")))
     publish(store, OTHER_MODEL)
     assert open_snapshot(store.root).fingerprint == RUN.fingerprint
-    assert set(contents(store.root, fingerprint=OTHER_MODEL.fingerprint)) == {"a"}
-    publish(store, OTHER_MODEL, make_current=True)
+    assert set(contents(store.root, fingerprint=OTHER_MODEL.fingerprint)) == {"a", "c"}
+    assert publish(store, OTHER_MODEL, make_current=True).n_uncovered == 1  # "b"
+    assert open_snapshot(store.root).fingerprint == RUN.fingerprint
+    write_bundle(store, OTHER_MODEL, bundle(window("b", error="NotAudio")))
+    assert publish(store, OTHER_MODEL, make_current=True).n_uncovered == 0
     assert open_snapshot(store.root).fingerprint == OTHER_MODEL.fingerprint
     assert set(contents(store.root, fingerprint=RUN.fingerprint[:4])) == {"a", "b"}
 

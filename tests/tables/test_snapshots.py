@@ -1,5 +1,8 @@
 """Snapshots, as this library and other engines read them, and the query command."""
 
+import json
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import StoreError
+from pipeline.maintenance.verify import verify
 from pipeline.schema import TABLES
 from pipeline.storage.store import open_store
 from pipeline.tables.bundles import write_bundle
@@ -20,6 +24,7 @@ from pipeline.tables.ledger import ledger
 from pipeline.tables.publisher import publish
 from pipeline.tables.snapshots import Snapshot, connect, open_snapshot
 from tests.support.bundle_rows import OTHER_MODEL, RUN, bundle, window
+from tests.support.demo import ROOT
 from tests.support.s3_server import S3
 
 Root = tuple[str, dict[str, Any]]
@@ -53,23 +58,41 @@ def local(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
+PLAIN_DUCKDB = re.search(r"```sql\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+
+
+def count_with_plain_duckdb(root: str, table: str) -> int:
+    """The statements of README, for another root and table: DuckDB without this library."""
+    assert PLAIN_DUCKDB
+    *settings, _ = PLAIN_DUCKDB[1].strip().split(";\n")
+    with duckdb.connect() as connection:
+        for line in settings:
+            line = line.replace("out/demo", root).replace("transcripts", table)
+            connection.execute(line)
+        sql = PLAIN_DUCKDB[1].strip().rpartition(";\n")[2]
+        sql = sql.replace("SELECT language, count(*)", "SELECT count(*)").replace("GROUP BY 1", "")
+        (counted,) = connection.execute(sql).fetchall()
+    return int(counted[0])
+
+
 def read_with_duckdb(snapshot: Snapshot) -> list[tuple[str, str]]:
     with duckdb.connect() as connection:
         connection.register_filesystem(snapshot.filesystem)
         return connection.execute(
-            "SELECT segment_id, text FROM read_parquet(?)", [snapshot.files("transcripts")]
+            "SELECT segment_id, text FROM read_parquet(?, hive_partitioning = false)",
+            [snapshot.files("transcripts")],
         ).fetchall()
 
 
 def read_with_pandas(snapshot: Snapshot) -> list[tuple[str, str]]:
     files: Any = snapshot.files("transcripts")  # a list works, but the stubs do not allow it
-    frame = pd.read_parquet(files, filesystem=snapshot.filesystem)
+    frame = pd.read_parquet(files, filesystem=snapshot.filesystem, partitioning=None)
     return list(frame[["segment_id", "text"]].itertuples(index=False, name=None))
 
 
 def read_with_polars(snapshot: Snapshot) -> list[tuple[str, str]]:
     files = [snapshot.filesystem.open(file) for file in snapshot.files("transcripts")]
-    return pl.read_parquet(files).select("segment_id", "text").rows()
+    return pl.read_parquet(files, hive_partitioning=False).select("segment_id", "text").rows()
 
 
 @pytest.mark.parametrize("read", [read_with_duckdb, read_with_pandas, read_with_polars])
@@ -83,12 +106,38 @@ def test_other_engines_read_the_same_rows(
 
 
 def test_duckdb_reads_the_derived_file_lists(local: str) -> None:
-    listing = f"{local}/_snapshots/3/events.json"
-    n_rows = duckdb.execute(
-        f"SET VARIABLE files = (SELECT list(path) FROM read_json('{listing}'));"
-        "SELECT count(*) FROM read_parquet(getvariable('files'))"
-    ).fetchone()
-    assert n_rows == (open_snapshot(local).read("events").num_rows,)
+    assert count_with_plain_duckdb(local, "events") == open_snapshot(local).read("events").num_rows
+
+
+def test_a_copied_output_is_read_in_its_new_place(local: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(local, copy, ignore=shutil.ignore_patterns("copy"))
+    n_rows = open_snapshot(local).read("transcripts").num_rows
+    for entry in Path(local).iterdir():
+        if entry != copy:
+            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    assert count_with_plain_duckdb(str(copy), "transcripts") == n_rows
+    assert open_snapshot(str(copy)).read("transcripts").num_rows == n_rows
+    assert verify(open_store(str(copy))).problems == []
+
+
+def make_absolute(root: str) -> None:
+    """Lists as older programs wrote them."""
+    for path in Path(root, "_snapshots").rglob("*.json"):
+        lines = [json.loads(line)["path"] for line in path.read_text().splitlines()]
+        text = "".join(json.dumps({"path": f"{root}/{line}"}) + "\n" for line in lines)
+        path.write_text(text)
+
+
+def test_absolute_lists_of_older_programs_are_read_and_then_replaced(local: str) -> None:
+    make_absolute(local)
+    n_rows = open_snapshot(local).read("events").num_rows
+    assert count_with_plain_duckdb(local, "events") == n_rows
+    assert verify(open_store(local)).problems == []
+    publish(open_store(local), RUN)
+    listed = Path(local, "_snapshots", "3", "events.json").read_text()
+    assert local not in listed
+    assert count_with_plain_duckdb(local, "events") == n_rows
 
 
 def test_a_read_has_exactly_the_columns_of_the_contract(root: Root) -> None:
@@ -201,14 +250,6 @@ def test_connect_works_on_an_output_without_segments(tmp_path: Path) -> None:
     publish(store, RUN)
     with connect(str(tmp_path)) as connection:
         assert connection.execute("SELECT count(*) FROM segments").fetchone() == (0,)
-
-
-def test_plain_duckdb_reads_the_file_list_that_a_commit_leaves(local: str) -> None:
-    listed = Path(local) / "_snapshots" / "3" / "transcripts.json"
-    with duckdb.connect() as connection:
-        connection.execute(f"SET VARIABLE files = (SELECT list(path) FROM read_json('{listed}'))")
-        counted = connection.execute("SELECT count(*) FROM read_parquet(getvariable('files'))")
-        assert counted.fetchone() == (open_snapshot(local).read("transcripts").num_rows,)
 
 
 def query(*arguments: str) -> "subprocess.CompletedProcess[str]":

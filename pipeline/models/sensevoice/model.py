@@ -32,6 +32,7 @@ from pipeline.models.sensevoice.decoding import (
 )
 from pipeline.models.sensevoice.encoder import Encoder
 from pipeline.schema import LFR_STEP, N_PROMPT_FRAMES
+from pipeline.storage.redaction import public_uri
 
 Clip = np.ndarray | Tensor  # log-mel, float32 (n_frames, 80)
 
@@ -234,7 +235,7 @@ def load_sensevoice(config: RunConfig, sha256: str = "") -> SenseVoice:
     )
     if sha256 and files.sha256 != sha256:
         raise ModelError(
-            f"model {config.model!r} is not the same on this node as on the driver "
+            f"model {public_uri(config.model)!r} is not the same on this node as on the driver "
             f"({files.sha256[:12]} instead of {sha256[:12]}); give every node the same files"
         )
     device = pick_device(config.label.device)

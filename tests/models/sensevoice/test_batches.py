@@ -17,6 +17,7 @@ from tests.models.sensevoice.test_decoding import TAGS, VOCABULARY, frames_of
         ([50] * 3, 100, [2, 1]),  # as full as may be
         ([60, 50, 50, 50], 100, [1, 2, 1]),
         ([60, 10], 100, [2]),
+        ([43, 52, 52, 55], 100, [1, 1, 2]),  # 52 and 52 would be too much
         ([101, 100, 1], 100, [1, 1, 1]),
         ([150], 100, [1]),
         ([51, 50], 100, [1, 1]),
@@ -33,7 +34,7 @@ def test_the_longest_clips_come_first() -> None:
 
 
 class Device:
-    """Answers with one word a frame of the clip; what it cannot take, it raises."""
+    """Returns as many words as the clip has frames, or raises for too large and refused ones."""
 
     vocabulary = VOCABULARY
 
@@ -60,13 +61,13 @@ def transcribe(device: Device, lengths: Sequence[int], max_frames: int = 100) ->
 
 
 def lengths_of(outputs: Sequence[Any]) -> list[Any]:
-    """Of each answer how long its clip was, or the error that stands in its place."""
+    """For each output the number of words, or the text of its exception."""
     return [
         str(one) if isinstance(one, Exception) else len(one.tokens) - len(TAGS) for one in outputs
     ]
 
 
-def test_answers_come_in_the_order_of_the_clips() -> None:
+def test_outputs_are_in_the_order_of_the_clips() -> None:
     lengths = [5, 50, 20, 51, 1, 99]
     assert lengths_of(transcribe(Device(), lengths)) == lengths
 

@@ -1,4 +1,4 @@
-"""Which attention and which precision a device gets, and a shifted memory, which is rarely met."""
+"""Which attention and which precision a device gets, and an FSMN memory that is shifted."""
 
 from typing import Any
 
@@ -46,8 +46,9 @@ def test_int8_is_refused_on_a_gpu() -> None:
         Encoder({}, {}, GPU, "int8")
 
 
+@pytest.mark.usefixtures("funasr")
 @pytest.mark.parametrize("shift", [0, 2])
-def test_the_memory_looks_as_far_back_as_funasrs(shift: int) -> None:
+def test_a_shifted_memory_equals_that_of_funasr(shift: int) -> None:
     """`sanm_shfit` is 0 in both published models; another value moves the memory's taps."""
     from funasr.models.sense_voice.model import SenseVoiceEncoderSmall
 
@@ -64,5 +65,5 @@ def test_the_memory_looks_as_far_back_as_funasrs(shift: int) -> None:
     with torch.inference_mode():
         scaled = [reference.embed(clip[None] * 32**0.5)[0] for clip in clips]
         theirs = [reference(clip[None].clone(), torch.tensor([len(clip)]))[0][0] for clip in clips]
-        heard = ours.encode(torch.cat(scaled), [len(clip) for clip in clips])
-    torch.testing.assert_close(heard, torch.cat(theirs), atol=2e-5, rtol=0)
+        encoded = ours.encode(torch.cat(scaled), [len(clip) for clip in clips])
+    torch.testing.assert_close(encoded, torch.cat(theirs), atol=2e-5, rtol=0)

@@ -114,7 +114,8 @@ def test_a_mark_belongs_to_a_word_but_not_to_its_confidence() -> None:
 
 
 def test_an_event_that_is_never_closed_lasts_as_long_as_its_tag() -> None:
-    _, laughter = with_probabilities(("▁two", 0.8), ("<|Laughter|>", 0.6))["events"]
+    pieces = ("▁two", "<|Laughter|>", "", "▁two")
+    _, laughter = with_probabilities(*((piece, 0.6) for piece in pieces))["events"]
     assert (laughter["start_s"], laughter["end_s"]) == (10.03, 10.09)
 
 

@@ -65,6 +65,7 @@ def generated(reference: Any, waveform: np.ndarray, use_itn: bool, language: str
     return str(reference.generate(input=samples, language=language, use_itn=use_itn)[0]["text"])
 
 
+@pytest.mark.usefixtures("funasr")
 @pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("use_itn", [True, False])
 @pytest.mark.parametrize("attention", ["per_clip", "padded", "varlen"])
@@ -80,6 +81,7 @@ def test_rich_text_equals_funasr_on_every_demo_clip(
     assert ours == theirs
 
 
+@pytest.mark.usefixtures("funasr")
 @pytest.mark.parametrize("language", ["zh", "en", "yue", "ja", "ko"])
 def test_a_language_prompt_gives_the_text_of_funasr(language: str) -> None:
     waveforms = short_waveforms()[:4]
@@ -264,8 +266,9 @@ def test_the_precision_follows_from_the_configuration(
     assert label_precision(RunConfig.model_validate(values)) == precision
 
 
+@pytest.mark.usefixtures("funasr")
 @needs_shared
-@pytest.mark.slow
+@pytest.mark.usefixtures("patience")
 def test_the_full_size_model_equals_funasr(tmp_path: Path) -> None:
     script = SHARED / "make_full_size_model.py"
     subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, capture_output=True)

@@ -27,7 +27,7 @@ class Compared(NamedTuple):
 
 @pytest.fixture(scope="module")
 def compared() -> list[Compared]:
-    """FunASR's `generate` computes them and keeps only the tokens; its CTC head is listened to."""
+    """FunASR's `generate` keeps only the tokens, so a wrapper of its CTC head keeps the rest."""
     funasr, model, seen = demo_funasr(), demo_model(), []
     log_softmax = funasr.model.ctc.log_softmax
 
@@ -44,11 +44,13 @@ def compared() -> list[Compared]:
     return [Compared(theirs[0], our) for theirs, our in zip(seen, ours, strict=True)]
 
 
+@pytest.mark.usefixtures("funasr")
 def test_the_token_of_every_frame_is_funasrs(compared: list[Compared]) -> None:
     for reference, ours in compared:
         np.testing.assert_array_equal(ours.tokens, reference.argmax(dim=-1).numpy())
 
 
+@pytest.mark.usefixtures("funasr")
 def test_the_probability_of_every_frame_is_funasrs(compared: list[Compared]) -> None:
     for reference, ours in compared:
         theirs = reference.exp().amax(dim=-1).numpy()
@@ -56,6 +58,7 @@ def test_the_probability_of_every_frame_is_funasrs(compared: list[Compared]) -> 
     assert min(float(ours.probabilities.min()) for _, ours in compared) < 0.9  # they do differ
 
 
+@pytest.mark.usefixtures("funasr")
 @pytest.mark.parametrize(("frame", "kind"), enumerate(TAGS))
 def test_tags_have_funasrs_probabilities_at_their_frame(
     compared: list[Compared], frame: int, kind: str

@@ -30,8 +30,10 @@ def merge(
 def test_no_part_is_under_half_an_even_one() -> None:
     """40 s make two even parts of 20 s: however quiet the ends, a cut keeps 10 s from them."""
     rising = np.arange(4_000)
-    assert merge((0.0, 40.0), loudness=rising) == [(0.0, 10.0), (10.0, 40.0)]
-    assert merge((0.0, 40.0), loudness=-rising) == [(0.0, 30.0), (30.0, 40.0)]
+    for cap_s in (30.0, 39.0):
+        limits = {"max_segment_s": cap_s}
+        assert merge((0.0, 40.0), loudness=rising, **limits) == [(0.0, 10.0), (10.0, 40.0)]
+        assert merge((0.0, 40.0), loudness=-rising, **limits) == [(0.0, 30.0), (30.0, 40.0)]
 
 
 def test_no_part_is_over_the_cap_however_loud_it_is_before() -> None:
@@ -62,7 +64,7 @@ def test_of_equally_quiet_places_the_one_nearest_to_the_middle_is_taken() -> Non
     assert 23.0 < cut < 23.4
 
 
-def test_what_overlaps_is_heard_once() -> None:
+def test_overlapping_intervals_are_used_once() -> None:
     limits = {"merge_length_s": 0.0, "min_segment_s": 0.1}
     assert merge((1.0, 6.0), (5.95, 6.05), **limits) == [(1.0, 6.0)]
     assert merge((1.0, 6.0), (5.5, 7.0), **limits) == [(1.0, 6.0), (6.0, 7.0)]
@@ -83,7 +85,15 @@ def test_neighbours_join_up_to_both_limits(second: tuple[float, float], joined: 
 
 
 def test_a_join_is_never_longer_than_the_cap() -> None:
-    assert len(merge((0.0, 5.0), (5.0, 10.0), max_segment_s=9.0, merge_length_s=15.0)) == 2
+    """Joined and cut again, they would meet at 5.0 s, inside the first."""
+    parts = merge((0.0, 6.0), (6.0, 10.0), max_segment_s=9.0, merge_length_s=15.0)
+    assert parts == [(0.0, 6.0), (6.0, 10.0)]
+
+
+def test_a_frame_that_two_segments_share_belongs_to_the_first() -> None:
+    limits = {"merge_length_s": 0.0, "min_segment_s": 0.001}
+    assert merge((1.0, 2.001), (2.003, 3.0), **limits) == [(1.0, 2.01), (2.01, 3.0)]
+    assert merge((1.0, 2.001), (2.003, 2.008), **limits) == [(1.0, 2.01)]
 
 
 def test_the_shortest_segment_allowed_is_kept() -> None:
@@ -103,9 +113,9 @@ def frames(*runs: tuple[int, int]) -> np.ndarray:
 
 
 def test_an_interval_does_not_begin_before_the_last_one_ends() -> None:
-    heard = find_intervals(frames((0, 50), (1, 700), (0, 200)), RULES)
-    assert [start for start, _ in heard[1:]] == [end for _, end in heard[:-1]]
-    assert heard[0] == (24, 24 + 301)
+    found = find_intervals(frames((0, 50), (1, 700), (0, 200)), RULES)
+    assert [start for start, _ in found[1:]] == [end for _, end in found[:-1]]
+    assert found[0] == (24, 24 + 301)
 
 
 def test_an_interval_begins_at_the_first_frame_at_the_earliest() -> None:

@@ -50,6 +50,7 @@ def intervals_of_funasr(directory: Path, waveform: np.ndarray) -> list[list[int]
     return list(model.generate(input=samples)[0]["value"])
 
 
+@pytest.mark.usefixtures("funasr")
 @pytest.mark.parametrize(
     "options",
     [

@@ -180,6 +180,7 @@ def _with_max_length(directory: Path, target: Path, max_segment_ms: int) -> Path
     return target
 
 
+@pytest.mark.usefixtures("funasr")
 def test_fsmn_finds_the_intervals_of_funasr(random_fsmn: Path) -> None:
     waveform = _bursts(150.0, seed=1)
     found = _our_intervals(FsmnVad(random_fsmn, SegmentConfig()), waveform)
@@ -187,12 +188,14 @@ def test_fsmn_finds_the_intervals_of_funasr(random_fsmn: Path) -> None:
     assert found == _funasr_intervals(_funasr(random_fsmn), waveform)
 
 
+@pytest.mark.usefixtures("funasr")
 def test_the_chunk_size_of_funasr_does_not_matter(random_fsmn: Path) -> None:
     waveform = _bursts(70.0, seed=2)
     found = _our_intervals(FsmnVad(random_fsmn, SegmentConfig()), waveform)
     assert found == _funasr_intervals(_funasr(random_fsmn), waveform, chunk_size=16_000)
 
 
+@pytest.mark.usefixtures("funasr")
 @pytest.mark.parametrize("end_silence_ms", [50, 150, 155, 260, 333, 2_000])
 def test_fsmn_follows_any_end_silence(random_fsmn: Path, end_silence_ms: int) -> None:
     waveform = _bursts(40.0, seed=3)
@@ -202,6 +205,7 @@ def test_fsmn_follows_any_end_silence(random_fsmn: Path, end_silence_ms: int) ->
     )
 
 
+@pytest.mark.usefixtures("funasr")
 @pytest.mark.parametrize("max_segment_ms", [1_000, 5_000])
 def test_fsmn_cuts_at_the_longest_segment(
     random_fsmn: Path, tmp_path: Path, max_segment_ms: int
@@ -213,6 +217,7 @@ def test_fsmn_cuts_at_the_longest_segment(
     assert found == _funasr_intervals(_funasr(random_fsmn, 1_000, max_segment_ms), waveform)
 
 
+@pytest.mark.usefixtures("funasr")
 def test_fsmn_finds_the_intervals_of_funasr_at_any_length(random_fsmn: Path) -> None:
     vad, reference = FsmnVad(random_fsmn, SegmentConfig()), _funasr(random_fsmn)
     loud = np.random.default_rng(5).normal(scale=3_000, size=61 * SAMPLE_RATE).astype(np.int16)
@@ -224,6 +229,7 @@ def test_fsmn_finds_the_intervals_of_funasr_at_any_length(random_fsmn: Path) -> 
         )
 
 
+@pytest.mark.usefixtures("funasr")
 def test_fsmn_equals_funasr_in_silence_and_in_noise(random_fsmn: Path) -> None:
     vad, reference = FsmnVad(random_fsmn, SegmentConfig()), _funasr(random_fsmn)
     for level in (0, 1, 300, 30_000):
@@ -232,6 +238,7 @@ def test_fsmn_equals_funasr_in_silence_and_in_noise(random_fsmn: Path) -> None:
         assert _our_intervals(vad, waveform) == _funasr_intervals(reference, waveform)
 
 
+@pytest.mark.usefixtures("funasr")
 def test_the_silence_probability_equals_that_of_funasr(random_fsmn: Path) -> None:
     features = log_mel(_bursts(35.0, seed=7))
     vad = FsmnVad(random_fsmn, SegmentConfig())
@@ -246,6 +253,7 @@ def test_the_silence_probability_equals_that_of_funasr(random_fsmn: Path) -> Non
     np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
+@pytest.mark.usefixtures("funasr")
 @pytest.mark.parametrize("step", [7, 1_000, 1 << 18])
 def test_many_recordings_give_the_intervals_of_each_alone(
     random_fsmn: Path, step: int, monkeypatch: pytest.MonkeyPatch
@@ -264,10 +272,12 @@ def test_many_recordings_give_the_intervals_of_each_alone(
     ]
 
 
+@pytest.mark.usefixtures("funasr")
 def test_no_recording_gives_no_intervals(random_fsmn: Path) -> None:
     assert FsmnVad(random_fsmn, SegmentConfig()).find_speech([], []) == []
 
 
+@pytest.mark.usefixtures("funasr")
 @pytest.mark.parametrize("n_samples", [0, 1, 399])
 def test_less_than_a_frame_is_silence(random_fsmn: Path, n_samples: int) -> None:
     # FunASR's AutoModel divides by its duration of zero frames here
@@ -327,6 +337,7 @@ def _rules_of(rules: dict[str, int]) -> Any:
     return _endpoint_rules({"window_size_ms": 200, **rules}, rules["max_end_silence_time"])
 
 
+@pytest.mark.usefixtures("funasr")
 def test_another_variant_of_fsmn_is_refused(random_fsmn: Path, tmp_path: Path) -> None:
     directory = _with_max_length(random_fsmn, tmp_path, 60_000)
     path = directory / "config.yaml"
@@ -341,6 +352,7 @@ def test_a_directory_of_another_model_is_refused(tmp_path: Path) -> None:
         load_vad(str(tmp_path), SegmentConfig())
 
 
+@pytest.mark.usefixtures("funasr")
 def test_a_missing_model_file_is_named(random_fsmn: Path, tmp_path: Path) -> None:
     directory = _with_max_length(random_fsmn, tmp_path, 60_000)
     (directory / "model.pt").unlink()
@@ -402,6 +414,7 @@ def recordings() -> dict[str, np.ndarray]:
     return {path.name: _read(path) for path in paths}
 
 
+@pytest.mark.usefixtures("funasr")
 @needs_shared
 def test_the_released_fsmn_equals_funasr(recordings: dict[str, np.ndarray]) -> None:
     vad, reference = FsmnVad(REAL_FSMN, SegmentConfig()), _funasr(REAL_FSMN)
@@ -409,6 +422,7 @@ def test_the_released_fsmn_equals_funasr(recordings: dict[str, np.ndarray]) -> N
         assert _our_intervals(vad, waveform) == _funasr_intervals(reference, waveform), name
 
 
+@pytest.mark.usefixtures("funasr")
 @needs_shared
 @pytest.mark.parametrize(("end_silence_ms", "max_segment_ms"), [(800, 60_000), (6_000, 5_000)])
 def test_the_released_fsmn_equals_funasr_on_minutes_of_speech(

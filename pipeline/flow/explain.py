@@ -1,29 +1,8 @@
-"""Results of the flow: a receipt per bundle, and Ray's errors in one line. Knows no stage."""
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+"""Ray's errors in one line. Knows no stage."""
 
 from ray.exceptions import ActorDiedError, RayTaskError
 
 from pipeline.errors import RoundEnded, RunStopped
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """What one bundle contains."""
-
-    n_recordings: int
-    n_errors: int
-    errors: Sequence[str]  # error_type of each failed window
-    example: str  # error_message of the first of them
-    n_segments: int
-    audio_s: float
-
-
-def receipt_of(row: Mapping[str, Any]) -> Receipt:
-    """The receipt in a row that stages.write.write_rows returned."""
-    return Receipt(**{field: row[field] for field in Receipt.__slots__})
 
 
 def explain(error: Exception) -> Exception:
@@ -33,6 +12,15 @@ def explain(error: Exception) -> Exception:
     if isinstance(error, RayTaskError):
         return RunStopped(f"a worker failed: {last_line(error)}")
     return RoundEnded(f"{type(error).__name__}: {last_line(error)}")
+
+
+def explain_no_progress(no_progress_s: float) -> str:
+    """Message for a run that stopped because no row batch moved for `ray.no_progress_s`."""
+    return (
+        f"no stage made progress for {no_progress_s:.0f} s (ray.no_progress_s). Check that the "
+        "nodes that the workers need have joined the cluster, and that the store answers; then run "
+        "the same command again. ray.no_progress_s=0 waits for as long as it takes"
+    )
 
 
 def last_line(error: Exception) -> str:

@@ -1,0 +1,77 @@
+"""Label single files in this process, with the stages of a run. Knows no Ray; writes no table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.arrow import Row
+from pipeline.config import RunConfig
+from pipeline.models.files import resolve_model, resolve_vad
+from pipeline.schema import PLANNED
+from pipeline.stages.build import build_stages
+from pipeline.stages.label import LabelSegments
+from pipeline.stages.segment import FindSegments
+from pipeline.storage.address import is_uri
+from pipeline.tables.run_records import RunInfo
+
+_RUN_ID = "one-file"
+_NO_VALUE: dict[Any, Any] = {pa.string(): "", pa.float64(): 0.0, pa.int64(): 0, pa.int32(): 1}
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledFile:
+    """The labels of one file; if it failed, also the error columns of its row."""
+
+    file: str
+    duration_s: float
+    segments: Sequence[Row]  # schema.LABELLED_SEGMENT, in the order of time
+    warning: str
+    error_stage: str
+    error_type: str
+    error_message: str
+
+
+class FileLabeller:
+    """Labels one file after the other. Loading it loads the models. Raises ModelError."""
+
+    def __init__(self, config: RunConfig) -> None:
+        files = resolve_model(
+            config.model,
+            hub=config.hub,
+            revision=config.model_revision,
+            options=config.storage_options,
+        )
+        _, vad = resolve_vad(config)
+        stages = build_stages(config, RunInfo(_RUN_ID, "", config.model, files.sha256, vad))
+        self._decode = stages.decode
+        self._find = FindSegments(partial(stages.load_vad, "cpu"), config.segment)
+        self._label = LabelSegments(stages.load_model, config.label)
+
+    def label(self, file: str) -> LabelledFile:
+        """The labels of a path or URI. A file that cannot be labelled has error columns."""
+        rows: list[Row] = []
+        for window in self._decode(_planned(file)):
+            for found in self._find(window):
+                rows += self._label(found).to_pylist(maps_as_pydicts="strict")
+        failed = next((row for row in rows if row["error_stage"]), rows[-1])
+        segments = [segment for row in rows for segment in row["segments"]]
+        return LabelledFile(
+            file=file,
+            duration_s=sum(row["duration_s"] for row in rows),
+            segments=sorted(segments, key=lambda segment: float(segment["start_s"])),
+            warning="; ".join(dict.fromkeys(row["warning"] for row in rows if row["warning"])),
+            error_stage=failed["error_stage"],
+            error_type=failed["error_type"],
+            error_message=failed["error_message"],
+        )
+
+
+def _planned(file: str) -> pa.Table:
+    """The planned row of a whole file."""
+    row = {field.name: _NO_VALUE.get(field.type, {}) for field in PLANNED}
+    uri = file if is_uri(file) else str(Path(file).expanduser().absolute())
+    return pa.Table.from_pylist([row | {"recording_id": file, "uri": uri}], schema=PLANNED)
