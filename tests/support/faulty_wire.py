@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         fault = wire.fault
         if fault is None or not fault.meets(self.command, path):
             self._send(self._forward(body))
-            if path in wire.answered:
+            if self.command == "PUT" and path in wire.answered:  # the same write, or its rival
                 wire.answered[path].set()
         elif fault.kind == "reset":
             self._reset()
