@@ -456,7 +456,7 @@ def test_a_query_ends_silently_when_its_reader_has_enough(
     program: str, flag: str, tables: Path
 ) -> None:
     """Killed by SIGPIPE (128 + 13), as other programs are, and without a message."""
-    sql = f"SELECT repeat('x', 70) AS n FROM range(200_000)"
+    sql = "SELECT repeat('x', 70) AS n FROM range(200_000)"
     query = f'{sys.executable} -m {program} {tables} "{sql}" {flag}'
     done = run_command(["bash", "-c", f"{query} | head -n 1 > /dev/null; echo ${{PIPESTATUS[0]}}"])
     assert (done.stdout, done.stderr) == ("141\n", "")
