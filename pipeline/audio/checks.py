@@ -17,6 +17,19 @@ _CLIPPED_SHARE = 0.001
 _SLACK_S = 0.1  # lengths in headers are rounded, and codecs add or drop up to 0.1 s
 
 
+# For audio that a run has labelled already: it can be exported and played, whatever its limits
+# were. Decoding goes window by window.
+WITHOUT_LIMITS = AudioConfig(
+    window_s=60.0,
+    max_duration_s=1e9,
+    max_bytes=1 << 50,
+    min_rate_hz=1,
+    max_rate_hz=1 << 30,
+    max_channels=1 << 15,
+    min_decoded_share=0.0,
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Stretch:
     """A part of a recording, in seconds from its start; a length of 0 means up to the end.

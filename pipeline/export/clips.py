@@ -8,23 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.audio.checks import WITHOUT_LIMITS
 from pipeline.audio.read_ahead import map_ahead
 from pipeline.audio.windows import Waveform, decode
-from pipeline.config import AudioConfig
 from pipeline.errors import ErrorType, RecordingError
 from pipeline.export.rows import ExportRow
 from pipeline.schema import SAMPLE_RATE
 
-# No limits: a recording that a run has labelled can be exported. Decoding goes window by window.
-_DECODING = AudioConfig(
-    window_s=60.0,
-    max_duration_s=1e9,
-    max_bytes=1 << 50,
-    min_rate_hz=1,
-    max_rate_hz=1 << 30,
-    max_channels=1 << 15,
-    min_decoded_share=0.0,
-)
 _NEAR_S = 60.0  # to decode this much takes less time than to open a file
 _MISSING_S = 0.01  # a decoder's last packet may end this much before the segment
 
@@ -68,7 +58,7 @@ def _waveforms(rows: Sequence[ExportRow], options: Mapping[str, Any]) -> Iterato
     # No seek if the first row is near the start: after one, some decoders are inexact for a while.
     offset_s = rows[0].start_s if rows[0].start_s > _NEAR_S else 0.0
     first = round(offset_s * SAMPLE_RATE)
-    windows = decode(rows[0].uri, _DECODING, options, offset_s)
+    windows = decode(rows[0].uri, WITHOUT_LIMITS, options, offset_s)
     held = np.zeros(0, np.int16)  # samples [first, first + held.size) of the file
     for row in rows:
         start = round(row.start_s * SAMPLE_RATE)

@@ -122,13 +122,8 @@ def _listed(
     notes: dict[str, None],
 ) -> Generator[pa.Table]:
     """Rows for the files of a listing, which are found while they are read."""
-    try:
+    with _refusing(uri):
         yield from rows_of_audio(files, allowed)
-    except ManifestError as error:
-        raise ManifestError(redact(str(error))) from error
-    except OSError as error:  # the store does not answer
-        reason = redact(f"{uri}: cannot be read: {type(error).__name__}: {error}")
-        raise ManifestError(reason) from error
 
 
 def _read_files(

@@ -74,6 +74,16 @@ def resolve_model(
     return _read_directory(_download(name, hub, revision), name)
 
 
+def resolve_model_of(config: RunConfig) -> ModelFiles:
+    """The model of a run. Raises ModelError."""
+    return resolve_model(
+        config.model,
+        hub=config.hub,
+        revision=config.model_revision,
+        options=config.storage_options,
+    )
+
+
 def resolve_vad(config: RunConfig) -> tuple[str, str]:
     """The name or directory for `load_vad`, and the VAD's part of the fingerprint.
 

@@ -10,24 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.audio.checks import WITHOUT_LIMITS
 from pipeline.audio.mp3 import encode_mp3
 from pipeline.audio.windows import Waveform, decode
-from pipeline.config import AudioConfig
 from pipeline.errors import RecordingError
 from pipeline.report.segment_lists import SegmentRow
 from pipeline.schema import SAMPLE_RATE
 
 MAX_CLIP_S = 20.0  # of a segment
-# No limits: a recording that a run has labelled can be played. Decoding goes window by window.
-_DECODING = AudioConfig(
-    window_s=60.0,
-    max_duration_s=1e9,
-    max_bytes=1 << 50,
-    min_rate_hz=1,
-    max_rate_hz=1 << 30,
-    max_channels=1 << 15,
-    min_decoded_share=0.0,
-)
 _KEPT = 16  # starts of files in memory: 16 times 80 s are 41 MB
 _NEAR_S = 60.0  # decoding so much from the start is exact; after a seek, some decoders are not
 
@@ -83,5 +73,5 @@ class _Cutter:
         return self._starts[uri]
 
     def _decoded(self, uri: str, offset_s: float, length_s: float) -> Waveform:
-        windows = decode(uri, _DECODING, self._options, offset_s, length_s)
+        windows = decode(uri, WITHOUT_LIMITS, self._options, offset_s, length_s)
         return np.concatenate([window.waveform for window in windows])

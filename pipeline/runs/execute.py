@@ -22,7 +22,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import RoundEnded, RunStopped
 from pipeline.flow.gpus import check_gpus
 from pipeline.manifest.read import check_manifest, read_manifest
-from pipeline.models.files import resolve_model, resolve_vad
+from pipeline.models.files import resolve_model_of, resolve_vad
 from pipeline.planning.ledger_index import count_missing, find_missing
 from pipeline.planning.legs import Legs
 from pipeline.planning.plan import Plan, make_plan
@@ -81,12 +81,7 @@ def _open_checked(config: RunConfig) -> Store:
 
 def _describe(config: RunConfig) -> RunInfo:
     """A new run: its id, its models and its fingerprint. Fetches the models if needed."""
-    files = resolve_model(
-        config.model,
-        hub=config.hub,
-        revision=config.model_revision,
-        options=config.storage_options,
-    )
+    files = resolve_model_of(config)
     _, vad = resolve_vad(config)
     started = datetime.now(UTC)
     return RunInfo(

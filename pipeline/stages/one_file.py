@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from pipeline.arrow import Row
 from pipeline.config import RunConfig
-from pipeline.models.files import resolve_model, resolve_vad
+from pipeline.models.files import resolve_model_of, resolve_vad
 from pipeline.schema import PLANNED
 from pipeline.stages.build import build_stages
 from pipeline.stages.label import LabelSegments
@@ -39,12 +39,7 @@ class FileLabeller:
     """Labels one file after the other. Loading it loads the models. Raises ModelError."""
 
     def __init__(self, config: RunConfig) -> None:
-        files = resolve_model(
-            config.model,
-            hub=config.hub,
-            revision=config.model_revision,
-            options=config.storage_options,
-        )
+        files = resolve_model_of(config)
         _, vad = resolve_vad(config)
         stages = build_stages(config, RunInfo(_RUN_ID, "", config.model, files.sha256, vad))
         self._decode = stages.decode

@@ -12,6 +12,8 @@ import av
 import numpy as np
 import soxr
 
+from tests.support.sounds import add_video, write_video
+
 # kind: (container, codec, rate that the codec insists on or 0). The commonest pairs.
 PAIRS = {
     "wav": ("wav", "pcm_s16le", 0),
@@ -61,12 +63,12 @@ def mux(
         samples, rate_hz = soxr.resample(samples, rate_hz, wanted_hz), wanted_hz
     out = BytesIO()
     with av.open(out, "w", format=name, options=options or {}) as container:
-        video = _add_video(container) if late_s else None
+        video = add_video(container) if late_s else None
         stream: Any = container.add_stream(codec, rate=rate_hz, layout="mono")
         if codec == "wmav2":
             stream.bit_rate = 64_000
         if video is not None:
-            _write_video(container, video, late_s + len(samples) / rate_hz)
+            write_video(container, video, late_s + len(samples) / rate_hz)
         if not stream.codec_context.is_open:  # writing video has opened it
             stream.codec_context.open()
         frames = _frames(stream, samples.astype(np.float32), rate_hz)
@@ -95,17 +97,3 @@ def _frames(stream: Any, samples: np.ndarray, rate_hz: int) -> Iterator[tuple[in
         for converted in convert.resample(frame):
             converted.time_base = Fraction(1, rate_hz)
             yield start, converted
-
-
-def _add_video(container: Any) -> Any:
-    video = container.add_stream("mpeg4", rate=5)
-    video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
-    return video
-
-
-def _write_video(container: Any, video: Any, duration_s: float) -> None:
-    for index in range(round(duration_s * 5)):
-        frame = av.VideoFrame(32, 32, "yuv420p")
-        frame.pts, frame.time_base = index, Fraction(1, 5)
-        container.mux(video.encode(frame))
-    container.mux(video.encode(None))

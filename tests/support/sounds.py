@@ -110,14 +110,14 @@ def _encode_ffmpeg(samples: Samples, kind: str, rate_hz: int) -> bytes:
     bare = {"write_xing": "0"} if kind == "barevbr" else {}
     out = BytesIO()
     with av.open(out, "w", format=container_name, options=bare) as container:
-        video = _add_video(container) if kind == "mp4" else None
+        video = add_video(container) if kind == "mp4" else None
         stream: Any = container.add_stream(codec, rate=rate_hz, layout=layout)
         if kind == "barevbr":
             stream.codec_context.options = {"q": "4"}
         elif kind == "wma":
             stream.bit_rate = 64_000
         if video:
-            _write_video(container, video, len(samples) / rate_hz)
+            write_video(container, video, len(samples) / rate_hz)
         _write_audio(container, stream, samples, rate_hz, layout)
     return out.getvalue()
 
@@ -136,13 +136,13 @@ def _write_audio(container: Any, stream: Any, samples: Samples, rate_hz: int, la
         container.mux(stream.encode(piece))
 
 
-def _add_video(container: Any) -> Any:
+def add_video(container: Any) -> Any:
     video = container.add_stream("mpeg4", rate=5)
     video.width, video.height, video.pix_fmt = 32, 32, "yuv420p"
     return video
 
 
-def _write_video(container: Any, video: Any, duration_s: float) -> None:
+def write_video(container: Any, video: Any, duration_s: float) -> None:
     for index in range(round(duration_s * 5)):
         frame = av.VideoFrame(32, 32, "yuv420p")
         frame.pts, frame.time_base = index, Fraction(1, 5)

@@ -21,7 +21,7 @@ from pipeline.config import Precision, RunConfig, label_precision
 from pipeline.errors import BatchTooLarge, ModelError
 from pipeline.models.device import pick_device
 from pipeline.models.features import read_cmvn, stack_frames
-from pipeline.models.files import ModelFiles, resolve_model
+from pipeline.models.files import ModelFiles, resolve_model_of
 from pipeline.models.sensevoice.attention import AttentionKind
 from pipeline.models.sensevoice.decoding import (
     EVENT_EMOTION_PROMPT,
@@ -227,12 +227,7 @@ def load_sensevoice(config: RunConfig, sha256: str = "") -> SenseVoice:
     `sha256` is the hash of the model that the driver planned with. A worker that finds other files
     under the same name must not label with them.
     """
-    files = resolve_model(
-        config.model,
-        hub=config.hub,
-        revision=config.model_revision,
-        options=config.storage_options,
-    )
+    files = resolve_model_of(config)
     if sha256 and files.sha256 != sha256:
         raise ModelError(
             f"model {public_uri(config.model)!r} is not the same on this node as on the driver "
