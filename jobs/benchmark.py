@@ -1,4 +1,4 @@
-"""Measure speed and planning: python -m jobs benchmark speed|model|planning."""
+"""Measure speed, planning and start-up: python -m jobs benchmark speed|model|planning|start-up."""
 
 import json
 import tempfile
@@ -9,11 +9,13 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from pipeline.benchmark.contenders import PEERS, list_contenders, measure_speed
 from pipeline.benchmark.corpus import DEMO, list_files, synthesise_demo
 from pipeline.benchmark.model import measure_model, show_model
 from pipeline.benchmark.planning import make_corpus, measure_in_child, show_planning
+from pipeline.benchmark.start_up import as_rows, measure_start_up
 from pipeline.benchmark.summary import show_speed
 from pipeline.config import Device
 from pipeline.console.commands import Command, new_app, refusing
@@ -38,6 +40,8 @@ def main() -> None:
     python -m jobs benchmark model [--model DIR] [--device cuda] [--batch-s 1200] [--json PATH]
 
     python -m jobs benchmark planning [--rows 10000000] [--first] [--folder DIR] [--json PATH]
+
+    python -m jobs benchmark start-up [--repeats 3] [--json PATH]
 
     `speed` compares this pipeline with FunASR and sherpa-onnx. Each runs in a process of its own,
     after one warm-up. Measured are the CPU seconds (user and system) of that process after its
@@ -155,6 +159,22 @@ def planning(
     show_planning(Console(), cost)
     if json_path:
         write_file(json_path, (json.dumps(asdict(cost), indent=1) + "\n").encode())
+
+
+@app.command("start-up", cls=Command)
+def start_up(
+    repeats: Annotated[int, typer.Option(min=1, help="runs of each; the least counts")] = 3,
+    json_path: Json = None,
+) -> None:
+    """Measure how long help, a refusal and the demo take, in one process and on Ray."""
+    console = Console(width=_WIDTH)
+    results = measure_start_up(repeats, lambda name: console.print(f"{name} ...", style="dim"))
+    table = Table("", "wall s", "CPU s", "first row after s")
+    for row in as_rows(results):
+        table.add_row(*row)
+    console.print(table)
+    if json_path:
+        write_file(json_path, json.dumps([asdict(one) for one in results], indent=1).encode())
 
 
 if __name__ == "__main__":

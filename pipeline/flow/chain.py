@@ -26,7 +26,13 @@ from pipeline.config import RayConfig, RunConfig
 from pipeline.errors import RunStopped
 from pipeline.flow.explain import explain, explain_no_progress
 from pipeline.flow.monitor import RESTARTS, ExecutionMonitor, decode_batch, write_batch
-from pipeline.flow.ray_internals import NO_LIMIT, label_blocks, monitored, quiet_data_logger
+from pipeline.flow.ray_internals import (
+    NO_LIMIT,
+    from_tables,
+    label_blocks,
+    monitored,
+    quiet_data_logger,
+)
 from pipeline.flow.row_batches import cut_row_batches
 from pipeline.flow.session import WRITE_CPUS, Shortage
 from pipeline.flow.workers import find_and_label_args, labeller_args, segmenter_args
@@ -90,7 +96,7 @@ def _chain(
     of_actors: dict[str, Any] = {"max_restarts": RESTARTS, "max_task_retries": _RETRIES}
     of_tasks: dict[str, Any] = {"max_retries": _RETRIES}
     of_blocks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow"}
-    windows = ray.data.from_arrow(batches).map_batches(
+    windows = from_tables(batches).map_batches(
         partial(decode_batch, stages.decode),
         num_cpus=resources.decode_cpus,
         **of_blocks,

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from jobs import benchmark
+from pipeline.benchmark import start_up
 from pipeline.benchmark.contenders import list_contenders, make_config, summarise_loops
 from pipeline.benchmark.corpus import synthesise
 from pipeline.benchmark.loop import STAGES, Cost, Loop, Stopwatch
@@ -250,3 +251,12 @@ def test_a_benchmark_without_results_fails_with_the_reason(tmp_path: Path) -> No
     assert done.exit_code == 1
     assert "ours fp32: " in done.output
     assert str(tmp_path) in done.output
+
+
+def test_start_up_is_told_of_commands_that_label_nothing() -> None:
+    """The demo on Ray takes half a minute; its lines are those of the benchmark itself."""
+    command = [sys.executable, "-m", "jobs", "label"]
+    told = start_up._measure("help", [*command, "--help"])
+    assert (told.name, told.first_row_s) == ("help", 0.0)
+    assert told.cpu_s > 0
+    assert start_up.as_rows([told])[0][0] == "help"

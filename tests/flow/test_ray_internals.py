@@ -9,7 +9,7 @@ import ray
 import ray.data
 from ray._private import ray_constants
 from ray.actor import ActorHandle
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, read_api
 from ray.data._internal.execution.no_progress_guard import NoProgressGuard
 from ray.data._internal.execution.operators.actor_pool_map_operator import ActorPoolMapOperator
 from ray.data._internal.execution.streaming_executor import StreamingExecutor
@@ -45,6 +45,10 @@ def test_the_time_without_progress_is_a_key(no_progress_s: float, limit_s: float
     context = DataContext()
     _set_limits(context, RayConfig(no_progress_s=no_progress_s))
     assert context.execution_no_progress_timeout_s == limit_s
+
+
+def test_a_dataset_is_made_of_blocks_without_a_task_for_each() -> None:
+    assert list(inspect.signature(read_api.from_blocks).parameters) == ["blocks"]
 
 
 def test_the_uv_hook_is_a_constant_that_can_be_set() -> None:
