@@ -52,14 +52,16 @@ def show_outcome(console: Console, config: RunConfig, outcome: Outcome, snapshot
     if not outcome.plan.n_todo:
         console.print("Nothing left to do: every recording of the manifest is in the tables.")
     else:
-        rtfx = progress.audio_s / max(outcome.label_wall_s, 1e-9)
+        label_s = max(outcome.label_wall_s - outcome.start_up_s, 1e-9)
+        rtfx = progress.audio_s / label_s
         console.print(
             f"Labelled {progress.n_recordings - progress.n_errors:,} recordings "
             f"({progress.n_errors:,} failed), {progress.audio_s / 3600:.3f} h of audio in "
-            f"{outcome.label_wall_s:.0f} s: {rtfx:.1f}x real time, including start-up.",
+            f"{outcome.label_wall_s:.0f} s: {rtfx:.1f}x real time after a start-up of "
+            f"{outcome.start_up_s:.0f} s.",
         )
         busy_s = {name: state.busy_s for name, state in progress.stages.items()}
-        if bottleneck := find_bottleneck(busy_s, outcome.label_wall_s, config):
+        if bottleneck := find_bottleneck(busy_s, label_s, config):
             console.print(bottleneck)
     if outcome.n_unfinished:
         console.print(

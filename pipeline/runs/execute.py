@@ -142,6 +142,8 @@ class _Run:
         self._on_progress = on_progress
         self._build = build
         self._progress = Progress(run.run_id)
+        self._started = 0.0  # time.monotonic(), when labelling began
+        self._start_up_s = 0.0  # until the first row was labelled
         self._stages_before: Mapping[str, StageState] = {}  # sums of the rounds before this one
 
     def execute(self) -> Outcome:
@@ -151,12 +153,12 @@ class _Run:
             log.warning("%s", note)
         self._progress.n_planned = plan.n_todo
         self._progress.seq = adopted.seq
-        started = time.monotonic()
+        self._started = time.monotonic()
         if plan.n_todo:
             self._warn_of_other_labels()
             self._on_progress(self._progress)
             self._label(plan.legs)
-        wall_s = time.monotonic() - started
+        wall_s = time.monotonic() - self._started
         n_unfinished = self._n_missing(plan)
         # Readers see a new model only when it has labelled the whole corpus.
         published = self._publish_patiently(make_current=n_unfinished == 0)
@@ -167,6 +169,7 @@ class _Run:
             n_adopted=adopted.n_recordings,
             n_unfinished=n_unfinished,
             label_wall_s=wall_s,
+            start_up_s=self._start_up_s,
             default=self._default_labels(published.n_uncovered),
         )
 
@@ -270,6 +273,7 @@ class _Run:
         self._progress.waits_for = waits_for
         if "label" in stages and stages["label"].n_rows:
             self._progress.phase = Phase.LABELLING
+            self._start_up_s = self._start_up_s or time.monotonic() - self._started
         self._on_progress(self._progress)
 
     def _drain(

@@ -64,6 +64,7 @@ class Outcome:
     n_adopted: int  # recordings of an earlier run that died before it could commit them
     n_unfinished: int  # planned recordings without a row after the run; the next run labels them
     label_wall_s: float  # first row to last, including starting Ray and loading models
+    start_up_s: float = 0.0  # of these, until the first row was labelled
     default: "DefaultLabels | None" = None  # if this run's labels are not what readers get
 
 

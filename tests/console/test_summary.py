@@ -26,7 +26,8 @@ def outcome_of(n_todo: int, **changes: Any) -> Outcome:
         "progress": progress,
         "n_adopted": 0,
         "n_unfinished": 0,
-        "label_wall_s": 36.0,
+        "label_wall_s": 42.0,
+        "start_up_s": 6.0,
         "default": None,
     }
     return cast(Outcome, SimpleNamespace(**values | changes))
@@ -59,7 +60,9 @@ def test_the_summary_counts_this_run_and_all_tables(
     outcome = outcome_of(5, n_adopted=4, n_unfinished=2)
     text = summary_of(outcome, tmp_path, capsys)
     assert "Committed 4 recordings that an interrupted run had finished." in text
-    assert "Labelled 2 recordings (1 failed), 1.000 h of audio in 36 s: 100.0x real time" in text
+    assert (
+        "Labelled 2 recordings (1 failed), 1.000 h of audio in 42 s: 100.0x real time after" in text
+    )
     assert "2 recordings have no row yet" in text
     assert "recordings  1 ok, 1 failed\n" in text
     assert "languages   en 2\n" in text
