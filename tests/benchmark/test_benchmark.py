@@ -157,6 +157,7 @@ def test_planning_is_measured_from_files_to_the_rows_to_do(tmp_path: Path) -> No
     assert 0 < cost["peak_mib"] < 1024
 
 
+@pytest.mark.usefixtures("patience")
 def test_work_grows_with_the_corpus_and_memory_stops_growing(tmp_path: Path) -> None:
     """By counts, not by time; `jobs benchmark speed --scale` measures the time."""
     manifest = synthesise(tmp_path, CLIPS, seconds=60)
@@ -245,6 +246,7 @@ def test_an_option_that_cannot_be_measured_is_refused(arguments: list[str], reas
     assert reason in done.output
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_benchmark_without_results_fails_with_the_reason(tmp_path: Path) -> None:
     arguments = ["speed", "--model", str(tmp_path), "--no-ray", "--peer", "none"]
     done = CliRunner().invoke(benchmark.app, [*arguments, "--precision", "fp32", "--seconds", "60"])

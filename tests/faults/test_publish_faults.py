@@ -39,6 +39,8 @@ from tests.support.publisher_process import (
 )
 from tests.support.small_output import FIRST, contents, write_first
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 N_KILLS = int(os.environ.get("SENSEVOICE_TEST_KILLS", "12"))
 
 

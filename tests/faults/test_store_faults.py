@@ -41,6 +41,8 @@ from tests.support.faulty_wire import Fault, Wire, faulty_wire
 from tests.support.s3_server import S3
 from tests.support.small_output import FIRST, write_first
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 ALWAYS = 10_000
 TIMEOUT_S = 0.3
 BOUND_S = 8.0  # for one call over a network that stays broken, with the short timeouts below

@@ -131,7 +131,7 @@ def test_manifest_and_output_are_checked_before_the_model(
     def fetch(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("a model was looked for")
 
-    monkeypatch.setattr("pipeline.runs.execute.resolve_model", fetch)
+    monkeypatch.setattr("pipeline.runs.execute.resolve_model_of", fetch)
     settings = (f"manifest={AUDIO}", f"output={tmp_path / 'out'}", setting)
     flags = [part for one in settings for part in ("--set", one)]
     done = invoke(job, str(ROOT / "configs" / "demo.yaml"), *flags)

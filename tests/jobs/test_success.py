@@ -135,6 +135,7 @@ def test_a_dry_vacuum_lists_what_it_would_delete(root: str) -> None:
     assert store.list("") == before
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_store_that_ignores_conditions_needs_a_single_writer(s3: S3) -> None:
     bucket = s3.new_bucket("lying")
     options = [f"--set={name}={json.dumps(value)}" for name, value in s3.storage_options.items()]

@@ -23,6 +23,8 @@ from tests.support.crashing_stores import Crash, CrashingStore
 from tests.support.s3_server import S3
 from tests.support.small_output import contents, n_parts, publish_each
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_crash_at_any_operation_of_compact_or_vacuum_loses_nothing(

@@ -105,6 +105,7 @@ def test_a_model_batch_makes_one_copy_to_the_host(
     assert len(gpu.copies) == 1
 
 
+@pytest.mark.usefixtures("patience")
 @PATHS
 def test_a_row_batch_makes_two_copies_and_one_per_model_batch(
     precision: Precision,

@@ -135,6 +135,7 @@ def plan_command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.usefixtures("patience")
 def test_the_command_answers_for_a_config_and_for_a_manifest(tmp_path: Path) -> None:
     done = plan_command(str(ROOT / "configs" / "demo.yaml"), "--set", f"output={tmp_path}")
     assert done.returncode == 0, done.stderr

@@ -277,6 +277,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize(("overrides", "message"), REFUSED, ids=lambda value: str(value)[:40])
 def test_unusable_settings_are_refused_before_ray_starts(
     overrides: list[str], message: str, tmp_path: Path

@@ -55,6 +55,7 @@ def test_one_process_gives_the_rows_that_ray_gives(labelled: Snapshot, tmp_path:
         assert_equal(rows_of(local, table), rows_of(labelled, table))
 
 
+@pytest.mark.usefixtures("patience")
 def test_one_process_starts_no_ray_and_loads_torch_beside_the_driver(tmp_path: Path) -> None:
     code = f"""
 import sys
@@ -95,6 +96,7 @@ def test_a_model_that_does_not_load_stops_the_run(tmp_path: Path) -> None:
         execute(demo_config(tmp_path, ALWAYS), build)
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_run_that_was_interrupted_goes_on_where_it_stopped(tmp_path: Path) -> None:
     first = demo_config(tmp_path, ALWAYS, f"manifest={AUDIO / 'en_happy.mp3'}")
     execute(first)

@@ -154,6 +154,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_store_that_ignores_conditions_needs_a_single_writer(s3: S3, quick: None) -> None:
     store = open_store(s3.new_bucket("lying"), s3.storage_options)
     with (

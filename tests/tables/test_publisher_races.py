@@ -28,6 +28,8 @@ from tests.support.crashing_stores import (
 from tests.support.s3_server import S3
 from tests.support.small_output import FIRST, SECOND, contents, write_first, write_second
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 
 def prepare_first(store: Store) -> None:
     write_first(store)

@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.demo import AUDIO, MODEL, ROOT
 
+pytestmark = pytest.mark.usefixtures("patience")
+
 _SCRIPT = """
 import json, sys
 from pathlib import Path

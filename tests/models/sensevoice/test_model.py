@@ -166,6 +166,7 @@ def padded_model(compiled: bool) -> SenseVoice:
     return SenseVoice(files, precision="bf16", attention="padded", compiled=compiled)
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs g++ on a CPU")
 def test_compiled_layers_give_the_same_in_batches_of_any_size() -> None:
     """As on a GPU, where the compiler is Triton."""

@@ -380,6 +380,7 @@ def silero() -> Silero:
     return Silero(SegmentConfig(threshold=0.5, end_silence_s=0.3, pad_s=0.1))
 
 
+@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("n_samples", [0, 1, 511, 512, 513, 512 * 512, 512 * 512 + 1, 600_000])
 def test_silero_in_blocks_equals_its_package(silero: Silero, n_samples: int) -> None:
     import silero_vad
@@ -435,6 +436,7 @@ def test_the_released_fsmn_equals_funasr_on_minutes_of_speech(
     assert _our_intervals(vad, waveform) == _funasr_intervals(reference, waveform)
 
 
+@pytest.mark.usefixtures("patience")
 @needs_shared
 def test_silero_finds_the_intervals_of_its_package(
     silero: Silero, recordings: dict[str, np.ndarray]
