@@ -92,7 +92,7 @@ def settings(web: str, folder: Path) -> dict[str, Any]:
         "allowed_roots": ["/", f"http://{host}/", f"sftp://me:{IN_URI}@h/corpus/"],
         "allow_http": True,
         "storage_options": {"allow_private_hosts": True, "key": "AKIA", "secret": SECRET},
-        "ray": {"num_cpus": 2, "batch_audio_s": 20},
+        "ray": {"local": "never", "num_cpus": 2, "batch_audio_s": 20},
         "error_exit_code": 0,
     }
 
