@@ -97,8 +97,13 @@ def test_a_later_checkpoint_is_not_used_for_an_older_commit(long_log: Store) -> 
     assert read_state(long_log, 5).seq == 5
 
 
-def test_a_writer_is_stopped_if_the_log_ends_before_its_checkpoint(long_log: Store) -> None:
+@pytest.mark.parametrize("damage", [b"", b"rubbish"])
+def test_a_writer_is_stopped_if_the_log_ends_before_its_checkpoint(
+    long_log: Store, damage: bytes
+) -> None:
+    """Even a checkpoint that cannot be read shows that there was such a commit."""
     long_log.delete([record_key(seq) for seq in (5, 6, 7)])
+    long_log.put(CHECKPOINT, damage or long_log.get(CHECKPOINT))
     with pytest.raises(StoreError, match=r"0005\.json: .*checkpoint"):
         read_state(long_log, whole_log=True)
 
