@@ -30,7 +30,7 @@ from pipeline.tables.ledger import ledger_parts
 _FINGERPRINT = "f" * 32
 _PART_ROWS = 1_000_000  # of a ledger file
 _FIRST = "--first"
-_TODO_EVERY = 100  # one row in so many is not in the ledger
+_NEW_EVERY = 100  # one row in so many is new: it is not in the ledger
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +139,7 @@ def _done(rows: pa.Table) -> pa.Table:
             "error_type": [""] * n_rows,
         }
     )
-    return ledger.filter(pa.array(np.arange(n_rows) % _TODO_EVERY != 0))
+    return ledger.filter(pa.array(np.arange(n_rows) % _NEW_EVERY != 0))
 
 
 def show_planning(console: Console, cost: PlanningCost) -> None:

@@ -105,9 +105,16 @@ class _TokenRun(NamedTuple):
 
 
 def restrict_languages(output: ClipOutput, allowed: Collection[str]) -> np.ndarray:
-    """(6,) Language probabilities, zero but for the allowed ones and nospeech; their sum is 1."""
+    """(6,) Language probabilities, zero but for the allowed ones and nospeech; their sum is 1.
+
+    A clip whose most probable language is spoken stays speech: nospeech is zero too where it is
+    more probable than every allowed language.
+    """
+    nospeech = LANGUAGES.index("nospeech")
     keep = np.array([name in allowed or name == "nospeech" for name in LANGUAGES])
     kept = np.where(keep, output.language, 0)
+    if np.argmax(output.language) != nospeech == np.argmax(kept) and kept[:nospeech].any():
+        kept[nospeech] = 0
     return (kept / max(float(kept.sum()), 1e-12)).astype(np.float32)
 
 

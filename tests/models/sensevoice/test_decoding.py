@@ -1,6 +1,7 @@
 """Labels of unusual greedy CTC outputs, with a vocabulary of a few dozen pieces."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -196,6 +197,19 @@ def test_restricting_languages_keeps_nospeech_and_sums_to_one() -> None:
     assert kept.sum() == pytest.approx(1)
     assert {name for name, p in zip(LANGUAGES, kept, strict=True) if p} == {"zh", "en", "nospeech"}
     assert best_spoken(kept) in ("zh", "en")
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "expected"),
+    [((0.5, 0.1, 0, 0, 0, 0.4), "en"), ((0.3, 0.1, 0, 0, 0, 0.6), "nospeech")],
+)
+def test_speech_in_a_language_that_is_not_allowed_stays_speech(
+    probabilities: tuple[float, ...], expected: str
+) -> None:
+    one = replace(frames_of(*TAGS), language=np.array(probabilities, np.float32))
+    kept = restrict_languages(one, ["en", "ja"])
+    assert LANGUAGES[int(np.argmax(kept))] == expected
+    assert kept.sum() == pytest.approx(1)
 
 
 def test_a_vocabulary_without_the_tags_is_refused() -> None:
