@@ -36,7 +36,7 @@ def main(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Merge small files of the tables into larger ones.
+    """Merge small files of the tables into larger ones, and new reviews into the table `reviews`.
 
     May run at the same time as label runs and readers. Old snapshots keep their files until
     `vacuum` deletes them.
@@ -57,9 +57,11 @@ def main(
 
 
 def _line(done: Compacted, *, dry_run: bool) -> str:
+    folded = f"{counted(done.n_reviews, 'review')} added to the table; " if done.n_reviews else ""
     if not done.n_commits:
-        return f"nothing to merge; newest commit: {done.seq:,}"
+        return f"{folded}nothing to merge; newest commit: {done.seq:,}"
     return (
+        f"{folded}"
         f"{done.n_parts_before:,} small parts {'would become' if dry_run else 'became'} "
         f"{done.n_parts_after:,} "
         f"in {counted(done.n_commits, 'commit')}; newest commit: {done.seq:,}"

@@ -6,6 +6,8 @@ row. Times are float64 seconds from the start of the audio file. Rows between st
 an absent string is "", because Ray turns an all-null column of a numpy batch into the string "nan".
 """
 
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -257,3 +259,41 @@ TABLES: dict[str, pa.Schema] = {
         nullable=("gap_s", "start_offset_s", "audio_streams", "audio_stream"),
     ),
 }
+
+# A person's correction of one interval of a recording: the newest revision of each. It belongs to
+# the audio and not to a segment, so that it fits the labels of another model, too. `shown` is what
+# the model said of it when it was reviewed.
+LABELS_SHOWN = _struct(
+    ("text", pa.string()),
+    ("language", pa.string()),
+    ("emotion", pa.string()),
+    ("events", pa.list_(pa.string())),
+)
+REVIEWS = _schema(
+    ("recording_id", pa.string()),
+    ("channel", pa.int32()),  # null: all channels, mixed
+    ("version", pa.string()),  # of the audio, as in `recordings`
+    ("start_s", pa.float64()),
+    ("end_s", pa.float64()),
+    ("revision", pa.int32()),  # from 1
+    ("verdict", pa.string()),  # right | fixed | unusable | unsure | withdrawn
+    ("text", pa.string()),
+    ("language", pa.string()),
+    ("emotion", pa.string()),
+    ("events", pa.list_(pa.string())),
+    ("note", pa.string()),
+    ("reviewer", pa.string()),
+    ("saved_at", pa.timestamp("us", tz="UTC")),  # by the clock of the explorer's machine
+    ("spent_s", pa.float64()),  # on this segment, as the page measured it
+    ("sample", pa.string()),  # random: chosen by chance, so it tells accuracy without bias; or ""
+    ("segment_id", pa.string()),  # what was shown, ...
+    ("fingerprint", pa.string()),
+    ("seq", pa.int64()),
+    ("shown", LABELS_SHOWN),
+    ("request_id", pa.string()),  # of the save: a save that is sent twice is made once
+    nullable=("channel",),
+)
+VERDICTS = ("right", "fixed", "unusable", "unsure", "withdrawn")
+
+# What the commit log keeps: the tables of each model, and the reviews, which belong to none.
+LOGGED_TABLES: Mapping[str, pa.Schema] = ChainMap(TABLES, {"reviews": REVIEWS})

@@ -1,4 +1,4 @@
-"""Merge small parts into larger ones. Knows the log and whole parts; knows nothing of runs.
+"""Merge small parts into larger ones, and reviews into their table. Knows nothing of runs.
 
 Can run at any time, beside publishers and readers. Readers of older snapshots keep the old parts
 until a vacuum deletes them.
@@ -18,6 +18,7 @@ from pipeline.tables import commit_log as commits
 from pipeline.tables.commit_log import COMMIT_TRIES, DataFile, Record, State, new_record
 from pipeline.tables.parquet import read_files
 from pipeline.tables.parts import PartWriter, part_files, read_part
+from pipeline.tables.review_table import count_new, fold_reviews
 
 GOOD_BYTES = 64 << 20  # on disk, all tables of a part; parts of at least half of it are kept
 
@@ -32,6 +33,7 @@ class Compacted:
     n_commits: int = 0
     n_parts_before: int = 0  # parts that were merged
     n_parts_after: int = 0  # parts that they became
+    n_reviews: int = 0  # saved since the last time, now in the table `reviews`
 
 
 def compact(store: Store, *, good_bytes: int = GOOD_BYTES) -> Compacted:
@@ -42,9 +44,10 @@ def compact(store: Store, *, good_bytes: int = GOOD_BYTES) -> Compacted:
     not what was committed, or if other writers commit first COMMIT_TRIES times in a row.
     """
     run_id = f"compact-{uuid.uuid4().hex[:8]}"
+    n_reviews = fold_reviews(store).n_new
     statuses: dict[str, str] = {}
     state, n_lost = State(), 0
-    done = Compacted()
+    done = Compacted(n_reviews=n_reviews)
     while n_lost < COMMIT_TRIES:
         state = commits.read_state(store, since=state, whole_log=state.seq == 0)
         try:
@@ -78,7 +81,7 @@ def preview(store: Store, *, good_bytes: int = GOOD_BYTES) -> Compacted:
     state = commits.read_state(store, whole_log=True)
     groups = list(_groups(store, state, good_bytes, {}))
     n_parts = sum(len(group) for group in groups)
-    return Compacted(state.seq, len(groups), n_parts, len(groups))
+    return Compacted(state.seq, len(groups), n_parts, len(groups), count_new(store, state))
 
 
 def _groups(

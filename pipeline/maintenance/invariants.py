@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.arrow import pc
-from pipeline.schema import TABLES
+from pipeline.schema import LOGGED_TABLES
 from pipeline.tables.bundles import BALANCE_S
 from pipeline.tables.parts import Tables
 
@@ -49,7 +49,7 @@ CHECKED = {
 
 def wrong_schema(table: str, schema: pa.Schema) -> Iterator[str]:
     """Columns that differ from schema.TABLES; a nullable column may be absent."""
-    expected = TABLES[table]
+    expected = LOGGED_TABLES[table]
     for field in expected:
         if field.name not in schema.names:
             if not field.nullable:

@@ -20,6 +20,8 @@ from pipeline.storage.store import Store
 from pipeline.tables import Snapshot
 from pipeline.tables.parquet import to_parquet
 from pipeline.tables.parts import PART_BYTES, Tables, ordered, read_part
+from pipeline.tables.review_table import TABLE as REVIEWS
+from pipeline.tables.review_table import committed_reviews
 
 PartitionBy = Literal["none", "language", "commit_date"]
 PARTITIONS: tuple[PartitionBy, ...] = get_args(PartitionBy)
@@ -48,6 +50,7 @@ def release(
 ) -> Released:
     """Copy a snapshot to an empty directory, in files of `part_bytes`, sorted by recording_id.
 
+    The reviews of the snapshot are a sixth table, if there are any; it is not partitioned.
     Partitioning by `language` divides the segment tables only, by the language of each segment. As
     in Hive, the partition column is in the path and not in the files. Raises StoreError if the
     target is not empty, lies below a directory that is named like a column (`language=yue`), or if
@@ -63,6 +66,10 @@ def release(
     for path in snapshot.parts():
         writer.add(read_part(snapshot.store, snapshot.state, path))
     n_rows = writer.finish()
+    reviews = committed_reviews(snapshot.store, snapshot.state)
+    if reviews.num_rows:
+        writer.write(REVIEWS, "", reviews)
+        n_rows[REVIEWS] = reviews.num_rows
     released = Released(
         source=snapshot.store.root,
         seq=snapshot.seq,
@@ -116,16 +123,16 @@ class _Writer:
         self._flush()
         for table, n_rows in self._n_rows.items():
             if not n_rows:  # a glob without files is an error in most engines
-                self._write(table, "", TABLES[table].empty_table())
+                self.write(table, "", TABLES[table].empty_table())
         return self._n_rows
 
     def _flush(self) -> None:
         for (table, directory), parts in sorted(self._pending.items(), key=lambda item: item[0]):
-            self._write(table, directory, ordered(pa.concat_tables(parts)))
+            self.write(table, directory, ordered(pa.concat_tables(parts)))
         self._pending.clear()
         self._n_bytes = 0
 
-    def _write(self, table: str, directory: str, rows: pa.Table) -> None:
+    def write(self, table: str, directory: str, rows: pa.Table) -> None:
         key = f"{table}/{directory}part-{self.n_files:05d}.parquet"
         self._target.put(key, to_parquet(rows, self._metadata))
         self.n_files += 1

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from pipeline.errors import StoreError
-from pipeline.schema import TABLES
+from pipeline.schema import LOGGED_TABLES
 from pipeline.storage.store import Store
 from pipeline.storage.store_errors import uri_in_errors
 from pipeline.tables import commit_log as commits
@@ -84,7 +84,7 @@ def vacuum(store: Store, *, retain_s: float = RETAIN_S, dry_run: bool = False) -
 
 
 def _list_all(store: Store) -> list[str]:
-    prefixes = (*(f"{table}/" for table in TABLES), BUNDLES, "_snapshots/", "_checkpoints/")
+    prefixes = (*(f"{table}/" for table in LOGGED_TABLES), BUNDLES, "_snapshots/", "_checkpoints/")
     return [key for prefix in prefixes for key in store.list(prefix)]
 
 
@@ -113,7 +113,7 @@ def _commit_empty(store: Store, state: State, forgotten: tuple[str, ...]) -> Sta
 
 def _find_deletable(store: Store, state: State, keys: Sequence[str], retain_s: float) -> Vacuumed:
     kept = _find_kept(store, state, retain_s)
-    tables = tuple(f"{table}/" for table in TABLES)
+    tables = tuple(f"{table}/" for table in LOGGED_TABLES)
     return Vacuumed(
         seq=state.seq,
         first_seq=kept.first_seq,

@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 
 from pipeline.errors import StoreError
 from pipeline.maintenance.invariants import CHECKED, wrong_rows, wrong_schema
-from pipeline.schema import SCHEMA_VERSION, TABLES
+from pipeline.schema import LOGGED_TABLES, SCHEMA_VERSION, TABLES
 from pipeline.storage.store import Store
 from pipeline.tables import commit_log as commits
 from pipeline.tables.bundles import BUNDLES
 from pipeline.tables.commit_log import DataFile, State
 from pipeline.tables.parquet import read_files
 from pipeline.tables.parts import part_files
+from pipeline.tables.review_table import FINGERPRINT, lost_reviews
+from pipeline.tables.review_table import TABLE as REVIEWS
 
 
 @dataclass(slots=True)
@@ -40,6 +42,7 @@ class Verdict:
     n_files: int = 0
     n_bytes: int = 0
     n_waiting: int = 0  # bundles that no commit has consumed; the next run publishes them
+    n_reviews: int = 0
     problems: list[str] = field(default_factory=list)
 
 
@@ -59,6 +62,7 @@ def verify(store: Store) -> Verdict:
     verdict.n_fingerprints = len(fingerprints)
     for fingerprint in fingerprints:
         _verify_fingerprint(store, state, fingerprint, verdict)
+    _verify_reviews(store, state, verdict)
     return verdict
 
 
@@ -141,6 +145,22 @@ def _verify_fingerprint(store: Store, state: State, fingerprint: str, verdict: V
     verdict.problems += _repeated(store, paths, hashes)
 
 
+def _verify_reviews(store: Store, state: State, verdict: Verdict) -> None:
+    """Check the table of reviews, and that each of its rows is an object, too."""
+    n_before = len(verdict.problems)
+    for file in state.table(REVIEWS, FINGERPRINT):
+        _, problems = _read_file(store, REVIEWS, file)
+        verdict.n_files += 1
+        verdict.n_bytes += file.bytes
+        verdict.n_reviews += file.rows
+        verdict.problems += [f"{store.uri(file.path)}: {problem}" for problem in problems]
+    try:
+        if len(verdict.problems) == n_before:
+            verdict.problems += lost_reviews(store, state)
+    except StoreError as error:
+        verdict.problems.append(str(error))
+
+
 def _verify_part(store: Store, state: State, path: str, verdict: Verdict) -> NDArray[np.uint64]:
     """Check the files and rows of a part; return the hashes of its recording_ids."""
     tables = {name: TABLES[name].empty_table().select(CHECKED[name]) for name in TABLES}
@@ -211,7 +231,8 @@ def _check_file(table: str, file: DataFile, data: bytes) -> tuple[pa.Table | Non
         if not field.nullable
     ):
         problems.append("has nulls in a column that must have none")
-    return rows.select(CHECKED[table]).combine_chunks().replace_schema_metadata(None), problems
+    columns = CHECKED.get(table, LOGGED_TABLES[table].names)
+    return rows.select(columns).combine_chunks().replace_schema_metadata(None), problems
 
 
 def _repeated(store: Store, paths: list[str], hashes: list[NDArray[np.uint64]]) -> Iterator[str]:

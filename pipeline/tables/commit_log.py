@@ -17,13 +17,14 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.errors import StoreError
-from pipeline.schema import SCHEMA_VERSION, TABLES
+from pipeline.schema import LOGGED_TABLES, SCHEMA_VERSION, TABLES
 from pipeline.storage.forward import put_forward
 from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
 
-# Raised when an older program would misread a record. Version 1 had neither sha256 nor forgotten.
-LOG_VERSION = 2
+# Raised when an older program would misread a record. Version 1 had neither sha256 nor forgotten,
+# version 2 no reviews.
+LOG_VERSION = 3
 CHECKPOINT_EVERY = 50  # commits: limits how many records a reader reads one by one
 COMMIT_TRIES = 20  # commits that others made first, in a row, before a writer gives up
 KEPT_LISTS = 10  # commits: a reader without this library has this long to open the files
@@ -201,7 +202,7 @@ def _newest_checkpoint(store: Store, state: State, last: int | None, listed: int
 
 def replay(store: Store, state: State, records: Iterable[Record]) -> State:
     """`state` after more commits. Raises StoreError if one removes a file that is not in it."""
-    files = {table: dict(state.files.get(table, {})) for table in TABLES}
+    files = {table: dict(state.files.get(table, {})) for table in LOGGED_TABLES}
     consumed, opened = set(state.consumed), set(state.opened)
     seq, current = state.seq, state.current_fingerprint
     for record in records:
@@ -348,7 +349,7 @@ def _parse_record(values: dict[str, Any]) -> Record:
     values["added"] = {
         table: tuple(DataFile(**file) for file in files) for table, files in values["added"].items()
     }
-    if unknown := {*values["added"], *values["removed"]} - set(TABLES):
+    if unknown := {*values["added"], *values["removed"]} - set(LOGGED_TABLES):
         raise ValueError(f"unknown tables {sorted(unknown)}")
     return Record(**values)
 
@@ -385,8 +386,8 @@ def _read_checkpoint(store: Store, seq: int) -> State | None:
         if values["log_version"] > LOG_VERSION:
             return None
         files = {
-            table: {file["path"]: DataFile(**file) for file in listed}
-            for table, listed in values["files"].items()
+            table: {file["path"]: DataFile(**file) for file in values["files"].get(table, ())}
+            for table in LOGGED_TABLES
         }
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import StoreError
-from pipeline.schema import TABLES
+from pipeline.schema import LOGGED_TABLES
 from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
 from pipeline.storage.store_errors import uri_in_errors
@@ -47,7 +47,7 @@ def read_files(
     A nullable column that is missing, because an older program wrote the file, is null. Raises
     StoreError for a file that is damaged, and still is when read again.
     """
-    schema = TABLES[table]
+    schema = LOGGED_TABLES[table]
     if columns is not None:
         if unknown := [name for name in columns if name not in schema.names]:
             raise ValueError(f"{table} has no columns {unknown}; it has {schema.names}")

@@ -16,6 +16,7 @@ from pipeline.schema import TABLES
 from pipeline.storage.store import Store, open_store
 from pipeline.tables.commit_log import State, read_state
 from pipeline.tables.parquet import read_files
+from pipeline.tables.review_table import committed_reviews, create_review_views
 from pipeline.tables.snapshot_files import SnapshotFiles
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ def connect(
 ) -> "duckdb.DuckDBPyConnection":
     """DuckDB with a view of each table of one snapshot, and `segments`, the join of all of them.
 
+    Also `reviews`, as of that commit, and `segments_reviewed`: the segments as corrected by people.
+
     DuckDB reads local files itself, and remote ones through this project's filesystem. It may do
     all that your account may: for SQL of others, use locked_sql.connect_locked.
     """
@@ -128,9 +131,10 @@ def connect(
 def create_all_views(
     connection: "duckdb.DuckDBPyConnection", snapshot: Snapshot, *, read_only: bool = False
 ) -> list[str]:
-    """Create a view of each table, and `segments`; returns the files as DuckDB opens them."""
+    """Create all views of `connect`; returns the files as DuckDB opens them."""
     uris = create_views(connection, snapshot, read_only=read_only)
     connection.execute(_SEGMENTS)
+    create_review_views(connection, committed_reviews(snapshot.store, snapshot.state))
     return uris
 
 

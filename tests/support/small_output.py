@@ -9,6 +9,7 @@ from pipeline.tables import open_snapshot
 from pipeline.tables.bundles import write_bundle
 from pipeline.tables.commit_log import read_state
 from pipeline.tables.publisher import publish
+from pipeline.tables.run_records import RunInfo
 from tests.support.bundle_rows import OTHER_RUN, RUN, bundle, whole, window
 
 
@@ -80,11 +81,11 @@ def write_second(store: Store) -> None:
 SECOND = FIRST | {"b": ("ok", "v2", 1), "bad": ("ok", "v1", 2), "new": ("ok", "v1", 1)}
 
 
-def publish_each(store: Store, names: str, error: str = "") -> None:
+def publish_each(store: Store, names: str, error: str = "", run: RunInfo = RUN) -> None:
     """One commit and one part for each letter of `names`."""
     for name in names:
-        write_bundle(store, RUN, bundle(window(name, error=error)))
-        publish(store, RUN)
+        write_bundle(store, run, bundle(window(name, error=error)))
+        publish(store, run)
 
 
 def n_parts(store: Store) -> int:
