@@ -24,6 +24,7 @@ COMMANDS = {
     "status": "Show the commits, the fingerprints, what waits and what failed.",
     "query": "Run one SQL statement on a snapshot of the tables.",
     "report": "Write an HTML page that describes a snapshot: the dataset card.",
+    "explore": "Browse, hear and correct the labels of one snapshot in a browser.",
     "export": "Write labelled segments in a format that other tools read.",
     "diff": "Compare the labels of two models for the same recordings.",
     "verify": "Check every commit, every file and every row of the tables.",
@@ -36,11 +37,17 @@ COMMANDS = {
 
 
 NEED_LABEL = ("label", "transcribe", "benchmark")  # commands that need the extra `label`
+NEED_EXPLORE = ("explore",)
 # The modules that the extra `label` of pyproject.toml installs.
 LABEL_MODULES = (
     *("ray", "torch", "torchaudio", "funasr", "modelscope", "huggingface_hub", "sentencepiece"),
     *("silero_vad", "numba", "psutil"),
 )
+EXPLORE_MODULES = ("fastapi", "uvicorn")  # of the extra `explore`
+_EXTRAS = {  # extra: (commands that need it, its modules)
+    "label": (NEED_LABEL, LABEL_MODULES),
+    "explore": (NEED_EXPLORE, EXPLORE_MODULES),
+}
 
 
 class _ImportedWhenRun(Group):
@@ -48,10 +55,10 @@ class _ImportedWhenRun(Group):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)  # an unknown name ends here
-        if name in NEED_LABEL:
-            for module in LABEL_MODULES:
-                if find_spec(module) is None:
-                    _refuse(module)
+        for extra, (commands, modules) in _EXTRAS.items():
+            missing = [module for module in modules if name in commands and not find_spec(module)]
+            if missing:
+                _refuse(missing[0], extra)
         return name, get_command(import_module(f"jobs.{name}").app), rest
 
     def invoke(self, ctx: Any) -> Any:
@@ -59,16 +66,17 @@ class _ImportedWhenRun(Group):
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
             module = (error.name or "").partition(".")[0]
-            if module not in LABEL_MODULES:
+            extra = next((one for one, (_, known) in _EXTRAS.items() if module in known), None)
+            if extra is None:
                 raise
-            _refuse(module)
+            _refuse(module, extra)
 
 
-def _refuse(module: str) -> NoReturn:
+def _refuse(module: str, extra: str) -> NoReturn:
     """Say which library is missing and how to install it; exit code 2."""
     typer.echo(
-        f"refused: {module} is not installed; install the label group: "
-        "pip install 'sensevoice-pipeline[label]'",
+        f"refused: {module} is not installed; install the {extra} group: "
+        f"pip install 'sensevoice-pipeline[{extra}]'",
         err=True,
     )
     sys.exit(2)

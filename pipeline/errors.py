@@ -50,6 +50,10 @@ class RoundEnded(PipelineError, RuntimeError):
     """One round of a run ended early because workers kept crashing; another round may succeed."""
 
 
+class TooSlow(PipelineError):
+    """A request took longer than its limit, or more memory, and was ended."""
+
+
 class BatchTooLarge(PipelineError):
     """The device has too little memory for this model batch; one with fewer clips may fit."""
 

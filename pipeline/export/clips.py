@@ -1,10 +1,11 @@
 """Segments to wav files: decodes each recording once. Knows audio and files; no labels."""
 
+import io
 import wave
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -17,6 +18,22 @@ from pipeline.schema import SAMPLE_RATE
 
 _NEAR_S = 60.0  # to decode this much takes less time than to open a file
 _MISSING_S = 0.01  # a decoder's last packet may end this much before the segment
+
+
+class Clip(Protocol):
+    """A stretch of a recording."""
+
+    @property
+    def segment_id(self) -> str: ...
+
+    @property
+    def uri(self) -> str: ...
+
+    @property
+    def start_s(self) -> float: ...
+
+    @property
+    def n_samples(self) -> int: ...
 
 
 def cut_clips(
@@ -47,14 +64,17 @@ def cut_clips(
 
 
 def _cut_recording(rows: Sequence[ExportRow], folder: Path, options: Mapping[str, Any]) -> None:
-    for row, waveform in zip(rows, _waveforms(rows, options), strict=True):
+    for row, waveform in zip(rows, read_clips(rows, options), strict=True):
         path = folder / row.clip
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_wav(path, waveform)
+        path.write_bytes(to_wav(waveform))
 
 
-def _waveforms(rows: Sequence[ExportRow], options: Mapping[str, Any]) -> Iterator[Waveform]:
-    """The samples of each row, (n_samples,). Raises RecordingError if the file is shorter now."""
+def read_clips(rows: Sequence[Clip], options: Mapping[str, Any]) -> Iterator[Waveform]:
+    """The samples of each clip, (n_samples,), of one recording and in time order.
+
+    Raises RecordingError if the file cannot be read, or is shorter now.
+    """
     # No seek if the first row is near the start: after one, some decoders are inexact for a while.
     offset_s = rows[0].start_s if rows[0].start_s > _NEAR_S else 0.0
     first = round(offset_s * SAMPLE_RATE)
@@ -70,7 +90,7 @@ def _waveforms(rows: Sequence[ExportRow], options: Mapping[str, Any]) -> Iterato
         yield _exactly(held[start - first : end - first], row)
 
 
-def _exactly(samples: Waveform, row: ExportRow) -> Waveform:
+def _exactly(samples: Waveform, row: Clip) -> Waveform:
     missing = row.n_samples - samples.size
     if missing > _MISSING_S * SAMPLE_RATE:
         raise RecordingError(
@@ -81,10 +101,12 @@ def _exactly(samples: Waveform, row: ExportRow) -> Waveform:
     return np.pad(samples, (0, missing))
 
 
-def write_wav(path: Path, waveform: Waveform) -> None:
-    """16 kHz, mono, 16 bit."""
-    with wave.open(str(path), "wb") as file:
+def to_wav(waveform: Waveform) -> bytes:
+    """A wav file: 16 kHz, mono, 16 bit."""
+    data = io.BytesIO()
+    with wave.open(data, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(SAMPLE_RATE)
         file.writeframes(waveform.astype("<i2").tobytes())
+    return data.getvalue()

@@ -7,7 +7,7 @@ with DuckDB 2.0.1: tests/tables/test_locked_sql.py lists the statements that are
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,12 +31,13 @@ _LOCK = (
 
 @contextmanager
 def connect_locked(
-    snapshot: Snapshot, spill: Path | None = None
+    snapshot: Snapshot, spill: Path | None = None, settings: Mapping[str, str] | None = None
 ) -> "Iterator[duckdb.DuckDBPyConnection]":
     """DuckDB with the views of `tables.connect`, which can open only the files of this snapshot.
 
     What does not fit into memory goes to a directory of its own in `spill` (default: the directory
-    for temporary files). DuckDB makes it when it is needed; it is deleted at the end.
+    for temporary files). DuckDB makes it when it is needed; it is deleted at the end. `settings`
+    are further ones of DuckDB, such as memory_limit.
     """
     import duckdb
 
@@ -47,6 +48,8 @@ def connect_locked(
             connection.execute(f"SET allowed_paths = [{', '.join(map(_quoted, uris))}]")
             # The statement may read and write in this directory: hence one of its own.
             connection.execute(f"SET temp_directory = {_quoted(private)}")
+            for name, value in (settings or {}).items():
+                connection.execute(f"SET {name} = {_quoted(value)}")
             for setting in _LOCK:
                 connection.execute(f"SET {setting}")
             yield connection

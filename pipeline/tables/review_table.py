@@ -32,7 +32,7 @@ _SAME = 0.8  # share of the joint stretch that a review and a segment must have 
 # A review belongs to the segment of the same audio that covers nearly the same stretch. Segments
 # hardly overlap, so there is at most one; of two reviews of one segment, the nearer and newer.
 _FITTED = f"""
-    CREATE OR REPLACE VIEW segment_reviews AS
+    CREATE OR REPLACE VIEW fitted_reviews AS
     SELECT
         s.segment_id, v.* EXCLUDE (segment_id, shown), v.shown.text AS shown_text,
         v.shown.language AS shown_language, v.shown.emotion AS shown_emotion,
@@ -42,13 +42,17 @@ _FITTED = f"""
     JOIN transcripts s ON s.recording_id = v.recording_id
         AND least(s.end_s, v.end_s) - greatest(s.start_s, v.start_s)
             >= {_SAME} * (greatest(s.end_s, v.end_s) - least(s.start_s, v.start_s))
-    WHERE v.verdict <> 'withdrawn' AND v.channel IS NULL
+    WHERE v.channel IS NULL
     QUALIFY row_number() OVER (
         PARTITION BY s.segment_id
         ORDER BY abs(s.start_s - v.start_s) + abs(s.end_s - v.end_s), v.saved_at DESC
     ) = 1
 """
 
+_VALID = """
+    CREATE OR REPLACE VIEW segment_reviews AS
+    SELECT * FROM fitted_reviews WHERE verdict <> 'withdrawn'
+"""
 # What a person said where one did, else what the model said.
 _REVIEWED = """
     CREATE OR REPLACE VIEW segments_reviewed AS
@@ -120,6 +124,7 @@ def create_review_views(connection: "duckdb.DuckDBPyConnection", reviews: pa.Tab
     """
     connection.register(TABLE, reviews)
     connection.execute(_FITTED)
+    connection.execute(_VALID)
     connection.execute(_REVIEWED)
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipeline.errors import StoreError
+from pipeline.errors import PipelineError, StoreError
 from pipeline.schema import REVIEWS
 from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
@@ -84,7 +84,7 @@ class Review:
     sample: Literal["random", ""] = ""
 
 
-class ReviewConflict(Exception):
+class ReviewConflict(PipelineError):
     """Somebody else saved the interval after it was shown. `theirs` is the newest revision."""
 
     def __init__(self, theirs: Review) -> None:

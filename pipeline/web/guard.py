@@ -1,0 +1,209 @@
+"""Who may ask: token, Host, Origin, content type and size, before any handler runs. ASGI.
+
+A page of another site can send requests to a server on the user's own machine, under a name of its
+own that it points to 127.0.0.1 (DNS rebinding), or as a form (CSRF). Other users of the machine can
+reach the port. So the Host must be ours, the Origin too, what changes something must be JSON or
+multipart with our Origin, and every path that is not public needs the token.
+"""
+
+import hmac
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from ipaddress import ip_address
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+COOKIE = "sensevoice_session"
+# wavesurfer.js sets the style of its elements by script: hence 'unsafe-inline', for styles only.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self'; connect-src 'self'; media-src 'self' blob:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+_HEADERS = (
+    (b"content-security-policy", CONTENT_SECURITY_POLICY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"microphone=(self), camera=(), geolocation=()"),
+)
+_CHANGING = {"POST", "PUT", "PATCH", "DELETE"}
+_LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the guard lets through.
+
+    hosts: names under which this server is asked, without a port; "*" allows any.
+    tokens: one of these must come as `Authorization: Bearer`, or in the cookie; none: no check.
+    public: paths that need no token. prefixes of paths end with "/".
+    json_only: bodies must be JSON (a form of another site cannot send that without a preflight).
+    """
+
+    hosts: frozenset[str]
+    tokens: frozenset[str] = frozenset()
+    public: frozenset[str] = frozenset()
+    json_only: bool = False
+    most_bytes: int = 1 << 20  # of a body
+    read_only: bool = False
+
+
+def is_loopback(address: str) -> bool:
+    """Whether a server at this address can be reached only from this machine."""
+    if address == "localhost":
+        return True
+    try:
+        return ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def hosts_for(address: str, names: frozenset[str] = frozenset()) -> frozenset[str]:
+    """The Host names to accept when listening on `address`; `names` are the public ones."""
+    if names:
+        return names | {*_LOCAL_HOSTS}
+    return frozenset({*_LOCAL_HOSTS, address})
+
+
+class Guard:
+    """Refuses what `rules` do not allow, and adds the security headers to every answer."""
+
+    def __init__(self, app: App, rules: Rules) -> None:
+        self._app = app
+        self._rules = rules
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        headers = {
+            name.decode("latin-1").lower(): value.decode("latin-1")
+            for name, value in scope["headers"]
+        }
+        refusal = self._refusal(scope, headers)
+        if refusal is not None:
+            await _refuse(scope, receive, send, *refusal)
+            return
+        if scope["type"] == "websocket":
+            await self._app(scope, receive, send)
+            return
+        await self._app(scope, self._limited(receive), _with_headers(send))
+
+    def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str, str] | None:
+        """(status, code, message), or None if the request may pass."""
+        rules = self._rules
+        host = _without_port(headers.get("host", ""))
+        if "*" not in rules.hosts and host not in rules.hosts:
+            return 421, "wrong_host", f"this server does not answer for the host {host!r}"
+        origin = headers.get("origin")
+        if origin not in (None, "null") and not _is_same(origin or "", headers.get("host", "")):
+            return 403, "wrong_origin", "requests of other sites are refused"
+        if origin == "null" or headers.get("sec-fetch-site") == "cross-site":
+            return 403, "wrong_origin", "requests of other sites are refused"
+        if not self._is_known(scope["path"], headers):
+            return 401, "no_token", "send the token as `Authorization: Bearer TOKEN`"
+        if scope["type"] == "websocket" or scope["method"] not in _CHANGING:
+            return None
+        if rules.read_only:
+            return 405, "read_only", "this server was started with --read-only"
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        if rules.json_only and kind != "application/json":
+            return 415, "not_json", "send the body as application/json"
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > rules.most_bytes:
+            return 413, "too_large", f"the body may have {rules.most_bytes:,} bytes"
+        return None
+
+    def _is_known(self, path: str, headers: Mapping[str, str]) -> bool:
+        rules = self._rules
+        if not rules.tokens or path in rules.public or _is_below(path, rules.public):
+            return True
+        kind, _, bearer = headers.get("authorization", "").partition(" ")
+        sent = bearer if kind.lower() == "bearer" else _cookie(headers.get("cookie", ""))
+        return is_token(sent, rules.tokens)
+
+    def _limited(self, receive: Receive) -> Receive:
+        """A body without a length, or longer than it says, ends as if the client had gone."""
+        n_bytes = 0
+
+        async def limited() -> Message:
+            nonlocal n_bytes
+            message = await receive()
+            n_bytes += len(message.get("body", b""))
+            if n_bytes > self._rules.most_bytes:
+                return {"type": "http.disconnect"}
+            return message
+
+        return limited
+
+
+def is_token(sent: str, tokens: frozenset[str]) -> bool:
+    """Whether `sent` is one of the tokens. Takes the same time for every wrong one."""
+    fitting = [hmac.compare_digest(sent.encode(), token.encode()) for token in tokens]
+    return any(fitting)
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0].lower()
+
+
+def _is_same(origin: str, host: str) -> bool:
+    return origin.partition("://")[2].lower() == host.lower()
+
+
+def _is_below(path: str, public: frozenset[str]) -> bool:
+    return any(
+        prefix.endswith("/") and path.startswith(prefix) for prefix in public if prefix != "/"
+    )
+
+
+def _cookie(header: str) -> str:
+    try:
+        found = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return ""
+    return found.value if found is not None else ""
+
+
+def _with_headers(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            given = [*message.get("headers", ())]
+            names = {name.lower() for name, _ in given}
+            added = [pair for pair in _HEADERS if pair[0] not in names]
+            if b"cache-control" not in names:
+                added.append((b"cache-control", b"private, no-store"))
+            message = {**message, "headers": [*given, *added]}
+        await send(message)
+
+    return sending
+
+
+async def _refuse(
+    scope: Scope, receive: Receive, send: Send, status: int, code: str, message: str
+) -> None:
+    if scope["type"] == "websocket":
+        await receive()  # the connect message
+        await send({"type": "websocket.close", "code": 1008, "reason": message})
+        return
+    body = json.dumps({"error": {"code": code, "message": message}}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        *_HEADERS,
+    ]
+    if status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
