@@ -22,6 +22,7 @@ from pipeline.console.commands import (
     show_json,
 )
 from pipeline.errors import ExportError
+from pipeline.export.reviewed import Reviewed
 from pipeline.export.write import Audio, Exported, Format, export
 from pipeline.storage.address import is_uri
 
@@ -37,6 +38,23 @@ def main(
             "without words (text <> '' leaves them out)"
         ),
     ] = "",
+    reviewed: Annotated[
+        Reviewed,
+        typer.Option(
+            help="corrections by people (see `explore`): ignore them; only what was reviewed; "
+            "prefer a correction to the model's label; exclude what was reviewed"
+        ),
+    ] = "ignore",
+    test_share: Annotated[
+        float,
+        typer.Option(
+            "--test-share",
+            min=0,
+            max=1,
+            help="share of the speakers (column `speaker`) or recordings that become the split "
+            "`test`, the same each time; what was drawn by chance and reviewed is always in it",
+        ),
+    ] = 0.0,
     audio: Annotated[
         Audio | None,
         typer.Option(
@@ -71,6 +89,8 @@ def main(
             seq,
             fingerprint,
             unsafe=unsafe,
+            reviewed=reviewed,
+            test_share=test_share,
         )
     if as_json:
         show_json(asdict(done) | {"output": str(target)})

@@ -6,6 +6,7 @@ Each writer reads the rows once and writes files into `target.staging`.
 import gzip
 import json
 import shlex
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,12 +31,17 @@ _ROW_GROUP = 200  # clips; the Hub's viewer reads whole row groups
 def write_sensevoice(rows: Iterable[ExportRow], target: ExportTarget) -> None:
     """`train.jsonl` as in FunAudioLLM/SenseVoice data/train_example.jsonl; needs clips.
 
-    Lengths are those of FunASR's sensevoice2jsonl.py: `source_len` in frames of 10 ms,
-    `target_len` in words if there is a space, else in characters. FunASR's loader leaves out,
-    without a message, clips longer than its max_token_length (finetune.sh: 2000, so 20 s).
+    The split `test` goes to `test.jsonl`. Lengths are those of FunASR's sensevoice2jsonl.py:
+    `source_len` in frames of 10 ms, `target_len` in words if there is a space, else in characters.
+    FunASR's loader leaves out, without a message, clips longer than its max_token_length
+    (finetune.sh: 2000, so 20 s).
     """
-    with (target.staging / "train.jsonl").open("w", encoding="utf-8") as file:
+    with ExitStack() as stack:
+        files: dict[str, TextIO] = {}
         for row in rows:
+            if row.split not in files:
+                path = target.staging / f"{row.split}.jsonl"
+                files[row.split] = stack.enter_context(path.open("w", encoding="utf-8"))
             line = {
                 "key": row.key,
                 "text_language": LANGUAGE_TAGS[row.language],
@@ -47,7 +53,7 @@ def write_sensevoice(rows: Iterable[ExportRow], target: ExportTarget) -> None:
                 "target_len": len(row.text.split()) if " " in row.text else len(row.text),
                 "source_len": row.n_samples // FRAME,
             }
-            _write_line(file, line)
+            _write_line(files[row.split], line)
 
 
 def write_nemo(rows: Iterable[ExportRow], target: ExportTarget) -> None:
@@ -62,7 +68,11 @@ def write_nemo(rows: Iterable[ExportRow], target: ExportTarget) -> None:
                 "offset": 0.0 if target.clips else row.start_s,
                 "duration": row.duration_s,
             }
-            _write_line(file, interval | {"text": row.text, "lang": row.language} | _labels(row))
+            _write_line(file, interval | _nemo_labels(row))
+
+
+def _nemo_labels(row: ExportRow) -> dict[str, Any]:
+    return {"text": row.text, "lang": row.language, **_labels(row), "extra": dict(row.extra)}
 
 
 def write_lhotse(rows: Iterable[ExportRow], target: ExportTarget) -> None:
@@ -98,7 +108,7 @@ def write_audiofolder(rows: Iterable[ExportRow], target: ExportTarget) -> None:
 
 
 def write_parquet(rows: Iterable[ExportRow], target: ExportTarget) -> None:
-    """`data/train-*.parquet` with the clips inside, as Hugging Face `datasets` reads them.
+    """`data/{split}-*.parquet` with the clips inside, as Hugging Face `datasets` reads them.
 
     Removes the wav files of the clips after they are in a parquet file.
     """
@@ -110,20 +120,23 @@ def write_parquet(rows: Iterable[ExportRow], target: ExportTarget) -> None:
             for clip, row in zip(clips, batch, strict=True)
         ]
         table = pa.Table.from_pylist(columns, _HUB)
-        path = target.staging / "data" / f"train-{number:05d}.parquet"
+        path = target.staging / "data" / f"{batch[0].split}-{number:05d}.parquet"
         pq.write_table(table, path, row_group_size=_ROW_GROUP, write_page_checksum=True)
         for row in batch:
             (target.staging / row.clip).unlink()
 
 
 def write_kaldi(rows: Iterable[ExportRow], target: ExportTarget) -> None:
-    """A Kaldi data directory. The rows must be sorted by key, as with LC_ALL=C.
+    """A Kaldi data directory. The rows must be sorted by utterance, as with LC_ALL=C.
 
-    https://kaldi-asr.org/doc/data_prep.html. Speakers are not known: each utterance has its own.
+    https://kaldi-asr.org/doc/data_prep.html. Speakers are those of the manifest's column `speaker`;
+    as Kaldi wants it, their name begins the name of each of their utterances. An utterance without
+    one is its own speaker.
     wav.scp reads every recording with ffmpeg, in any format. Kaldi passes that command to a shell,
     so the names in it are quoted.
     """
-    names = ("text", "utt2spk", "spk2utt", "utt2dur", "utt2lang", "utt2emotion", "utt2event")
+    names = ("text", "utt2spk", "utt2dur", "utt2lang", "utt2emotion", "utt2event", "utt2split")
+    speakers: dict[str, list[str]] = defaultdict(list)
     recordings: dict[str, tuple[str, int]] = {}  # URI and audio stream, by name
     with ExitStack() as stack:
         files = {
@@ -131,24 +144,39 @@ def write_kaldi(rows: Iterable[ExportRow], target: ExportTarget) -> None:
             for name in (*names, "wav.scp" if target.clips else "segments")
         }
         for row in rows:
+            utterance = row.utterance
+            speakers[row.speaker or utterance].append(utterance)
             values = (
-                *(" ".join(row.text.split()), row.key, row.key, f"{row.duration_s:.4f}"),
-                *(row.language, row.emotion, row.event),
+                *(" ".join(row.text.split()), row.speaker or utterance, f"{row.duration_s:.4f}"),
+                *(row.language, row.emotion, row.event, row.split),
             )
             for name, value in zip(names, values, strict=True):
-                files[name].write(f"{row.key} {value}".rstrip() + "\n")
+                files[name].write(f"{utterance} {value}".rstrip() + "\n")
             if target.clips:
-                files["wav.scp"].write(f"{row.key} {target.final / row.clip}\n")
+                files["wav.scp"].write(f"{utterance} {target.final / row.clip}\n")
             else:
-                files["segments"].write(f"{row.key} {row.name} {row.start_s:.4f} {row.end_s:.4f}\n")
+                interval = f"{row.start_s:.4f} {row.end_s:.4f}"
+                files["segments"].write(f"{utterance} {row.name} {interval}\n")
                 recordings[row.name] = row.uri, row.audio_stream
+    spoken = (f"{speaker} {' '.join(speakers[speaker])}\n" for speaker in sorted(speakers))
+    (target.staging / "spk2utt").write_text("".join(spoken), encoding="utf-8")
     if not target.clips:
         lines = (f"{name} {_kaldi_pipe(*recordings[name])}\n" for name in sorted(recordings))
         (target.staging / "wav.scp").write_text("".join(lines), encoding="utf-8")
 
 
 def _labels(row: ExportRow) -> dict[str, Any]:
-    return {"emotion": row.emotion, "event": row.event, "confidence": round(row.confidence, 4)}
+    return {
+        "emotion": row.emotion,
+        "event": row.event,
+        "confidence": round(row.confidence, 4),
+        "split": row.split,
+    }
+
+
+def _extra_json(row: ExportRow) -> str:
+    """The manifest's columns as JSON: a column of `datasets` has one type in all rows."""
+    return json.dumps(dict(row.extra), ensure_ascii=False, sort_keys=True)
 
 
 def _columns(row: ExportRow) -> dict[str, Any]:
@@ -161,13 +189,14 @@ def _columns(row: ExportRow) -> dict[str, Any]:
         "text": row.text,
         "language": row.language,
         **_labels(row),
+        "extra": _extra_json(row),
     }
 
 
 _HUB_TYPES = {
     **dict.fromkeys(("segment_id", "recording_id"), "string"),
     **dict.fromkeys(("start_s", "end_s", "duration_s"), "float64"),
-    **dict.fromkeys(("text", "language", "emotion", "event"), "string"),
+    **dict.fromkeys(("text", "language", "emotion", "event", "split", "extra"), "string"),
     "confidence": "float64",
 }
 _HUB_FEATURES = {
@@ -188,16 +217,16 @@ _HUB = pa.schema(
 
 
 def _in_batches(rows: Iterable[ExportRow]) -> Iterator[list[ExportRow]]:
-    batch: list[ExportRow] = []
-    n_bytes = 0
+    """Rows of one split each, with the clips of about one file."""
+    batches: dict[str, list[ExportRow]] = defaultdict(list)
+    n_bytes: Counter[str] = Counter()
     for row in rows:
-        batch.append(row)
-        n_bytes += 2 * row.n_samples
-        if n_bytes >= _PARQUET_BYTES:
-            yield batch
-            batch, n_bytes = [], 0
-    if batch:
-        yield batch
+        batches[row.split].append(row)
+        n_bytes[row.split] += 2 * row.n_samples
+        if n_bytes[row.split] >= _PARQUET_BYTES:
+            yield batches.pop(row.split)
+            n_bytes[row.split] = 0
+    yield from batches.values()
 
 
 def _open_gzip(path: Path) -> TextIO:
@@ -240,7 +269,7 @@ def _lhotse_supervision(
         "channel": channels if len(channels) > 1 else channels[0],
         "text": row.text,
         "language": row.language,
-        "custom": {"segment_id": row.segment_id, **_labels(row)},
+        "custom": {"segment_id": row.segment_id, **_labels(row), "extra": dict(row.extra)},
         "alignment": {"word": words},
     }
 

@@ -8,6 +8,13 @@ from pipeline.schema import SAMPLE_RATE
 _DATA = {"audiofolder": "metadata.jsonl and audio/", "parquet": "data/train-*.parquet"}
 HUB_FORMATS = frozenset(_DATA)
 
+_SOURCE = {
+    "ignore": "`text` and all labels come from a model; they are not checked by hand.",
+    "exclude": "`text` and all labels come from a model; they are not checked by hand.",
+    "only": "`text` and all labels were checked by people.",
+    "prefer": "`text` and all labels come from a model; where people corrected them, from these.",
+}
+
 _CARD = """\
 ---
 task_categories:
@@ -18,8 +25,8 @@ tags:
 ---
 # Labelled segments
 
-{n_segments:,} segments of {n_recordings:,} recordings, {hours:.3f} h, in {data}. One split: train.
-`text` and all labels come from a model; they are not checked by hand. A segment without words has
+{n_segments:,} segments of {n_recordings:,} recordings, {hours:.3f} h, in {data}. {splits}.
+{source} A segment without words has
 an empty `text`.
 
 | column | meaning |
@@ -29,6 +36,8 @@ an empty `text`.
 | `start_s`, `end_s`, `duration_s` | where it is in its recording, in seconds |
 | `text`, `language`, `emotion`, `event` | labels of SenseVoice in lower case; `unknown`: none |
 | `confidence` | mean probability of the tokens of the text |
+| `split` | train or test; a recording, and a speaker, is in one of them only |
+| `extra` | the other columns of the manifest, as JSON |
 
 Commit {seq}, fingerprint `{fingerprint}`. Condition: {where}.
 """
@@ -43,6 +52,10 @@ def hub_card(facts: Mapping[str, Any]) -> str:
     return _CARD.format_map(
         {
             **facts,
+            "splits": f"Test: {facts['n_test']:,} of them"
+            if facts["n_test"]
+            else "One split: train",
+            "source": _SOURCE[facts["reviewed"]],
             "data": _DATA[facts["format"]],
             "rate": SAMPLE_RATE,
             "where": f"`{condition}`" if condition else "none, all segments",

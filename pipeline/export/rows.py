@@ -1,10 +1,11 @@
 """The labelled segments that an export selects, as rows. Knows SQL and names; writes nothing."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipeline.export.reviewed import Reviewed, heard, kept_words, labels_of, split_of
 from pipeline.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ _NAMES = r"""
         c.*, name, name || substr(segment_id, length(recording_id) + 1) AS key,
         left(md5(recording_id), 2) AS subfolder,
         recording_end_s, sample_rate_hz, channels, start_offset_s, audio_stream,
+        split, speaker,
         coalesce(v.tag, 'unknown') AS event,
         coalesce(v.sounds, []) AS sounds
     FROM selected c
@@ -46,9 +48,22 @@ _NAMES = r"""
                 ORDER BY start_s, source DESC) AS sounds
         FROM events GROUP BY segment_id
     ) v USING (segment_id)
+    JOIN splits USING (recording_id)
+    LEFT JOIN (
+        SELECT recording_id, CASE
+            WHEN regexp_full_match(said, '[\p{L}\p{N}_][\p{L}\p{N}_.-]{0,49}') THEN said
+            ELSE left(regexp_replace(said, '[^\p{L}\p{N}_]+', '_', 'g'), 40)
+                    || '--' || left(sha256(said), 16)
+        END AS speaker
+        FROM (SELECT recording_id, extra['speaker'] AS said FROM recordings)
+        WHERE said <> ''
+    ) USING (recording_id)
 """
 
-Order = Literal["recording_id, segment_id", "key"]
+# Kaldi sorts by utterance.
+_UTTERANCE = "CASE WHEN speaker IS NULL THEN key ELSE speaker || '-' || key END"
+Order = Literal["time", "utterance"]
+_ORDERS: Mapping[Order, str] = {"time": "recording_id, segment_id", "utterance": _UTTERANCE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +89,9 @@ class ExportRow:
     recording_end_s: float
     sample_rate_hz: int
     channels: int
+    extra: Mapping[str, str] = field(default_factory=dict)  # columns of the manifest
+    split: str = "train"
+    speaker: str = ""  # of the manifest, safe as a word of a line; "": not known
     start_offset_s: float = 0.0  # how much later than its video the audio of the file starts
     audio_stream: int = 0  # the one that was decoded, from 0
 
@@ -85,6 +103,11 @@ class ExportRow:
     def n_samples(self) -> int:
         """Length of its clip at SAMPLE_RATE."""
         return round(self.end_s * SAMPLE_RATE) - round(self.start_s * SAMPLE_RATE)
+
+    @property
+    def utterance(self) -> str:
+        """Its name in Kaldi: the speaker's, if it is known, and the key."""
+        return f"{self.speaker}-{self.key}" if self.speaker else self.key
 
     @property
     def clip(self) -> str:
@@ -101,34 +124,57 @@ class ExportTarget:
     clips: bool  # True: the clips are in `staging`; False: rows refer to whole recordings
 
 
+_OF_REVIEW = ("model_text", "verdict", "events")
 _COLUMNS = (
     *("key", "name", "subfolder", "recording_id", "segment_id", "uri", "start_s", "end_s", "text"),
-    *("language", "emotion", "event", "sounds", "confidence", "itn", "words"),
-    *("recording_end_s", "sample_rate_hz", "channels", "start_offset_s", "audio_stream"),
+    *("language", "emotion", "event", "sounds", "confidence", "itn", "words", "extra", "split"),
+    *("speaker", "recording_end_s", "sample_rate_hz", "channels", "start_offset_s"),
+    *("audio_stream", *_OF_REVIEW),
 )
 
 
-def select_rows(connection: "duckdb.DuckDBPyConnection", where: str) -> None:
+def select_rows(
+    connection: "duckdb.DuckDBPyConnection",
+    where: str,
+    reviewed: Reviewed = "ignore",
+    test_share: float = 0.0,
+) -> None:
     """Select the segments for `read_rows` by an SQL condition on the view `segments`.
 
-    DuckDB parses the condition as one expression, so it cannot contain statements. Raises
-    duckdb.Error.
+    With corrections (`reviewed`), the condition sees the corrected labels. DuckDB parses it as one
+    expression, so it cannot contain statements. Raises duckdb.Error.
     """
-    selected = connection.view("segments")
+    selected = connection.sql(labels_of(reviewed))
     if where:
         selected = selected.filter(where)
     selected.create_view("selected", replace=True)
+    connection.execute(f"CREATE OR REPLACE VIEW splits AS {split_of(test_share)}")
     connection.execute(_NAMES)
 
 
 def read_rows(
-    connection: "duckdb.DuckDBPyConnection", order: Order = "recording_id, segment_id"
+    connection: "duckdb.DuckDBPyConnection", order: Order = "time"
 ) -> Iterator[ExportRow]:
     """The selected segments. Finish one iteration before the next: they share the connection."""
     columns = ", ".join(_COLUMNS)
-    answer = connection.execute(f"SELECT {columns} FROM exported ORDER BY {order}")
+    answer = connection.execute(f"SELECT {columns} FROM exported ORDER BY {_ORDERS[order]}")
     while rows := answer.fetchmany(_FETCH):
         for values in rows:
-            row = dict(zip(_COLUMNS, values, strict=True))
-            row["sounds"], row["words"] = tuple(row["sounds"]), tuple(row["words"])
-            yield ExportRow(**row)
+            yield _row(dict(zip(_COLUMNS, values, strict=True)))
+
+
+def _row(values: dict[str, Any]) -> ExportRow:
+    model_text, verdict, events = (values.pop(name) for name in _OF_REVIEW)
+    words, sounds = tuple(values["words"]), tuple(values["sounds"])
+    if verdict is not None:
+        values["event"], sounds = heard(values["event"], sounds, events, _span(values))
+    if model_text != values["text"]:
+        words = kept_words(words, values["text"])
+    extra, speaker = dict(values["extra"] or {}), values["speaker"] or ""
+    return ExportRow(
+        **(values | {"words": words, "sounds": sounds, "extra": extra, "speaker": speaker})
+    )
+
+
+def _span(values: Mapping[str, Any]) -> tuple[float, float]:
+    return values["start_s"], values["end_s"]

@@ -19,10 +19,12 @@ from pipeline.export import captions
 from pipeline.export import formats as export_formats
 from pipeline.export.clips import cut_clips
 from pipeline.export.hub_card import HUB_FORMATS, hub_card
+from pipeline.export.reviewed import Reviewed
 from pipeline.export.rows import ExportRow, ExportTarget, Order, read_rows, select_rows
 from pipeline.storage.leftovers import finish_directory, make_unfinished_directory
 from pipeline.tables import connect, open_snapshot
 from pipeline.tables.locked_sql import connect_locked
+from pipeline.tables.review_table import create_review_views, current_reviews
 
 if TYPE_CHECKING:
     import duckdb
@@ -61,6 +63,8 @@ class Exported:
     n_recordings: int
     n_segments: int
     hours: float
+    n_test: int  # of the segments: those of the split `test`
+    reviewed: Reviewed = "ignore"
     skipped: Mapping[str, str] = field(default_factory=dict)  # recording_id -> reason
 
 
@@ -75,6 +79,8 @@ def export(
     fingerprint: str | None = None,
     *,
     unsafe: bool = False,
+    reviewed: Reviewed = "ignore",
+    test_share: float = 0.0,
 ) -> Exported:
     """Write the segments for which `where` is true to the directory `target`.
 
@@ -82,7 +88,9 @@ def export(
     `where` is an SQL condition on the view `segments`; "" selects all. `audio` defaults to
     "reference" if the format can refer to a part of a file. A recording whose audio is missing, or
     shorter than before, is left out and listed in `skipped`. `where` can read the tables and
-    nothing else, unless `unsafe`. Raises ExportError, StoreError.
+    nothing else, unless `unsafe`. `reviewed` says what becomes of people's corrections (see
+    reviewed.py), `test_share` how much of the corpus is kept for tests. Raises ExportError,
+    StoreError.
     """
     import duckdb
 
@@ -97,7 +105,10 @@ def export(
         )
         with connected as connection:
             try:
-                select_rows(connection, where)
+                if reviewed != "ignore":
+                    current = current_reviews(snapshot.store, snapshot.state)
+                    create_review_views(connection, current)
+                select_rows(connection, where, reviewed, test_share)
             except duckdb.Error as error:
                 raise ExportError(
                     f"{where!r} is not an SQL condition on the view segments: {error}"
@@ -108,7 +119,8 @@ def export(
         if not counts[1]:
             raise ExportError(f"{root}: nothing to export: {_why_empty(where, skipped)}")
         exported = Exported(
-            *(format, audio, root, snapshot.seq, snapshot.fingerprint, where, *counts, skipped)
+            *(format, audio, root, snapshot.seq, snapshot.fingerprint, where, *counts),
+            *(reviewed, skipped),
         )
         text = json.dumps(asdict(exported), ensure_ascii=False, indent=1)
         (staging / "export.json").write_text(text, encoding="utf-8")
@@ -159,7 +171,7 @@ def _write(
     if target.clips:
         recordings = _recordings(read_rows(connection))
         skipped = cut_clips(recordings, target.staging, options, os.cpu_count() or 1)
-    order: Order = "key" if format == "kaldi" else "recording_id, segment_id"
+    order: Order = "utterance" if format == "kaldi" else "time"
     rows = (row for row in read_rows(connection, order) if row.recording_id not in skipped)
     try:
         _WRITERS[format](rows, target)
@@ -177,11 +189,12 @@ def _recordings(rows: Iterator[ExportRow]) -> Iterator[Sequence[ExportRow]]:
 
 def _count(
     connection: "duckdb.DuckDBPyConnection", skipped: Mapping[str, str]
-) -> tuple[int, int, float]:
+) -> tuple[int, int, float, int]:
     answer = connection.execute(
-        "SELECT count(DISTINCT recording_id), count(*), coalesce(sum(end_s - start_s), 0) / 3600 "
+        "SELECT count(DISTINCT recording_id), count(*), coalesce(sum(end_s - start_s), 0) / 3600, "
+        "count_if(split = 'test') "
         "FROM exported WHERE NOT list_contains(?::VARCHAR[], recording_id)",
         [list(skipped)],
     ).fetchone()
     assert answer is not None
-    return answer[0], answer[1], answer[2]
+    return answer[0], answer[1], answer[2], answer[3]

@@ -6,7 +6,12 @@ from pipeline.export.write import FORMATS
 FACTS = {
     **{"format": "parquet", "audio": "clips", "root": "s3://secret-bucket/labels", "seq": 7},
     **{"fingerprint": "f1" * 16, "where": "", "n_recordings": 1_200, "n_segments": 34_000},
-    **{"hours": 27.5, "skipped": {"s3://secret-bucket/a.wav": "FileMissing"}},
+    **{
+        "n_test": 0,
+        "reviewed": "ignore",
+        "hours": 27.5,
+        "skipped": {"s3://secret-bucket/a.wav": "FileMissing"},
+    },
 }
 
 
