@@ -28,7 +28,7 @@ COMMANDS = {
     "export": "Write labelled segments in a format that other tools read.",
     "diff": "Compare the labels of two models for the same recordings.",
     "verify": "Check every commit, every file and every row of the tables.",
-    "compact": "Merge small files of the tables into larger ones.",
+    "compact": "Merge small files of the tables into larger ones, and reviews into theirs.",
     "vacuum": "Delete files that no recent snapshot needs.",
     "promote": "Make the labels of one fingerprint those that readers get.",
     "release": "Copy one snapshot into plain parquet files that never change.",
@@ -44,10 +44,14 @@ LABEL_MODULES = (
     *("silero_vad", "numba", "psutil"),
 )
 EXPLORE_MODULES = ("fastapi", "uvicorn")  # of the extra `explore`
-_EXTRAS = {  # extra: (commands that need it, its modules)
-    "label": (NEED_LABEL, LABEL_MODULES),
-    "explore": (NEED_EXPLORE, EXPLORE_MODULES),
-}
+
+
+def _extras() -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """Of each extra, the commands that need it and its modules."""
+    return {
+        "label": (NEED_LABEL, LABEL_MODULES),
+        "explore": (NEED_EXPLORE, EXPLORE_MODULES),
+    }
 
 
 class _ImportedWhenRun(Group):
@@ -55,7 +59,7 @@ class _ImportedWhenRun(Group):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, _, rest = super().resolve_command(ctx, args)  # an unknown name ends here
-        for extra, (commands, modules) in _EXTRAS.items():
+        for extra, (commands, modules) in _extras().items():
             missing = [module for module in modules if name in commands and not find_spec(module)]
             if missing:
                 _refuse(missing[0], extra)
@@ -66,7 +70,7 @@ class _ImportedWhenRun(Group):
             return super().invoke(ctx)
         except ModuleNotFoundError as error:
             module = (error.name or "").partition(".")[0]
-            extra = next((one for one, (_, known) in _EXTRAS.items() if module in known), None)
+            extra = next((one for one, (_, known) in _extras().items() if module in known), None)
             if extra is None:
                 raise
             _refuse(module, extra)

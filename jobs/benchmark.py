@@ -1,4 +1,4 @@
-"""Measure speed, planning and start-up: python -m jobs benchmark speed|model|planning|start-up."""
+"""Measure speed and cost: python -m jobs benchmark speed|model|planning|start-up|explore."""
 
 import json
 import tempfile
@@ -42,6 +42,8 @@ def main() -> None:
     python -m jobs benchmark planning [--rows 10000000] [--first] [--folder DIR] [--json PATH]
 
     python -m jobs benchmark start-up [--repeats 3] [--json PATH]
+
+    python -m jobs benchmark explore [--segments 3000000] [--folder DIR] [--json PATH]
 
     `speed` compares this pipeline with FunASR and sherpa-onnx. Each runs in a process of its own,
     after one warm-up. Measured are the CPU seconds (user and system) of that process after its
@@ -159,6 +161,28 @@ def planning(
     show_planning(Console(), cost)
     if json_path:
         write_file(json_path, (json.dumps(asdict(cost), indent=1) + "\n").encode())
+
+
+@app.command(cls=Command)
+def explore(
+    segments: Annotated[int, typer.Option(min=100, help="segments in the tables")] = 3_000_000,
+    folder: Annotated[Path | None, typer.Option(help="keep the tables in this directory")] = None,
+    repeats: Annotated[int, typer.Option(help="measured repeats, after a warm-up")] = 3,
+    json_path: Json = None,
+) -> None:
+    """Measure the pages of the explorer over tables with invented labels."""
+    from pipeline.benchmark.browsing import make_root, measure_pages, show_pages
+
+    with refusing(), ExitStack() as stack:
+        work = folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="explore-")))
+        root = work / "labels"
+        costs = list(
+            measure_pages(str(root) if root.exists() else make_root(work, segments), repeats)
+        )
+    show_pages(Console(width=_WIDTH), costs, segments)
+    if json_path:
+        rows = [asdict(cost) for cost in costs]
+        write_file(json_path, (json.dumps(rows, indent=1) + "\n").encode())
 
 
 @app.command("start-up", cls=Command)

@@ -36,7 +36,7 @@ def main(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Merge small files of the tables into larger ones, and new reviews into the table `reviews`.
+    """Merge small files of the tables into larger ones, and reviews into theirs.
 
     May run at the same time as label runs and readers. Old snapshots keep their files until
     `vacuum` deletes them.

@@ -2,7 +2,7 @@
 
 import getpass
 import secrets
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -97,7 +97,8 @@ def _run(settings: Settings, host: str, port: int) -> None:
         shown = f"[{host}]" if ":" in host else host
         messages().print(f"http://{shown}:{place}/#token={settings.token}", soft_wrap=True)
         config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
-        uvicorn.Server(config).run(sockets=[socket])
+        with suppress(KeyboardInterrupt):  # uvicorn has closed the application before it raises
+            uvicorn.Server(config).run(sockets=[socket])
 
 
 def _allowed(

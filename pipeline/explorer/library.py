@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from typing import Any, get_args
 
 from pipeline.errors import ConfigError
-from pipeline.explorer.accuracy import Accuracy, measure
 from pipeline.explorer.desk import Desks, Shelf
 from pipeline.explorer.differences import Pairs, What
 from pipeline.explorer.queue import Queue, Sample, freeze
 from pipeline.explorer.settings import Settings
+from pipeline.report.accuracy import Accuracy, measure
 from pipeline.schema import EMOTIONS, EVENTS, LANGUAGES
 from pipeline.storage.store import Store
 from pipeline.tables import Snapshot, open_snapshot

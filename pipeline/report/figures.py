@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.report.accuracy import Accuracy, read_accuracy
 from pipeline.report.breakdown import Breakdown, break_down
 from pipeline.report.queries import fetch, take_in_turn
 from pipeline.report.scripts import define_scripts
@@ -140,6 +141,7 @@ class Figures:
     errors: Sequence[ErrorGroup]
     runs: Sequence[RunShare]
     models: Sequence[tuple[str, str]]  # (model, model_hash)
+    accuracy: Accuracy  # as people found it
 
 
 def count_labels(snapshot: Snapshot) -> Counts:
@@ -194,6 +196,7 @@ def measure_snapshot(
         ],
         runs=fetch(connection, RunShare, _RUNS),
         models=connection.execute(_MODELS).fetchall(),
+        accuracy=read_accuracy(connection),
     )
 
 

@@ -22,12 +22,14 @@ from pipeline.benchmark.loop import STAGES, Cost, Loop, Stopwatch
 from pipeline.benchmark.model import count_flops
 from pipeline.benchmark.process_tree import peak_bytes, watch_tree
 from pipeline.config import RunConfig
+from pipeline.maintenance.verify import verify
 from pipeline.manifest.read import read_manifest
 from pipeline.models.files import resolve_model
 from pipeline.models.sensevoice.model import SenseVoice
 from pipeline.planning.costs import load_speeds
 from pipeline.planning.speed_report import SpeedReport, SpeedSettings
 from pipeline.schema import LFR_STEP, N_PROMPT_FRAMES
+from pipeline.storage.store import open_store
 from tests.support.demo import AUDIO, MODEL, SHORT, run_command
 
 CLIPS = [AUDIO / row["audio"] for row in SHORT[:4]]
@@ -247,6 +249,16 @@ def test_an_option_that_cannot_be_measured_is_refused(arguments: list[str], reas
 
 
 @pytest.mark.usefixtures("patience")
+def test_pages_of_the_explorer_are_measured_over_a_whole_output(tmp_path: Path) -> None:
+    arguments = ["explore", "--segments", "2000", "--repeats", "1", "--folder", str(tmp_path)]
+    done = CliRunner().invoke(benchmark.app, [*arguments, "--json", str(tmp_path / "pages.json")])
+    assert done.exit_code == 0, done.output
+    pages = [row["page"] for row in json.loads((tmp_path / "pages.json").read_text())]
+    assert pages[:3] == ["open", "first page", "next page"]
+    verdict = verify(open_store(str(tmp_path / "labels")))
+    assert (verdict.problems, verdict.n_segments) == ([], 2000)
+
+
 def test_a_benchmark_without_results_fails_with_the_reason(tmp_path: Path) -> None:
     arguments = ["speed", "--model", str(tmp_path), "--no-ray", "--peer", "none"]
     done = CliRunner().invoke(benchmark.app, [*arguments, "--precision", "fp32", "--seconds", "60"])

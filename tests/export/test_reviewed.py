@@ -3,8 +3,6 @@
 import gzip
 import json
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +16,9 @@ from pipeline.tables import connect
 from pipeline.tables.bundles import write_bundle
 from pipeline.tables.publisher import publish
 from pipeline.tables.review_table import fold_reviews
-from pipeline.tables.reviews import Interval, Labels, Review, Shown, save
+from pipeline.tables.reviews import Labels, save
 from tests.support.bundle_rows import RUN, bundle, window
-from tests.support.explored import write_output
-
-SAID = Labels("two words here", "en", "neutral", ("speech",))
-
-
-def review(recording: str, at: int, text: str, **changes: Any) -> Review:
-    start_s = 4.0 * at
-    one = Review(
-        interval=Interval(recording, "v1", start_s, start_s + 2.5),
-        revision=1,
-        verdict="fixed",
-        labels=replace(SAID, text=text),
-        shown=Shown(f"{recording}-{at:06d}", RUN.fingerprint, 1, SAID),
-        reviewer="ann",
-        saved_at=datetime(2026, 11, 26, tzinfo=UTC),
-        request_id=f"{recording}{at}",
-    )
-    return replace(one, **changes)
+from tests.support.explored import review, write_output
 
 
 @pytest.fixture(scope="module")

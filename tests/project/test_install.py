@@ -61,15 +61,21 @@ def test_uv_run_without_options_installs_what_labels() -> None:
     assert "conflicts" not in PROJECT["tool"]["uv"]
 
 
-@pytest.mark.parametrize("name", commands.NEED_LABEL)
+@pytest.mark.parametrize(
+    ("name", "extra"),
+    [
+        *((name, "label") for name in commands.NEED_LABEL),
+        *((name, "explore") for name in commands.NEED_EXPLORE),
+    ],
+)
 def test_a_command_without_its_libraries_says_how_to_install_them(
-    name: str, monkeypatch: pytest.MonkeyPatch
+    name: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "LABEL_MODULES", ("a_library_of_labels",))
+    monkeypatch.setattr(commands, f"{extra.upper()}_MODULES", ("a_library_of_ours",))
     done = CliRunner().invoke(commands.app, [name, "configs/demo.yaml"])
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "install the label group: pip install 'sensevoice-pipeline[label]'" in done.stderr
-    assert "a_library_of_labels is not installed" in done.stderr
+    assert f"install the {extra} group: pip install 'sensevoice-pipeline[{extra}]'" in done.stderr
+    assert "a_library_of_ours is not installed" in done.stderr
 
 
 def test_another_missing_module_is_a_bug_and_keeps_its_traceback(

@@ -3,6 +3,8 @@
 import math
 import struct
 import wave
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,31 @@ from pipeline.schema import SAMPLE_RATE
 from pipeline.storage.store import open_store
 from pipeline.tables.bundles import write_bundle
 from pipeline.tables.publisher import publish
+from pipeline.tables.reviews import Interval, Labels, Review, Shown
 from pipeline.tables.run_records import RunRecord, save_run
 from tests.support.bundle_rows import OTHER_MODEL, RUN, bundle, window
 
 NAMES = ("ann", "bob", "ctrl/#? ü")  # the last has every character that an address can break on
 HOSTILE = "<img src=x onerror=alert(1)> =1+1 'quoted'"
+
+
+SAID = Labels("two words here", "en", "neutral", ("speech",))
+
+
+def review(recording: str, at: int, text: str, **changes: Any) -> Review:
+    """A correction of segment `at` of a recording."""
+    start_s = 4.0 * at
+    one = Review(
+        interval=Interval(recording, "v1", start_s, start_s + 2.5),
+        revision=1,
+        verdict="fixed",
+        labels=replace(SAID, text=text),
+        shown=Shown(f"{recording}-{at:06d}", RUN.fingerprint, 1, SAID),
+        reviewer="ann",
+        saved_at=datetime(2026, 11, 26, tzinfo=UTC),
+        request_id=f"{recording}{at}",
+    )
+    return replace(one, **changes)
 
 
 def write_output(folder: Path) -> str:

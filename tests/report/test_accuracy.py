@@ -1,11 +1,18 @@
 """Accuracy from the random share: exact counts, and intervals that hold what they promise."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from pipeline.explorer.accuracy import measure, wilson
+from pipeline.report.accuracy import measure, wilson
+from pipeline.report.card import make_report
+from pipeline.storage.store import open_store
+from pipeline.tables.review_table import fold_reviews
+from pipeline.tables.reviews import save
+from tests.support.bundle_rows import OTHER_MODEL
+from tests.support.explored import review, write_output
 
 
 def row(recording: str = "a", verdict: str = "right", **changes: Any) -> dict[str, Any]:
@@ -91,3 +98,14 @@ def test_the_interval_of_the_error_rate_holds_the_truth_as_often_as_it_says() ->
         assert found is not None
         held += found.low <= 0.2 <= found.high
     assert 0.88 <= held / 150 <= 0.99
+
+
+def test_the_card_tells_accuracy_from_reviews_of_its_own_labels(tmp_path: Path) -> None:
+    root = write_output(tmp_path)
+    assert 'id="accuracy"' not in make_report(root)
+    save(open_store(root), review("ann", 0, "two better words", sample="random"))
+    fold_reviews(open_store(root))
+    page = make_report(root)
+    assert 'id="accuracy"' in page
+    assert "From 1 segments that were drawn by chance" in page
+    assert 'id="accuracy"' not in make_report(root, fingerprint=OTHER_MODEL.fingerprint)

@@ -7,10 +7,13 @@ was unusable, or what the reviewer was unsure of, is counted beside and not as w
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rapidfuzz.distance import Levenshtein
+
+if TYPE_CHECKING:
+    import duckdb
 
 _Z = 1.959964  # two-sided 95 %
 _N_RESAMPLED = 1000
@@ -38,6 +41,25 @@ class Accuracy:
     events: Share | None
     whole_text: Share | None  # segments whose text needed no correction
     error_rate: Share | None  # of words, or of characters in Chinese, Cantonese and Japanese
+
+    def lines(self) -> list[tuple[str, Share]]:
+        """What is known, with its name for people."""
+        named = (
+            ("language right", self.language),
+            ("emotion right", self.emotion),
+            ("events right", self.events),
+            ("text without a correction", self.whole_text),
+            ("errors in the text (words; in zh, yue and ja characters)", self.error_rate),
+        )
+        return [(name, share) for name, share in named if share is not None]
+
+
+def read_accuracy(connection: "duckdb.DuckDBPyConnection") -> Accuracy:
+    """From the reviews of a snapshot (see tables.connect) that were made of its own labels."""
+    rows = connection.sql(
+        "SELECT * FROM reviews WHERE fingerprint IN (SELECT DISTINCT fingerprint FROM recordings)"
+    )
+    return measure(rows.to_arrow_table().to_pylist())
 
 
 def measure(reviews: Sequence[Mapping[str, Any]]) -> Accuracy:
