@@ -1,7 +1,7 @@
 """The documents: links, commands, options, keys and snippets are true of this code.
 
 A command in an unmarked ```bash block is run, on a copy of the labelled demo corpus, or is listed
-in NOT_RUN. A line `<!-- needs hardware -->`, `... a cluster -->` or `... a browser -->` before a block
+in NOT_RUN. A line `<!-- needs hardware -->`, or with "a cluster" or "a browser", before a block
 leaves its commands out; their options and keys are checked all the same.
 """
 
