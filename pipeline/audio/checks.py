@@ -13,7 +13,7 @@ from pipeline.errors import ErrorType, RecordingError
 from pipeline.schema import FRAME, FRAME_LENGTH, SAMPLE_RATE
 
 # Lossy codecs overshoot a little on loud music. More than this is a file of a wrong scale.
-_CLIPPED_SHARE = 0.001
+CLIPPED_SHARE = 0.001
 _SLACK_S = 0.1  # lengths in headers are rounded, and codecs add or drop up to 0.1 s
 
 
@@ -163,7 +163,7 @@ class Report:
         is_known = is_complete and not self.stream.codec.startswith("ogg/")
         if self.stream.end_error and not is_known:  # else tags or padding behind the audio
             self.warnings.append(self.stream.end_error)
-        if self.n_clipped > _CLIPPED_SHARE * self.n_values:
+        if self.n_clipped > CLIPPED_SHARE * self.n_values:
             share = self.n_clipped / self.n_values
             self.warnings.append(f"{share:.1%} of the samples are over full scale; cut off there")
         if self.stream.gap_s:

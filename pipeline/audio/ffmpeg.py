@@ -167,11 +167,20 @@ class _Reader:
         if self.container.duration:
             start = self.container.start_time or 0
             self._end_s = (self.container.duration + max(0, start)) / av.time_base
+        is_first = True
         for block in self._all_blocks():
             length_s = len(block.samples) / block.rate_hz
             n_skip = round((offset_s - (self._at_s - length_s)) * block.rate_hz)
+            if is_first and n_skip < 0:  # Matroska seeks to behind a gap, not to before it
+                yield from self._before(block, -n_skip)
+            is_first = False
             if n_skip < len(block.samples):
                 yield Block(block.rate_hz, block.samples[max(0, n_skip) :], block.channels)
+
+    def _before(self, block: Block, n_frames: int) -> Iterator[Block]:
+        """The silence between the wanted place and the first block. It is read to be dropped."""
+        silence = np.zeros((n_frames, block.samples.shape[1]), np.float32)
+        yield Block(block.rate_hz, silence, block.channels)
 
     def _all_blocks(self) -> Iterator[Block]:
         for packet in self._packets():

@@ -6,6 +6,7 @@ skipped.
 """
 
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +27,7 @@ from pipeline.schema import FRAME, SAMPLE_RATE
 
 Waveform = npt.NDArray[np.int16]  # (n_samples,), mono, SAMPLE_RATE
 
+_SETTLED_S = 0.1  # a resampler's filter is shorter
 _MAX_PEAK = 16.0  # +24 dB over full scale; a float file with higher values is not scaled as audio
 
 
@@ -73,7 +75,7 @@ def decode_source(
     """
     report = Report(config, Stretch(offset_s, length_s))
     n_before = 0
-    for index, (waveform, is_last) in enumerate(_cut(_samples(source, report), config.window_s)):
+    for index, (waveform, is_last) in enumerate(_cut(samples(source, report), config.window_s)):
         yield Window(
             index=index,
             start_s=offset_s + n_before / SAMPLE_RATE,
@@ -94,19 +96,27 @@ def decode_source(
 # --------------------------------------------------------------------------- waveform
 
 
-def _samples(source: Source, report: Report) -> Iterator[Waveform]:
-    """The wanted stretch in pieces. Raises RecordingError if it cannot be decoded completely."""
+def samples(source: Source, report: Report) -> Iterator[Waveform]:
+    """The wanted stretch in pieces. Raises RecordingError if it cannot be decoded completely.
+
+    Decoding begins at a whole second before the stretch, where the samples of every rate and of
+    SAMPLE_RATE coincide. So the resampler has what is before the stretch, and a part of a file has
+    the same samples as the whole.
+    """
     name, is_audio = format_of(source)
     if is_audio is False:
         raise RecordingError(ErrorType.NOT_AUDIO, f"looks like {name}")
     stretch = report.stretch
+    begin_s = max(0, math.floor(stretch.offset_s - _SETTLED_S))
+    n_before = round(stretch.offset_s * SAMPLE_RATE) - begin_s * SAMPLE_RATE
     reasons: list[str] = []
     for open_stream in decoders_for(name, source):
         try:
-            with open_stream(source, stretch.offset_s) as stream:
+            with open_stream(source, float(begin_s)) as stream:
                 report.start(stream)
-                pieces = _to_waveform(stream.blocks, report)
-                for piece in _between(pieces, report.n_samples, stretch.n_samples):
+                pieces = _to_waveform(stream.blocks, report, begin_s)
+                first = n_before + report.n_samples
+                for piece in _between(pieces, first, n_before + stretch.n_samples):
                     report.count(piece.size)
                     yield piece
             break
@@ -121,9 +131,9 @@ def _samples(source: Source, report: Report) -> Iterator[Waveform]:
     report.finish()
 
 
-def _to_waveform(blocks: Iterator[Block], report: Report) -> Iterator[Waveform]:
+def _to_waveform(blocks: Iterator[Block], report: Report, begin_s: float) -> Iterator[Waveform]:
     """To one channel, 16 kHz and int16. The rate may change (HE-AAC, chained Ogg)."""
-    at_s = report.stretch.offset_s
+    at_s = begin_s
     downmix = Downmix(report.warnings)
     for rate_hz, group in itertools.groupby(blocks, key=lambda block: block.rate_hz):
         resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE, 1, dtype="float32", quality="HQ")

@@ -10,6 +10,7 @@ import pyarrow as pa
 # too much audio is cut after decoding, one with too little stays small.
 _BYTES_PER_S = 64_000.0
 _SECONDS = 10.0  # of a recording whose length and size are unknown
+_TOGETHER_S = 3600.0  # of parts of one file
 _MAX_BATCHES = 10_000  # in one round; the driver keeps track of an object for each
 _BATCHES_PER_CPU = 4  # at least, for a small corpus, so that no CPU waits for the last batch
 
@@ -24,13 +25,35 @@ def cut_row_batches(
     """
     if isolate:
         return [todo.slice(index, 1) for index in range(todo.num_rows)]
+    todo, starts = _by_file(todo)
     groups = group_by_seconds(
-        guess_seconds(todo),
+        np.add.reduceat(guess_seconds(todo), starts) if len(starts) else np.zeros(0),
         batch_audio_s,
         n_least=math.ceil(_BATCHES_PER_CPU * n_cpus),
         n_most=_MAX_BATCHES,
     )
-    return [todo.slice(group.start, group.stop - group.start) for group in groups]
+    edges = [*starts.tolist(), todo.num_rows]
+    return [
+        todo.slice(edges[group.start], edges[group.stop] - edges[group.start]) for group in groups
+    ]
+
+
+def _by_file(todo: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+    """The rows with the parts of each file side by side, by time, and where each file begins.
+
+    Parts of one file are decoded in one pass if they are in one row batch. So they stay together,
+    up to an hour of them; whole files stay where they are.
+    """
+    file = todo["uri"].combine_chunks().dictionary_encode().indices.to_numpy()
+    is_part = todo["length_s"].to_numpy() > 0
+    if not is_part.any() or len(np.unique(file)) == todo.num_rows:
+        return todo, np.arange(todo.num_rows)
+    _, first = np.unique(file, return_index=True)
+    order = np.lexsort((todo["offset_s"].to_numpy(), first[file]))
+    todo, file, is_part = todo.take(order), file[order], is_part[order]
+    hour = np.floor(np.cumsum(todo["length_s"].to_numpy()) / _TOGETHER_S)
+    is_new = np.append(True, (file[1:] != file[:-1]) | ~is_part[1:] | (hour[1:] != hour[:-1]))
+    return todo, np.flatnonzero(is_new[: todo.num_rows])
 
 
 def guess_seconds(todo: pa.Table) -> npt.NDArray[np.float64]:

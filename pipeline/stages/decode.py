@@ -1,15 +1,18 @@
 """Planned rows to windows of waveform: the first stage. Knows files; nothing of speech."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.arrow import Row
+from pipeline.audio.checks import Stretch
+from pipeline.audio.ranges import decode_together
 from pipeline.audio.read_ahead import map_ahead
 from pipeline.audio.sources import Source, open_source
 from pipeline.audio.windows import Window, decode_source
@@ -29,13 +32,28 @@ def decode_recordings(
     """Planned rows to window rows, one at a time, so that only one window is in memory.
 
     The next files are opened meanwhile, because opening an object of a store is mostly waiting.
+    Neighbouring rows that are parts of one file are decoded in one pass.
     """
     rows = batch.to_pylist(maps_as_pydicts="strict")
+    groups = _by_file(rows)
     with ThreadPoolExecutor(_AHEAD) as pool:
-        opened = map_ahead(pool, lambda row: _open(row, config, options), rows, _AHEAD)
-        for row, recording in zip(rows, opened, strict=True):
-            for window in _decode_one(row, recording, config, options, run_id):
-                yield pa.Table.from_pylist([window], schema=WINDOW)
+        opened = map_ahead(pool, lambda group: _open(group[0], config, options), groups, _AHEAD)
+        for group, recording in zip(groups, opened, strict=True):
+            with recording.closing:
+                for window in _decode_group(group, recording, config, options, run_id):
+                    yield pa.Table.from_pylist([window], schema=WINDOW)
+
+
+def _by_file(rows: Sequence[Row]) -> list[list[Row]]:
+    """Neighbouring rows that are parts of one file in one list; every other row in its own."""
+
+    def file_of(place: int) -> object:
+        row = rows[place]
+        is_part = row["length_s"] > 0 and not row["error_stage"]
+        return (row["uri"], row["version"]) if is_part else place
+
+    grouped = itertools.groupby(range(len(rows)), key=file_of)
+    return [[rows[place] for place in places] for _, places in grouped]
 
 
 @dataclass(slots=True)
@@ -70,8 +88,51 @@ def _check_unchanged(row: Row, opened: _Opened, options: Mapping[str, Any]) -> N
         raise RecordingError(ErrorType.CHANGED_WHILE_READ, "rewritten while it was read; run again")
 
 
+def _decode_group(
+    rows: Sequence[Row],
+    opened: _Opened,
+    config: AudioConfig,
+    options: Mapping[str, Any],
+    run_id: str,
+) -> Iterator[Row]:
+    """The windows of rows of one file: first those that one pass gives, then the rest alone."""
+    alone = dict(enumerate(rows))
+    if len(rows) > 1 and opened.source is not None and not opened.error:
+        stretches = [_stretch_of(row) for row in rows]
+        possible = [place for place, one in enumerate(stretches) if one is not None]
+        wanted = [one for one in stretches if one is not None]
+        for index, window in decode_together(opened.source, config, wanted):
+            row = alone.pop(possible[index])
+            yield from _decode_one(row, opened, options, run_id, iter([window]))
+    while alone:
+        row = alone.pop(next(iter(alone)))
+        windows = _decode_alone(row, opened, config, is_last=not alone)
+        yield from _decode_one(row, opened, options, run_id, windows)
+
+
+def _decode_alone(
+    row: Row, opened: _Opened, config: AudioConfig, *, is_last: bool
+) -> Iterator[Window]:
+    # Closed before an error becomes a row: the file may be what filled the memory.
+    with opened.closing if is_last else nullcontext():
+        if opened.source is None or opened.error:
+            raise opened.error or RuntimeError("not opened")
+        yield from decode_source(opened.source, config, row["offset_s"], row["length_s"])
+
+
+def _stretch_of(row: Row) -> Stretch | None:
+    try:
+        return Stretch(row["offset_s"], row["length_s"])
+    except RecordingError:  # a bad range; decoded alone, it tells its error
+        return None
+
+
 def _decode_one(
-    row: Row, opened: _Opened, config: AudioConfig, options: Mapping[str, Any], run_id: str
+    row: Row,
+    opened: _Opened,
+    options: Mapping[str, Any],
+    run_id: str,
+    windows: Iterator[Window],
 ) -> Iterator[Row]:
     base = {
         **{name: row[name] for name, _ in PLANNED_FIELDS},
@@ -97,7 +158,9 @@ def _decode_one(
         yield base
         return
     try:
-        for window in _windows(row, opened, config, options):
+        for window in windows:
+            if window.is_last and opened.source and not opened.source.is_in_memory:
+                _check_unchanged(row, opened, options)
             base |= {
                 "window_index": window.index,
                 "n_windows": window.index + 1 if window.is_last else 0,
@@ -118,18 +181,6 @@ def _decode_one(
     except (Exception, SystemExit) as error:
         # Earlier windows stay valid; this row is the recording's last window and has the reason.
         yield {**base, "duration_s": 0.0, "waveform": b"", **describe_error("decode", error)}
-
-
-def _windows(
-    row: Row, opened: _Opened, config: AudioConfig, options: Mapping[str, Any]
-) -> Iterator[Window]:
-    with opened.closing:
-        if opened.source is None or opened.error:
-            raise opened.error or RuntimeError("not opened")
-        for window in decode_source(opened.source, config, row["offset_s"], row["length_s"]):
-            if window.is_last and not opened.source.is_in_memory:
-                _check_unchanged(row, opened, options)
-            yield window
 
 
 def _attempt_id(run_id: str, work_key: str, version: str) -> str:

@@ -26,6 +26,7 @@ from pipeline.stages.decode import decode_recordings
 from pipeline.stages.label import FindAndLabelSegments, LabelSegments, model_batch_s
 from pipeline.stages.segment import FindSegments
 from tests.support.demo import AUDIO, MODEL
+from tests.support.sounds import encode, noise
 
 SEGMENT = SegmentConfig()
 
@@ -323,3 +324,36 @@ def test_a_model_that_does_not_load_stops_the_worker(tmp_path: Path) -> None:
     config = RunConfig(manifest="m", output="o", model=str(tmp_path))
     with pytest.raises(Exception, match="lacks"):
         LabelSegments(lambda: SenseVoice(resolve_model(config.model)), LabelConfig())
+
+
+def test_parts_of_one_file_are_opened_once_and_keep_their_own_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "long.mp3"
+    path.write_bytes(encode(noise(30), "mp3"))
+    opened: list[str] = []
+
+    def noting(uri: str, *rest: Any) -> Any:
+        opened.append(uri)
+        return open_source(uri, *rest)
+
+    monkeypatch.setattr(stages, "open_source", noting)
+    parts = [(5.0, 2.0), (1.0, 2.0), (29.5, 2.0), (40.0, 1.0), (3.0, 0.001), (2.0, 2.0)]
+    rows = [
+        plan_row(path, recording_id=f"r{k}", work_key=f"w{k}", offset_s=offset, length_s=length)
+        for k, (offset, length) in enumerate(parts)
+    ]
+    found = {row["recording_id"]: row for row in decode_rows(*rows)}
+    assert opened == [str(path)]
+    assert len(found) == len(parts)
+    assert [found[f"r{k}"]["duration_s"] for k in (0, 1, 5)] == [2.0, 2.0, 2.0]
+    assert found["r2"]["duration_s"] == pytest.approx(0.5, abs=0.06)
+    assert "after the file" in found["r2"]["warning"]
+    assert [found[f"r{k}"]["error_type"] for k in (3, 4)] == ["BadRange", "TooShort"]
+    assert len({row["attempt_id"] for row in found.values()}) == len(parts)
+    alone = {row["recording_id"]: decode_rows(row)[0] for row in rows}
+    for name, row in found.items():
+        ours, theirs = (np.frombuffer(one.pop("waveform"), np.int16) for one in (row, alone[name]))
+        assert row == alone[name]
+        assert ours.size == theirs.size
+        assert not ours.size or np.abs(ours.astype(int) - theirs).max() <= 1

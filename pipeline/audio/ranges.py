@@ -1,0 +1,134 @@
+"""Many short stretches of one recording in one decoding. Knows nothing of manifests.
+
+A compressed file has to be decoded from its start, or from a place before the stretch, and a file
+in a store has to be fetched. One by one, 60 stretches of an hour cost eight times the hour.
+
+What one decoding gives is what each stretch would give alone. Where that is not certain, because a
+packet was damaged, a gap was filled or the file ended early, the stretch is left out here: the
+caller decodes it alone, and it gets the warnings and errors of its own part.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from pipeline.audio.checks import CLIPPED_SHARE, WITHOUT_LIMITS, Report, Stretch
+from pipeline.audio.headers import format_of
+from pipeline.audio.sources import Source
+from pipeline.audio.windows import Waveform, Window, samples
+from pipeline.config import AudioConfig
+from pipeline.errors import RecordingError
+from pipeline.schema import FRAME_LENGTH, SAMPLE_RATE
+
+_FAR_S = 20.0  # to seek over so much is quicker than to decode it, ...
+# ... where a seek is a jump, by an index or by arithmetic.
+_JUMPS = {"RIFF", "RF64", "RIFX", "AIFF", "AU", "Wave64", "FLAC", "MP4", "Matroska"}
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """A stretch of the pass, in samples of the file."""
+
+    index: int
+    start_s: float
+    start: int
+    end: int
+    n_clipped: int = 0  # of the pass before its first samples
+
+
+def decode_together(
+    source: Source, config: AudioConfig, stretches: Sequence[Stretch]
+) -> Iterator[tuple[int, Window]]:
+    """(index, its only window) of the stretches that could be decoded together, by time.
+
+    About one window is in memory, and what overlaps. Raises nothing: a stretch that is not yielded
+    has to be decoded alone (windows.decode_source), which tells what is wrong.
+    """
+    for wanted in _passes(source, config, stretches):
+        try:
+            yield from _one_pass(source, config, wanted)
+        except RecordingError:
+            continue
+
+
+def _passes(
+    source: Source, config: AudioConfig, stretches: Sequence[Stretch]
+) -> Iterator[list[_Wanted]]:
+    """The stretches that are one window each, by time, divided where a seek is worth it."""
+    longest_s = min(config.window_s, config.max_duration_s)
+    wanted = [
+        _Wanted(index, one.offset_s, start, start + one.n_samples)
+        for index, one in enumerate(stretches)
+        for start in [round(one.offset_s * SAMPLE_RATE)]
+        if FRAME_LENGTH <= one.n_samples <= longest_s * SAMPLE_RATE
+    ]
+    if len(wanted) < 2:
+        return
+    wanted.sort(key=lambda one: (one.start, one.end))
+    can_jump = format_of(source)[0] in _JUMPS
+    furthest = np.maximum.accumulate([one.end for one in wanted])
+    far = [
+        place + 1
+        for place, (_, after) in enumerate(pairwise(wanted))
+        if can_jump and after.start - furthest[place] > _FAR_S * SAMPLE_RATE
+    ]
+    for first, end in pairwise([0, *far, len(wanted)]):
+        if end - first > 1:
+            yield wanted[first:end]
+
+
+def _one_pass(
+    source: Source, config: AudioConfig, wanted: list[_Wanted]
+) -> Iterator[tuple[int, Window]]:
+    first, last = wanted[0].start, max(one.end for one in wanted)
+    stretch = Stretch(first / SAMPLE_RATE, (last - first) / SAMPLE_RATE)
+    # The limits of a recording hold for each stretch, not for all of them together.
+    limits = {"max_duration_s": WITHOUT_LIMITS.max_duration_s, "min_decoded_share": 0.0}
+    report = Report(config.model_copy(update=limits), stretch)
+    held: Waveform = np.empty(0, np.int16)  # samples [at, at + held.size) of the file
+    at, n_next = first, 0
+    waiting: list[_Wanted] = []
+    # A resampler gives samples one piece late, so the count of two pieces ago is before them.
+    clipped = [0, 0]
+    for piece in samples(source, report):
+        held = np.concatenate([held, piece]) if held.size else piece
+        end = at + held.size
+        while n_next < len(wanted) and wanted[n_next].start < end:
+            wanted[n_next].n_clipped = clipped[0]
+            waiting.append(wanted[n_next])
+            n_next += 1
+        for one in [one for one in waiting if one.end <= end]:
+            waiting.remove(one)
+            if _is_clean(report, one):
+                yield one.index, _window(held[one.start - at : one.end - at], one, report)
+        clipped = [clipped[1], report.n_clipped]
+        needed = min((one.start for one in waiting), default=end)
+        held, at = held[needed - at :].copy(), needed
+
+
+def _is_clean(report: Report, one: _Wanted) -> bool:
+    """Whether the stretch, decoded alone, would have no warning."""
+    stream = report.stream
+    n_clipped = report.n_clipped - one.n_clipped
+    n_values = (one.end - one.start) * stream.rate_hz * stream.channels / SAMPLE_RATE
+    is_whole = not (stream.warnings or report.warnings or stream.gap_s or stream.n_bad_packets)
+    return is_whole and n_clipped <= CLIPPED_SHARE * n_values
+
+
+def _window(waveform: Waveform, one: _Wanted, report: Report) -> Window:
+    stream = report.stream
+    return Window(
+        index=0,
+        start_s=one.start_s,
+        waveform=waveform.copy(),
+        is_last=True,
+        sample_rate_hz=stream.rate_hz,
+        channels=stream.channels,
+        codec=stream.codec,
+        warning="",
+        start_offset_s=stream.start_offset_s,
+        n_audio_streams=stream.n_audio_streams,
+        audio_stream=stream.audio_stream,
+    )
