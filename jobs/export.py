@@ -2,7 +2,6 @@
 
 import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -21,16 +20,16 @@ from pipeline.console.commands import (
     results,
     show_json,
 )
-from pipeline.errors import ExportError
 from pipeline.export.reviewed import Reviewed
 from pipeline.export.write import Audio, Exported, Format, export
-from pipeline.storage.address import is_uri
 
 
 def main(
     root: Root,
     format: Annotated[Format, typer.Option(help="format to write")],
-    output: Annotated[str, typer.Option("--output", "-o", help="local directory, new or empty")],
+    output: Annotated[
+        str, typer.Option("--output", "-o", help="directory or s3:// prefix, new or empty")
+    ],
     where: Annotated[
         str,
         typer.Option(
@@ -62,6 +61,9 @@ def main(
             "as a 16 kHz mono wav; default: reference where the format allows it"
         ),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="count what would be exported, and write nothing")
+    ] = False,
     seq: Seq = None,
     fingerprint: Fingerprint = None,
     unsafe: Unsafe = False,
@@ -75,13 +77,10 @@ def main(
     left out (export.json in the directory lists them).
     """
     with refusing(as_json=as_json):
-        if is_uri(output):
-            raise ExportError(f"{output}: is no local directory; export to one and copy it there")
-        target = Path(output)
         found = find_output(root, options)
         done = export(
             found.root,
-            target,
+            output,
             format,
             where,
             audio,
@@ -91,24 +90,26 @@ def main(
             unsafe=unsafe,
             reviewed=reviewed,
             test_share=test_share,
+            dry_run=dry_run,
         )
     if as_json:
-        show_json(asdict(done) | {"output": str(target)})
+        show_json(asdict(done) | {"output": output, "dry_run": dry_run})
     elif done.skipped or not quiet:
-        _show(done, target)
+        _show(done, output, dry_run=dry_run)
     sys.exit(3 if done.skipped else 0)
 
 
-def _show(done: Exported, target: Path) -> None:
+def _show(done: Exported, target: str, *, dry_run: bool) -> None:
     console = results()
     console.print(
-        f"{done.n_segments:,} segments of {done.n_recordings:,} recordings, {done.hours:.3f} h, "
-        f"as {done.format} in {target} (commit {done.seq})"
+        f"{'would export ' if dry_run else ''}{done.n_segments:,} segments of "
+        f"{done.n_recordings:,} recordings, {done.hours:.3f} h, as {done.format} in {target} "
+        f"(commit {done.seq})"
     )
     if done.skipped:
         recording_id, reason = next(iter(done.skipped.items()))
         console.print(
-            f"{len(done.skipped):,} recordings left out, listed in {target / 'export.json'}, "
+            f"{len(done.skipped):,} recordings left out, listed in {target}/export.json, "
             f"e.g. {recording_id}: {reason}"
         )
 

@@ -19,7 +19,7 @@ from pipeline.console.commands import (
     show_json,
 )
 from pipeline.errors import ConfigError
-from pipeline.maintenance.release import PARTITIONS, Released, release
+from pipeline.maintenance.release import PARTITIONS, Released, preview, release
 from pipeline.storage.store import open_store
 from pipeline.tables import open_snapshot
 
@@ -36,6 +36,9 @@ def main(
     partition_by: Annotated[
         str, typer.Option(help=f"directories in each table: {', '.join(PARTITIONS)}")
     ] = "none",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="count what would be copied, and write nothing")
+    ] = False,
     seq: Seq = None,
     fingerprint: Fingerprint = None,
     options: ConfigKeysOrStorageOptions = None,
@@ -52,11 +55,15 @@ def main(
         copy = _only_one(target, output)
         found = find_output(root, options)
         snapshot = open_snapshot(found.root, found.options, seq, fingerprint)
-        done = release(snapshot, open_store(copy, found.options), partition_by=partition_by)
+        to = open_store(copy, found.options)
+        if dry_run:
+            done = preview(snapshot, to, partition_by=partition_by)
+        else:
+            done = release(snapshot, to, partition_by=partition_by)
     if as_json:
-        show_json(asdict(done) | {"output": copy})
+        show_json(asdict(done) | {"output": copy, "dry_run": dry_run})
     elif not quiet:
-        results().print(_line(done, copy))
+        results().print(_line(done, copy, dry_run=dry_run))
 
 
 def _only_one(target: str | None, output: str | None) -> str:
@@ -66,10 +73,11 @@ def _only_one(target: str | None, output: str | None) -> str:
     return named[0]
 
 
-def _line(done: Released, copy: str) -> str:
+def _line(done: Released, copy: str, *, dry_run: bool) -> str:
     return (
-        f"released commit {done.seq:,} to {copy}: {done.n_rows['recordings']:,} recordings, "
-        f"{done.n_rows['transcripts']:,} segments, {done.n_files:,} files"
+        f"{'would release' if dry_run else 'released'} commit {done.seq:,} to {copy}: "
+        f"{done.n_rows['recordings']:,} recordings, {done.n_rows['transcripts']:,} segments"
+        + ("" if dry_run else f", {done.n_files:,} files")
     )
 
 

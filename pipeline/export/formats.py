@@ -49,7 +49,7 @@ def write_sensevoice(rows: Iterable[ExportRow], target: ExportTarget) -> None:
                 "event_target": EVENT_TAGS[row.event],
                 "with_or_wo_itn": TEXT_NORM_TAGS[row.itn],
                 "target": row.text,
-                "source": str(target.final / row.clip),
+                "source": target.place(row),
                 "target_len": len(row.text.split()) if " " in row.text else len(row.text),
                 "source_len": row.n_samples // FRAME,
             }
@@ -153,7 +153,7 @@ def write_kaldi(rows: Iterable[ExportRow], target: ExportTarget) -> None:
             for name, value in zip(names, values, strict=True):
                 files[name].write(f"{utterance} {value}".rstrip() + "\n")
             if target.clips:
-                files["wav.scp"].write(f"{utterance} {target.final / row.clip}\n")
+                files["wav.scp"].write(f"{utterance} {target.place(row)}\n")
             else:
                 interval = f"{row.start_s:.4f} {row.end_s:.4f}"
                 files["segments"].write(f"{utterance} {row.name} {interval}\n")
@@ -236,7 +236,7 @@ def _open_gzip(path: Path) -> TextIO:
 def _lhotse_recording(row: ExportRow, target: ExportTarget) -> dict[str, Any]:
     rate_hz, channels = (SAMPLE_RATE, 1) if target.clips else (row.sample_rate_hz, row.channels)
     n_samples = row.n_samples if target.clips else round(row.recording_end_s * rate_hz)
-    uri = str(target.final / row.clip) if target.clips else row.uri
+    uri = target.place(row) if target.clips else row.uri
     kind = "url" if "://" in uri else "file"
     return {
         "id": row.key if target.clips else row.name,

@@ -120,8 +120,12 @@ class ExportTarget:
     """Where an export is written."""
 
     staging: Path  # the directory to write in; it becomes `final` when it is complete
-    final: Path  # absolute, for formats that need absolute paths
+    final: str  # absolute path or URI, for formats that name clips by it
     clips: bool  # True: the clips are in `staging`; False: rows refer to whole recordings
+
+    def place(self, row: ExportRow) -> str:
+        """Where the clip of a row will be."""
+        return f"{self.final}/{row.clip}"
 
 
 _OF_REVIEW = ("model_text", "verdict", "events")

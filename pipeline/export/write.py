@@ -6,8 +6,9 @@ The rows are read one after the other by SQL; a corpus never has to fit into mem
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -21,8 +22,10 @@ from pipeline.export.clips import cut_clips
 from pipeline.export.hub_card import HUB_FORMATS, hub_card
 from pipeline.export.reviewed import Reviewed
 from pipeline.export.rows import ExportRow, ExportTarget, Order, read_rows, select_rows
+from pipeline.storage.address import is_uri
 from pipeline.storage.leftovers import finish_directory, make_unfinished_directory
-from pipeline.tables import connect, open_snapshot
+from pipeline.storage.store import open_store
+from pipeline.tables import Snapshot, connect, open_snapshot
 from pipeline.tables.locked_sql import connect_locked
 from pipeline.tables.review_table import create_review_views, current_reviews
 
@@ -47,6 +50,7 @@ _WRITERS: Mapping[Format, Callable[[Iterable[ExportRow], ExportTarget], None]] =
     "rttm": captions.write_rttm,
 }
 _NEED_CLIPS = {"sensevoice", "audiofolder", "parquet"}  # no field for a start inside a file
+_LAST = "export.json"  # what was exported
 _NO_CLIPS = {"srt", "vtt", "rttm"}  # their times are relative to the whole recording
 
 
@@ -70,7 +74,7 @@ class Exported:
 
 def export(
     root: str,
-    target: Path,
+    target: Path | str,
     format: Format,
     where: str = "",
     audio: Audio | None = None,
@@ -81,8 +85,11 @@ def export(
     unsafe: bool = False,
     reviewed: Reviewed = "ignore",
     test_share: float = 0.0,
+    dry_run: bool = False,
 ) -> Exported:
-    """Write the segments for which `where` is true to the directory `target`.
+    """Write the segments for which `where` is true to `target`: a directory or s3://bucket/prefix.
+
+    With `dry_run` nothing is written and no audio is read: the counts are those of the tables.
 
     `seq` and `fingerprint` choose the snapshot, as tables.open_snapshot does.
     `where` is an SQL condition on the view `segments`; "" selects all. `audio` defaults to
@@ -92,52 +99,102 @@ def export(
     reviewed.py), `test_share` how much of the corpus is kept for tests. Raises ExportError,
     StoreError.
     """
-    import duckdb
-
-    audio = _check(format, audio, target)
+    audio = _check(format, audio)
     snapshot = open_snapshot(root, options, seq, fingerprint)
-    final = target.absolute()
-    with _staging(final) as staging:
+    with ExitStack() as stack:
+        place = _Place(str(target), options or {})
+        staging = None if dry_run else stack.enter_context(place.staging())
         connected = (
             connect(root, options, snapshot.seq, snapshot.fingerprint)
             if unsafe
             else connect_locked(snapshot, staging)
         )
-        with connected as connection:
-            try:
-                if reviewed != "ignore":
-                    current = current_reviews(snapshot.store, snapshot.state)
-                    create_review_views(connection, current)
-                select_rows(connection, where, reviewed, test_share)
-            except duckdb.Error as error:
-                raise ExportError(
-                    f"{where!r} is not an SQL condition on the view segments: {error}"
-                ) from error
-            files = ExportTarget(staging, final, clips=audio == "clips")
+        connection = stack.enter_context(connected)
+        _select(connection, snapshot, where, reviewed, test_share)
+        skipped: dict[str, str] = {}
+        if staging is not None:
+            files = ExportTarget(staging, place.final, clips=audio == "clips")
             skipped = _write(connection, format, files, options or {})
-            counts = _count(connection, skipped)
+        counts = _count(connection, skipped)
         if not counts[1]:
             raise ExportError(f"{root}: nothing to export: {_why_empty(where, skipped)}")
         exported = Exported(
             *(format, audio, root, snapshot.seq, snapshot.fingerprint, where, *counts),
             *(reviewed, skipped),
         )
-        text = json.dumps(asdict(exported), ensure_ascii=False, indent=1)
-        (staging / "export.json").write_text(text, encoding="utf-8")
-        if format in HUB_FORMATS:
-            (staging / "README.md").write_text(hub_card(asdict(exported)), encoding="utf-8")
-        finish_directory(staging, final)
+        if staging is not None:
+            if format in HUB_FORMATS:
+                (staging / "README.md").write_text(hub_card(asdict(exported)), encoding="utf-8")
+            text = json.dumps(asdict(exported), ensure_ascii=False, indent=1)
+            (staging / _LAST).write_text(text, encoding="utf-8")
+            place.finish(staging)
     return exported
 
 
-@contextmanager
-def _staging(final: Path) -> Iterator[Path]:
-    """A directory to write in; deleted at the end, unless it has become `final`."""
-    staging = make_unfinished_directory(final)
+def _select(
+    connection: "duckdb.DuckDBPyConnection",
+    snapshot: Snapshot,
+    where: str,
+    reviewed: Reviewed,
+    test_share: float,
+) -> None:
+    import duckdb
+
     try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        if reviewed != "ignore":
+            current = current_reviews(snapshot.store, snapshot.state)
+            create_review_views(connection, current)
+        select_rows(connection, where, reviewed, test_share)
+    except duckdb.Error as error:
+        raise ExportError(
+            f"{where!r} is not an SQL condition on the view segments: {error}"
+        ) from error
+
+
+class _Place:
+    """Where an export goes: a directory that appears whole, or a prefix of an object store.
+
+    Objects appear one by one, `export.json` as the last: a prefix without it is not complete.
+    """
+
+    def __init__(self, target: str, options: Mapping[str, Any]) -> None:
+        """Raises ExportError if there is something already, StoreError for an unknown store."""
+        self._store = open_store(target, options) if is_uri(target) else None
+        self._path = Path(target).absolute()
+        self.final = self._store.root if self._store else str(self._path)
+        if self._store is None and ":/" in target:
+            raise ExportError(f"{target}: is no local directory; s3://bucket/prefix is one, too")
+        if self._store is not None:
+            is_taken = bool(self._store.list(""))
+        else:
+            exists = self._path.exists()
+            is_taken = exists and (not self._path.is_dir() or any(self._path.iterdir()))
+        if is_taken:
+            raise ExportError(f"{self.final}: exists and is not empty; choose another directory")
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """A directory to write in; deleted at the end, unless it has become the export."""
+        if self._store is not None:
+            with tempfile.TemporaryDirectory(prefix="export-") as folder:
+                yield Path(folder)
+            return
+        staging = make_unfinished_directory(self._path)
+        try:
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def finish(self, staging: Path) -> None:
+        """Make the complete directory the export."""
+        if self._store is None:
+            finish_directory(staging, self._path)
+            return
+        names = sorted(
+            str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file()
+        )
+        for name in [*(one for one in names if one != _LAST), _LAST]:
+            self._store.put(name, (staging / name).read_bytes())
 
 
 def _why_empty(where: str, skipped: Mapping[str, str]) -> str:
@@ -147,13 +204,7 @@ def _why_empty(where: str, skipped: Mapping[str, str]) -> str:
     return f"no segment fits {where!r}" if where else "the tables have no segments"
 
 
-def _check(format: Format, audio: Audio | None, target: Path) -> Audio:
-    if ":/" in str(target):
-        raise ExportError(
-            f"{target}: is not a local directory; export to one and copy it from there"
-        )
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise ExportError(f"{target}: exists and is not empty; choose another directory")
+def _check(format: Format, audio: Audio | None) -> Audio:
     if format in _NEED_CLIPS and audio == "reference":
         raise ExportError(f"{format} cannot refer to a part of a file; use --audio clips")
     if format in _NO_CLIPS and audio == "clips":

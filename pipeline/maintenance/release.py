@@ -56,11 +56,7 @@ def release(
     target is not empty, lies below a directory that is named like a column (`language=yue`), or if
     a file is not what was committed.
     """
-    if target.list(""):
-        raise StoreError(
-            f"{target.root}: is not empty; release to a new directory (a directory without "
-            "_SUCCESS is an incomplete release and can be deleted)"
-        )
+    _check_empty(target)
     _check_place(target.root)
     writer = _Writer(target, snapshot.fingerprint, partition_by, part_bytes)
     for path in snapshot.parts():
@@ -82,6 +78,35 @@ def release(
     target.put("_release.json", json.dumps(asdict(released), indent=1).encode())
     target.put("_SUCCESS", b"")
     return released
+
+
+def preview(snapshot: Snapshot, target: Store, *, partition_by: PartitionBy = "none") -> Released:
+    """What `release` would copy, by the log alone; the number of files is known afterwards.
+
+    Raises StoreError as `release` does for the target.
+    """
+    _check_empty(target)
+    _check_place(target.root)
+    return Released(
+        source=snapshot.store.root,
+        seq=snapshot.seq,
+        fingerprint=snapshot.fingerprint,
+        schema_version=SCHEMA_VERSION,
+        partition_by=partition_by,
+        n_files=0,
+        n_rows={
+            table: sum(file.rows for file in snapshot.state.table(table, snapshot.fingerprint))
+            for table in TABLES
+        },
+    )
+
+
+def _check_empty(target: Store) -> None:
+    if target.list(""):
+        raise StoreError(
+            f"{target.root}: is not empty; release to a new directory (a directory without "
+            "_SUCCESS is an incomplete release and can be deleted)"
+        )
 
 
 def _check_place(root: str) -> None:

@@ -278,7 +278,7 @@ def test_a_cue_shows_events_only_if_it_has_no_text() -> None:
 
 
 def test_text_cannot_end_a_vtt_cue(tmp_path: Path) -> None:
-    target = ExportTarget(tmp_path, tmp_path, clips=False)
+    target = ExportTarget(tmp_path, str(tmp_path), clips=False)
     write_vtt([row(text="a <b>\n\n--> 00:00 & c")], target)
     assert "a &lt;b&gt; --&gt; 00:00 &amp; c\n" in (tmp_path / "a.vtt").read_text()
 
@@ -341,7 +341,7 @@ def test_kaldi_keys_are_sorted_if_a_name_starts_with_another(tmp_path: Path) -> 
 
 def test_the_command_in_wav_scp_quotes_the_name(tmp_path: Path) -> None:
     uri = "/audio/$(touch pwned); `x` 'y'.wav"
-    write_kaldi([row(uri=uri)], ExportTarget(tmp_path, tmp_path, clips=False))
+    write_kaldi([row(uri=uri)], ExportTarget(tmp_path, str(tmp_path), clips=False))
     name, command = (tmp_path / "wav.scp").read_text().rstrip().split(" ", 1)
     assert name == "a"
     assert shlex.split(command)[5] == uri

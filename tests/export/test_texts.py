@@ -24,7 +24,7 @@ def rows() -> list[ExportRow]:
 
 @pytest.fixture
 def target(tmp_path: Path) -> ExportTarget:
-    return ExportTarget(tmp_path, tmp_path, clips=False)
+    return ExportTarget(tmp_path, str(tmp_path), clips=False)
 
 
 def test_srt_numbers_its_cues(target: ExportTarget, tmp_path: Path) -> None:
@@ -80,6 +80,6 @@ def test_kaldi_cannot_read_what_its_shell_cannot_open(uri: str, target: ExportTa
 
 
 def test_kaldi_reads_clips_wherever_the_recording_lies(tmp_path: Path) -> None:
-    write_kaldi([row(uri="s3://bucket/a.wav")], ExportTarget(tmp_path, Path("/final"), clips=True))
+    write_kaldi([row(uri="s3://bucket/a.wav")], ExportTarget(tmp_path, "/final", clips=True))
     assert (tmp_path / "wav.scp").read_text() == "a-000000 /final/audio/00/a-000000.wav\n"
     assert (tmp_path / "utt2dur").read_text() == "a-000000 1.5000\n"

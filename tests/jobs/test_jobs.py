@@ -85,7 +85,7 @@ def invoke(job: str, *arguments: str) -> Result:
         ("report", ["ROOT", "--seq", "99"], "there is no commit 99; the newest is 3"),
         ("report", ["ROOT", "-o", "EMPTY"], "Is a directory"),
         ("export", ["ROOT", "-o", "NEW", "--format", "nemo", "--where", "x = 1"], "Candidate"),
-        ("export", ["ROOT", "-o", "s3://b/x", "--format", "nemo"], "s3://b/x: is no local dir"),
+        ("export", ["ROOT", "-o", "s3:/b/x", "--format", "nemo"], "s3:/b/x: is no local dir"),
         ("export", ["EMPTY", "-o", "NEW", "--format", "nemo"], "run the label job"),
         ("export", ["ROOT", "-o", "/proc/x", "--format", "nemo"], "/proc/"),
         ("release", ["ROOT", "ROOT"], "is not empty"),
