@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -355,7 +355,23 @@ def _describe(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str,
                 if field.is_required()
                 else repr(field.get_default(call_default_factory=True))
             )
-            yield f"{prefix}{name}", default, field.description or ""
+            yield f"{prefix}{name}", default, _with_choices(field.description or "", kind)
+
+
+def _with_choices(description: str, kind: Any) -> str:
+    """The description, and the values that the key can have if it does not name them all."""
+    choices = list(_choices_of(kind))
+    if all(choice in description for choice in choices):
+        return description
+    return f"{description}; one of {', '.join(choices)}"
+
+
+def _choices_of(kind: Any) -> Iterator[str]:
+    if get_origin(kind) is Literal:
+        yield from map(str, get_args(kind))
+    else:
+        for part in get_args(kind):
+            yield from _choices_of(part)
 
 
 def _assign(values: dict[str, Any], key: str, text: str, source: str) -> None:

@@ -146,3 +146,16 @@ def _message(call: Callable[[], object]) -> str:
 def test_the_text_of_a_configuration_has_no_storage_options() -> None:
     options = {"secret": "s3cr3t"}
     assert "s3cr3t" not in repr(RunConfig(manifest="m", output="o", storage_options=options))
+
+
+def test_help_names_every_value_that_a_key_can_have() -> None:
+    described = {key: text for key, _, text in describe_fields()}
+    for key, values in {
+        "label.language": ("auto", "zh", "en", "yue", "ja", "ko"),
+        "label.precision": ("auto", "fp32", "bf16", "int8"),
+        "label.device": ("auto", "cpu", "cuda"),
+        "segment.silence": ("skip", "label"),
+        "retry": ("none", "errors"),
+        "hub": ("ms", "hf"),
+    }.items():
+        assert all(value in described[key] for value in values), described[key]
