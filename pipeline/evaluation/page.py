@@ -81,6 +81,11 @@ def problems(evaluation: Evaluation) -> Iterator[str]:
             f"{scores.n_missing:,} references have no recording in the tables: all of their words "
             "count as deleted"
         )
+    if evaluation.n_ignored:
+        yield (
+            f"{evaluation.n_ignored:,} references have no recording in the tables and were left "
+            "out (--ignore-missing)"
+        )
     if scores.n_failed:
         yield f"{scores.n_failed:,} recordings failed: all of their words count as deleted"
     if evaluation.n_without:
