@@ -121,6 +121,20 @@ def test_a_recording_that_one_model_lacks_counts_in_the_difference(tmp_path: Pat
     assert found["gates"][0]["is_met"] is False
 
 
+def test_a_recording_without_a_segment_has_no_label_and_did_not_fail(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "labels"))
+    rows = [window("a", n_segments=0), window("b", n_segments=1)]
+    for row in rows:
+        row["extra"] = [("ref_language", "en")]
+    write_bundle(store, RUN, bundle(*rows))
+    publish(store, RUN)
+    shown = run(store.root, "-o", str(tmp_path / "out")).stdout
+    assert "1 recordings have no segment, because the VAD found no speech" in shown
+    page = (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
+    assert "no label 1" in page
+    assert "failed" not in page
+
+
 def test_groups_are_scored_alone(root: str) -> None:
     found = scores(root, "--by", "language,corpus")
     assert set(found["groups"]) == {"language", "corpus"}
