@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +69,14 @@ def main(
     by: Annotated[
         str, typer.Option(help="also score by language, speaker or a manifest column: a,b")
     ] = "",
+    ignore_missing: Annotated[
+        bool,
+        typer.Option(
+            "--ignore-missing",
+            help="do not count references without a recording as deleted words: for references of "
+            "more than was labelled, such as AISHELL-1's transcript of all its parts",
+        ),
+    ] = False,
     baseline: Annotated[
         str, typer.Option(metavar="FINGERPRINT", help="other labels to compare with, pair by pair")
     ] = "",
@@ -122,6 +131,8 @@ def main(
             hypotheses = read_hypotheses(one, found.options)
             right = read_references(references) if references else _own(hypotheses, found.root)
             joined = join(right, {name: row.uri for name, row in hypotheses.items()})
+            if ignore_missing:
+                joined = replace(joined, missing=())
             return evaluate(
                 joined,
                 hypotheses,

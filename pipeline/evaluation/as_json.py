@@ -42,6 +42,7 @@ def to_json(
         | {"precision": evaluation.speech.precision, "recall": evaluation.speech.recall},
         "word_times": asdict(evaluation.word_times) if evaluation.word_times else None,
         "confusions": [list(one) for one in evaluation.confusions],
+        "n_references_ignored": evaluation.n_ignored,
         "worst": [
             {"recording_id": one.recording_id, **asdict(one.errors), "note": one.note}
             for one in evaluation.worst

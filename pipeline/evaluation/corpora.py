@@ -27,7 +27,8 @@ _NAMES: Mapping[str, tuple[str, ...]] = {
     "events": ("ref_events", "ref_event", "events", "event", "event_target"),
     "speaker": ("ref_speaker", "speaker", "speaker_id", "spk", "client_id"),
 }
-_RAVDESS = {"01": "neutral", "03": "happy", "04": "sad", "05": "angry", "06": "fearful"} | {
+_RAVDESS = {"01": "neutral", "02": "calm", "03": "happy", "04": "sad", "05": "angry"} | {
+    "06": "fearful",
     "07": "disgusted",
     "08": "surprised",
 }
@@ -227,26 +228,32 @@ def _read_esc50(path: Path, found: ReferenceSet) -> Iterator[Reference]:
 
 
 def _read_esd(path: Path, found: ReferenceSet) -> Iterator[Reference]:
-    """https://github.com/HLTSingapore/Emotional-Speech-Data: `id<TAB>text<TAB>emotion`."""
+    """https://github.com/HLTSingapore/Emotional-Speech-Data: `id<TAB>text<TAB>emotion`.
+
+    Speakers 0001 to 0010 speak Mandarin, 0011 to 0020 English.
+    """
     for file in sorted(path.rglob("*.txt")):
         for line in _lines(file):
             fields = line.strip().split("\t")
-            if len(fields) == 3:
+            speaker = fields[0].partition("_")[0]
+            if len(fields) == 3 and speaker.isdecimal():
                 yield Reference(
                     fields[0],
                     text=fields[1],
+                    language="zh" if int(speaker) <= 10 else "en",
                     emotion=found.label("emotion", fields[2]),
-                    speaker=fields[0].partition("_")[0],
+                    speaker=speaker,
                 )
 
 
 def _read_names(path: Path, found: ReferenceSet) -> Iterator[Reference]:
-    """RAVDESS and CREMA-D say the emotion in the name of the file. RAVDESS's calm is left out."""
+    """RAVDESS and CREMA-D say the emotion in the name of the file. RAVDESS's calm is unmapped."""
     for file in sorted(path.rglob("*.wav")):
         if match := _RAVDESS_NAME.fullmatch(file.stem):
             modality, channel, emotion, actor = match.groups()
-            if (modality, channel) == ("03", "01") and emotion in _RAVDESS:
-                yield Reference(file.stem, language="en", emotion=_RAVDESS[emotion], speaker=actor)
+            if (modality, channel) == ("03", "01"):
+                label = found.label("emotion", _RAVDESS.get(emotion, emotion))
+                yield Reference(file.stem, language="en", emotion=label, speaker=actor)
         elif match := _CREMA_NAME.fullmatch(file.stem):
             emotion_label = found.label("emotion", match[2])
             yield Reference(file.stem, language="en", emotion=emotion_label, speaker=match[1])
@@ -278,5 +285,8 @@ def _events(value: Any, found: ReferenceSet) -> tuple[str, ...] | None:
     if value is None:
         return None
     parts = value if isinstance(value, list | tuple) else re.split(r"[,;\s/]+", str(value))
+    n_unmapped = found.unmapped.total()
     labels = [found.label("event", part) for part in parts if str(part).strip()]
-    return tuple(dict.fromkeys(label for label in labels if label is not None))
+    known = tuple(dict.fromkeys(label for label in labels if label is not None))
+    # An event that we have no label for is not the absence of all events, so it is not scored.
+    return known if known or found.unmapped.total() == n_unmapped else None

@@ -79,6 +79,7 @@ class Evaluation:
     confusions: Sequence[tuple[str, str, int]]  # units taken for others, the most frequent first
     rates: Sequence[float]  # mixed error rate of each recording with a text, for a histogram
     items: Sequence["Item"] = ()
+    n_ignored: int = 0  # references without a recording that were left out on request
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,7 @@ def evaluate(
         confusions=_confusions(texted, normaliser(normalizer, simplified=simplified), form),
         rates=[one.errors["mixed"].rate or 0.0 for one in texted if one.errors["mixed"].n_units],
         items=items,
+        n_ignored=joined.n_missing - len(joined.missing),
     )
 
 

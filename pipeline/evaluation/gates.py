@@ -80,9 +80,12 @@ def check(
 
 
 def differences_from(evaluation: Evaluation, baseline: Evaluation) -> dict[str, Difference]:
-    """Each metric minus the baseline's, on the recordings that both were scored on."""
-    ours = {item.recording_id: item for item in evaluation.items}
-    theirs = {item.recording_id: item for item in baseline.items}
+    """Each metric minus the baseline's, on the references that both were scored on.
+
+    A recording that only one of the two has counts for both: the other one has no labels of it.
+    """
+    ours = {item.reference.key: item for item in evaluation.items}
+    theirs = {item.reference.key: item for item in baseline.items}
     names = [name for name in ours if name in theirs]
     found = {
         metric: _difference([(ours[name], theirs[name]) for name in names], counts)

@@ -30,7 +30,7 @@ class Classification:
 
     n: int = 0
     n_right: int = 0
-    n_abstained: int = 0  # labels `unknown`, or none because the recording failed
+    n_abstained: int = 0  # labels `unknown`, or none: failed, missing, or no segment
     classes: Mapping[str, ClassScore] = field(default_factory=dict)
     confusion: Mapping[str, Mapping[str, int]] = field(default_factory=dict)  # reference -> label
 

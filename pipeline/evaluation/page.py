@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.evaluation.calibration import N_BINS, Calibration
-from pipeline.evaluation.evaluate import Evaluation, Scores, TextScore, Worst
+from pipeline.evaluation.evaluate import Evaluation, Item, Scores, TextScore, Worst
 from pipeline.evaluation.gates import Verdict, metrics_of
 from pipeline.evaluation.intervals import Difference, Interval
 from pipeline.evaluation.labels import Classification
@@ -80,6 +80,17 @@ def problems(evaluation: Evaluation) -> Iterator[str]:
         yield (
             f"{scores.n_missing:,} references have no recording in the tables: all of their words "
             "count as deleted"
+        )
+    if evaluation.n_ignored:
+        yield (
+            f"{evaluation.n_ignored:,} references have no recording in the tables and were left "
+            "out (--ignore-missing)"
+        )
+    silent = [item for item in evaluation.items if is_silent(item)]
+    if silent:
+        yield (
+            f"{len(silent):,} recordings have no segment, because the VAD found no speech: no text "
+            "and no label; segment.whole_below_s or segment.silence: label gives them one"
         )
     if scores.n_failed:
         yield f"{scores.n_failed:,} recordings failed: all of their words count as deleted"
@@ -191,8 +202,13 @@ def _labels(scores: Scores) -> Iterator[dict[str, Any]]:
         }
 
 
+def is_silent(item: Item) -> bool:
+    """Whether a recording is good and has no segment."""
+    return item.hypothesis is not None and item.hypothesis.is_ok and not item.hypothesis.language
+
+
 def _mostly(called: Mapping[str, int]) -> str:
-    return ", ".join(f"{label or 'failed'} {n:,}" for label, n in [*called.items()][:3])
+    return ", ".join(f"{label or 'no label'} {n:,}" for label, n in [*called.items()][:3])
 
 
 def _rate_plot(rates: Sequence[float]) -> object:

@@ -73,8 +73,8 @@ class Joined:
     """Which reference belongs to which recording."""
 
     by_recording: Mapping[str, Reference]
-    n_missing: int  # references without a recording: their words count as deletions
-    missing: Sequence[Reference]
+    n_missing: int  # references without a recording
+    missing: Sequence[Reference]  # of these, those whose words count as deletions
     n_without: int  # recordings without a reference
 
 
@@ -82,7 +82,8 @@ def join(references: ReferenceSet, uris: Mapping[str, str]) -> Joined:
     """References by recording_id; `uris` are those of the recordings, by recording_id.
 
     A key is a recording_id, or the address, the name or the stem of a file that only one recording
-    has. Raises ConfigError for a key that occurs twice, and if nothing meets.
+    has. Raises ConfigError for a key that occurs twice, for two keys that mean one recording, and
+    if nothing meets.
     """
     counts = Counter(one.key for one in references.references)
     repeated = [key for key, n in counts.items() if n > 1]
@@ -96,10 +97,15 @@ def join(references: ReferenceSet, uris: Mapping[str, str]) -> Joined:
     missing: list[Reference] = []
     for reference in references.references:
         recording_id = places.get(reference.key) or places.get(_stem(reference.key), "")
-        if recording_id and recording_id not in found:
-            found[recording_id] = reference
-        else:
+        if not recording_id:
             missing.append(reference)
+        elif recording_id in found:
+            raise ConfigError(
+                f"{references.source}: {found[recording_id].key!r} and {reference.key!r} are the "
+                f"same recording, {recording_id!r}; give each recording one reference"
+            )
+        else:
+            found[recording_id] = reference
     if not found:
         ours = next(iter(uris), "none")
         theirs = references.references[0].key if references.references else "none"

@@ -42,7 +42,8 @@ def plain(text: str) -> str:
             kept.append("'" if character == "’" else character)
         else:
             kept.append(" ")
-    return _BETWEEN.sub("", " ".join("".join(kept).split()))
+    joined = _BETWEEN.sub("", " ".join("".join(kept).split()))
+    return unicodedata.normalize("NFC", joined)  # a kana mark that stood alone joins its letter
 
 
 def normaliser(name: Normalizer, *, simplified: bool = False) -> Callable[[str, str], str]:

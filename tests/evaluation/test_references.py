@@ -136,12 +136,22 @@ def test_ravdess_and_crema_d_say_it_in_the_name(tmp_path: Path) -> None:
     found = {key: (one.emotion, one.speaker) for key, one in read(tmp_path).items()}
     assert found == {
         "03-01-05-01-02-01-16": ("angry", "16"),
+        "03-01-02-01-01-01-07": (None, "07"),
         "1001_DFA_ANG_XX": ("angry", "1001"),
         "1002_IEO_NEU_HI": ("neutral", "1002"),
     }
 
 
+def test_ravdess_calm_is_counted_and_told(tmp_path: Path) -> None:
+    write(tmp_path / "03-01-02-01-01-01-07.wav", "")
+    assert read_references(str(tmp_path)).unmapped == {"emotion: calm": 1}
+
+
 def test_esd(tmp_path: Path) -> None:
+    write(tmp_path / "0001" / "0001.txt", "0001_000001\t打远一看\tHappy\n")
+    chinese = read(tmp_path / "0001" / "..")["0001_000001"]
+    assert (chinese.language, chinese.emotion) == ("zh", "happy")
+    (tmp_path / "0001" / "0001.txt").unlink()
     write(tmp_path / "0011" / "0011.txt", "0011_000001\tThe nine the eggs.\tNeutral\n")
     (found,) = read(tmp_path).values()
     assert (found.text, found.emotion, found.speaker) == ("The nine the eggs.", "neutral", "0011")
@@ -184,6 +194,14 @@ def test_the_manifests_own_columns() -> None:
     assert one.speaker == "s9"
 
 
+def test_an_event_without_a_label_is_not_the_absence_of_events(tmp_path: Path) -> None:
+    events = ["siren", "Event_UNK", "siren, cough"]
+    rows = [{"id": str(n), "event": one} for n, one in enumerate(events)]
+    found = read_references(str(write(tmp_path / "r.jsonl", "\n".join(map(json.dumps, rows)))))
+    assert [one.events for one in found.references] == [None, (), ("cough",)]
+    assert found.unmapped == {"event: siren": 2}
+
+
 def joined(keys: list[str], uris: dict[str, str]) -> Any:
     return join(ReferenceSet("r", [Reference(key) for key in keys]), uris)
 
@@ -201,6 +219,8 @@ def test_a_key_is_an_id_or_a_name_of_a_file() -> None:
 def test_a_repeated_key_and_an_empty_join_are_refused() -> None:
     with pytest.raises(ConfigError, match="the key 'a' occurs more than once"):
         joined(["a", "b", "a"], {"a": "/a.wav"})
+    with pytest.raises(ConfigError, match=r"'a' and 'b\.wav' are the same recording"):
+        joined(["a", "b.wav"], {"a": "/b.wav"})
     with pytest.raises(ConfigError, match="keys like 'x', the tables recording_ids like 'a'"):
         joined(["x"], {"a": "/a.wav"})
 

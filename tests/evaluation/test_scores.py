@@ -60,6 +60,7 @@ def test_error_rates_are_those_of_jiwer(hypothesis: list[str], reference: list[s
         ("开放时间，早上 9 点。", "开放时间早上 9 点"),
         ("我 想 听", "我想听"),
         ("'quoted' -dash-", "quoted dash"),
+        ("カ゛", "ガ"),
         ("", ""),
     ],
 )

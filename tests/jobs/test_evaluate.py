@@ -67,6 +67,22 @@ def test_a_reference_without_a_recording_counts_as_deleted_words(root: str, tmp_
     assert "2 recordings have no reference" in shown
 
 
+def test_references_of_more_than_was_labelled_are_left_out_on_request(
+    root: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.jsonl"
+    rows = [{"id": "a", "text": "one two three"}, {"id": "elsewhere", "text": "six words"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    options = ("--references", str(path), "--ignore-missing")
+    found = scores(root, *options)
+    assert (found["n_missing"], found["n_references_ignored"]) == (0, 1)
+    assert found["mixed"]["deletions"] == 0
+    assert (
+        "1 references have no recording in the tables and were left out"
+        in run(root, *options).stdout
+    )
+
+
 def test_gates_decide_the_exit_code(root: str) -> None:
     assert run(root, "--max", "wer=0.5").exit_code == 0
     assert run(root, "--max", "wer=0.2").exit_code == 3
@@ -85,6 +101,38 @@ def test_two_models_are_compared_pair_by_pair(root: str) -> None:
     assert run(root, *arguments, "0.1").exit_code == 3
     swapped = ("--fingerprint", OTHER_MODEL.fingerprint, "--baseline", RUN.fingerprint)
     assert run(root, *swapped, "--max-regression", "0.0").exit_code == 0
+
+
+def test_a_recording_that_one_model_lacks_counts_in_the_difference(tmp_path: Path) -> None:
+    """Keys are names of files here, so a missing recording has no recording_id."""
+    store = open_store(str(tmp_path / "labels"))
+    for run_info, names in ((RUN, "ac"), (OTHER_MODEL, "a")):
+        rows = [window(name, n_segments=1) for name in names]
+        for row in rows:
+            row["uri"] = f"/audio/file_{row['recording_id']}.wav"
+            row["segments"][0]["text"] = "one two"
+        write_bundle(store, run_info, bundle(*rows))
+        publish(store, run_info)
+    path = tmp_path / "r.jsonl"
+    path.write_text("".join(f'{{"id": "file_{one}.wav", "text": "one two"}}\n' for one in "ac"))
+    arguments = ("--fingerprint", OTHER_MODEL.fingerprint, "--baseline", RUN.fingerprint)
+    found = scores(store.root, *arguments, "--references", str(path), "--max-regression", "0.01")
+    assert found["differences"]["mixed_error_rate"]["value"] == pytest.approx(0.5)
+    assert found["gates"][0]["is_met"] is False
+
+
+def test_a_recording_without_a_segment_has_no_label_and_did_not_fail(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path / "labels"))
+    rows = [window("a", n_segments=0), window("b", n_segments=1)]
+    for row in rows:
+        row["extra"] = [("ref_language", "en")]
+    write_bundle(store, RUN, bundle(*rows))
+    publish(store, RUN)
+    shown = run(store.root, "-o", str(tmp_path / "out")).stdout
+    assert "1 recordings have no segment, because the VAD found no speech" in shown
+    page = (tmp_path / "out" / "evaluation.html").read_text(encoding="utf-8")
+    assert "no label 1" in page
+    assert "failed" not in page
 
 
 def test_groups_are_scored_alone(root: str) -> None:
