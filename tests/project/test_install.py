@@ -23,7 +23,10 @@ PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(enco
 EXTRAS: dict[str, list[str]] = PROJECT["project"]["optional-dependencies"]
 RECORDED = ROOT / "tests" / "recorded" / "code_1" / "root"
 # Have no wheels, but need no compiler either: without one, crcmod leaves out its C code.
-PURE = {"antlr4-python3-runtime", "crcmod", "jieba", "oss2", "pyspark", "sensevoice-pipeline"}
+PURE = {
+    *("antlr4-python3-runtime", "crcmod", "jieba", "oss2", "pyspark", "sensevoice-pipeline"),
+    "zhconv",
+}
 OFFLINE = ("error sending request", "failed to fetch", "network connectivity", "dns error")
 
 
