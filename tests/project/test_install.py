@@ -50,7 +50,7 @@ def uv(*arguments: str | Path, cwd: Path) -> None:
 
 def name_of(requirement: str) -> str:
     """`ray` of `ray[data,default]>=2.60`."""
-    return requirement.replace("[", " ").replace(">", " ").split()[0]
+    return requirement.replace("[", " ").replace(">", " ").split()[0].lower()
 
 
 def test_the_command_names_every_module_of_the_extra_label() -> None:
