@@ -26,6 +26,7 @@ COMMANDS = {
     "report": "Write an HTML page that describes a snapshot: the dataset card.",
     "explore": "Browse, hear and correct the labels of one snapshot in a browser.",
     "export": "Write labelled segments in a format that other tools read.",
+    "evaluate": "Score the labels of a snapshot against references. Labels nothing.",
     "diff": "Compare the labels of two models for the same recordings.",
     "verify": "Check every commit, every file and every row of the tables.",
     "compact": "Merge small files of the tables into larger ones, and reviews into theirs.",

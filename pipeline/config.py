@@ -68,6 +68,18 @@ class SegmentConfig(_Section):
     threshold: float = Field(
         default=0.5, gt=0, lt=1, description="silero: smallest probability that counts as speech"
     )
+    silence: Literal["skip", "label"] = Field(
+        default="skip",
+        description="label: what the VAD calls silence, from 1 s on, goes to the model, too, for "
+        "its events; a text only where the model says speech. Costs as much as speech",
+    )
+    whole_below_s: float = Field(
+        default=0.0,
+        ge=0,
+        le=60,
+        description="label shorter recordings whole, without the VAD, which hides sounds that are "
+        "no speech, s",
+    )
 
 
 class LabelConfig(_Section):

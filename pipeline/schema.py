@@ -169,7 +169,12 @@ SEGMENTED = _schema(
     (
         "segments",
         pa.list_(
-            _struct(("start_s", pa.float64()), ("end_s", pa.float64()), ("n_frames", pa.int32()))
+            _struct(
+                ("start_s", pa.float64()),
+                ("end_s", pa.float64()),
+                ("n_frames", pa.int32()),
+                ("is_silence", pa.bool_()),  # the VAD found no speech in it (segment.silence)
+            )
         ),
     ),
     ("features", pa.large_binary()),

@@ -6,26 +6,20 @@ blocks what an unescaped one could load.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from pipeline.report.attention import find_problems
 from pipeline.report.cross_tables import tabulate_emotions, tabulate_scripts
 from pipeline.report.figures import Figures, measure_snapshot
+from pipeline.report.page import render_page
 from pipeline.report.players import Players, cut_players
 from pipeline.report.sections import CardSubject, draw_plots
 from pipeline.report.segment_lists import SegmentList, SegmentRow
-from pipeline.report.text import clock, duration, foreign, minute, printable, share, thousands
 from pipeline.storage.store import open_store
 from pipeline.tables import connect, open_snapshot
 from pipeline.tables.run_records import RunRecord, load_run, save_run
 
 REPORT = "report.html"
-_TEMPLATES = Path(__file__).parent
 
 
 def write_report(
@@ -67,8 +61,8 @@ def render(figures: Figures, subject: CardSubject, players: Players | None = Non
     """The page, from figures and clips alone."""
     players = players or Players()
     (_, sample), *reviews = _with_clips([figures.sample, *figures.reviews], players)
-    template = _environment().get_template("card.html")
-    return template.render(
+    return render_page(
+        "card.html",
         figures=figures,
         totals=figures.totals,
         subject=subject,
@@ -89,31 +83,3 @@ def _with_clips(
     """Each list with (row, clip); a clip stands only where its segment is listed first."""
     left = dict(players.clips)
     return [(each, [(row, left.pop(row.segment_id, "")) for row in each.rows]) for each in lists]
-
-
-@cache
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        finalize=_without_control_characters,
-        undefined=StrictUndefined,  # a misspelt name is an error, not an empty text
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters |= {
-        "clock": clock,
-        "duration": duration,
-        "foreign": foreign,
-        "minute": minute,
-        "share_of": share,
-        "thousands": thousands,
-    }
-    return environment
-
-
-def _without_control_characters(value: object) -> object:
-    """Applied to every value that the template prints, also where it lacks a filter."""
-    plain_text = isinstance(value, str) and not isinstance(value, Markup)
-    return printable(str(value)) if plain_text else value

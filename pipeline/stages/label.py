@@ -71,7 +71,8 @@ class LabelSegments:
                 continue
             start_s = round(row["window_start_s"] + in_window.start_s, 3)
             end_s = round(row["window_start_s"] + in_window.end_s, 3)
-            labels.append(label_clip(output, vocabulary, start_s, end_s, self._config.use_itn))
+            label = label_clip(output, vocabulary, start_s, end_s, self._config.use_itn)
+            labels.append(without_text_of_silence(label) if segment["is_silence"] else label)
         labelled_s = sum(
             segment["end_s"] - segment["start_s"]
             for segment, output in zip(row["segments"], outputs, strict=True)
@@ -84,6 +85,14 @@ class LabelSegments:
             "silence_s": max(0.0, row["duration_s"] - labelled_s - failed_s),
             "segments": labels,
         }
+
+
+def without_text_of_silence(label: Row) -> Row:
+    """A segment in which the VAD found no speech: a text only if the model says that it is some."""
+    tags = {event["event"] for event in label["events"] if event["source"] == "tag"}
+    if label["language"] != "nospeech" and "speech" in tags:
+        return label
+    return label | {"text": "", "words": [], "n_tokens": 0, "confidence": 0.0}
 
 
 class FindAndLabelSegments:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # torch takes seconds and 600 MB; only processes with a model
 
 
 _QUIET_DBFS = -50.0  # a second that is louder is no silence; speech is 20 dB above that
+_SILENCE_S = 1.0  # a shorter pause holds no event that the model was trained on
 
 
 class SegmentedWindow(NamedTuple):
@@ -26,6 +27,7 @@ class SegmentedWindow(NamedTuple):
 
     segments: list[Segment]
     clips: "list[LogMel]"
+    silent: frozenset[Segment] = frozenset()  # those in which the VAD found no speech
     level_dbfs: float = -math.inf  # of the loudest second, if there is no segment
 
 
@@ -54,24 +56,38 @@ class FindSegments:
         good = [index for index, row in enumerate(rows) if not row["error_stage"]]
         waveforms = [np.frombuffer(bytes_at(batch["waveform"], i), np.int16) for i in good]
         found: list[SegmentedWindow | BaseException] = [SegmentedWindow([], [])] * len(rows)
-        for index, segmented in zip(good, self._segment(waveforms), strict=True):
+        whole = [self._is_whole(rows[index]) for index in good]
+        for index, segmented in zip(good, self._segment(waveforms, whole), strict=True):
             found[index] = segmented
         return [_with_segments(row, one) for row, one in zip(rows, found, strict=True)]
 
-    def _segment(self, waveforms: Sequence[np.ndarray]) -> list[SegmentedWindow | BaseException]:
+    def _is_whole(self, row: Row) -> bool:
+        """Whether the row is a whole recording that is labelled without the VAD."""
+        is_only = row["window_index"] == 0 and row["n_windows"] == 1
+        return bool(is_only and row["duration_s"] < self._config.whole_below_s)
+
+    def _segment(
+        self, waveforms: Sequence[np.ndarray], whole: Sequence[bool]
+    ) -> list[SegmentedWindow | BaseException]:
         """All waveforms together; after a failure each alone, to find the one that fails."""
         try:
-            return list(self._segment_together(waveforms))
+            return list(self._segment_together(waveforms, whole))
         except (Exception, SystemExit) as error:
             if len(waveforms) == 1:
                 return [error]
-            return [one for waveform in waveforms for one in self._segment([waveform])]
+            return [
+                one
+                for pair in zip(waveforms, whole, strict=True)
+                for one in self._segment([pair[0]], [pair[1]])
+            ]
 
-    def _segment_together(self, waveforms: Sequence[np.ndarray]) -> Iterator[SegmentedWindow]:
+    def _segment_together(
+        self, waveforms: Sequence[np.ndarray], whole: Sequence[bool]
+    ) -> Iterator[SegmentedWindow]:
         from pipeline.models.features import clip_frames, log_mels, loudness
 
         features = log_mels(waveforms, self._device)
-        speech = self._vad.find_speech(waveforms, features)
+        speech = self._find_speech(waveforms, features, whole)
         for waveform, log_mel, intervals, level in zip(
             waveforms, features, speech, loudness(features), strict=True
         ):
@@ -81,16 +97,49 @@ class FindSegments:
                 duration_s=len(waveform) / SAMPLE_RATE,
                 loudness=level,  # a segment that is too long is cut in a pause
             )
+            silent = self._silence(segments, len(waveform) / SAMPLE_RATE)
+            segments = sorted([*segments, *silent], key=lambda segment: segment.start_s)
             clips = [log_mel[clip_frames(segment, len(log_mel))] for segment in segments]
             level_dbfs = -math.inf if segments else loudest_second_dbfs(waveform)
-            yield SegmentedWindow(segments, clips, level_dbfs)
+            yield SegmentedWindow(segments, clips, frozenset(silent), level_dbfs)
+
+    def _silence(self, segments: Sequence[Segment], duration_s: float) -> list[Segment]:
+        """The stretches between the segments, if they are to be labelled, too."""
+        if self._config.silence == "skip":
+            return []
+        edges = [0.0, *(edge for one in segments for edge in (one.start_s, one.end_s)), duration_s]
+        gaps = [Segment(*pair) for pair in zip(edges[::2], edges[1::2], strict=True)]
+        rules = {"merge_length_s": 0.0, "min_segment_s": _SILENCE_S}
+        return merge_segments(gaps, self._config.model_copy(update=rules), duration_s=duration_s)
+
+    def _find_speech(
+        self,
+        waveforms: Sequence[np.ndarray],
+        features: "Sequence[LogMel]",
+        whole: Sequence[bool],
+    ) -> list[list[Segment]]:
+        """What the VAD finds; of whole recordings, all of it. The VAD does not see these."""
+        asked = [place for place, is_whole in enumerate(whole) if not is_whole]
+        found = [[Segment(0.0, len(waveform) / SAMPLE_RATE)] for waveform in waveforms]
+        if asked:
+            told = self._vad.find_speech(
+                [waveforms[place] for place in asked], [features[place] for place in asked]
+            )
+            for place, intervals in zip(asked, told, strict=True):
+                found[place] = list(intervals)
+        return found
 
 
 def _with_segments(row: Row, found: SegmentedWindow | BaseException) -> "tuple[Row, list[LogMel]]":
     if isinstance(found, BaseException):
         return row | {"segments": []} | describe_error("segment", found), []
     segments = [
-        {"start_s": segment.start_s, "end_s": segment.end_s, "n_frames": len(clip)}
+        {
+            "start_s": segment.start_s,
+            "end_s": segment.end_s,
+            "n_frames": len(clip),
+            "is_silence": segment in found.silent,
+        }
         for segment, clip in zip(found.segments, found.clips, strict=True)
     ]
     if found.level_dbfs > _QUIET_DBFS:

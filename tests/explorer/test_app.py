@@ -200,7 +200,9 @@ def test_what_is_not_there_is_404(client: Client) -> None:
     assert client.get("/static/app.py").status == 404
 
 
-def test_audio_outside_the_allowed_roots_is_not_opened(root: str, tmp_path: Path) -> None:
+def test_audio_outside_the_allowed_roots_is_not_opened(
+    root: str, tmp_path: Path, patience: None
+) -> None:
     """Rows can be old, and links can have changed since."""
     settings = settings_for(root, allowed=make_allowed_roots("", [str(tmp_path)]))
     with serving(create_app(settings), {"authorization": f"Bearer {TOKEN}"}) as client:
@@ -209,7 +211,9 @@ def test_audio_outside_the_allowed_roots_is_not_opened(root: str, tmp_path: Path
             assert (answer.status, answer.json["error"]["code"]) == (422, "NotAllowed")
 
 
-def test_a_link_that_was_changed_after_labelling_is_not_followed(tmp_path: Path) -> None:
+def test_a_link_that_was_changed_after_labelling_is_not_followed(
+    tmp_path: Path, patience: None
+) -> None:
     root = write_output(tmp_path)
     secret = tmp_path / "secret.wav"
     (tmp_path / "audio" / "0.wav").rename(secret)
@@ -291,7 +295,7 @@ def test_a_correction_that_cannot_be_is_refused(
     assert words in answer.json["error"]["message"]
 
 
-def test_corrections_conflicts_and_undoing(tmp_path: Path) -> None:
+def test_corrections_conflicts_and_undoing(tmp_path: Path, patience: None) -> None:
     root = write_output(tmp_path)
     store = open_store(root)
     interval = Interval("ann", "v1", 0.0, 2.5)
@@ -331,7 +335,7 @@ def test_corrections_conflicts_and_undoing(tmp_path: Path) -> None:
     assert verify(store).problems == []
 
 
-def test_ten_reviewers_at_once_save_one_review(tmp_path: Path) -> None:
+def test_ten_reviewers_at_once_save_one_review(tmp_path: Path, patience: None) -> None:
     root = write_output(tmp_path)
     with (
         serving(create_app(settings_for(root)), {"authorization": f"Bearer {TOKEN}"}) as client,
@@ -343,7 +347,9 @@ def test_ten_reviewers_at_once_save_one_review(tmp_path: Path) -> None:
     assert sorted(answer.status for answer in answers) == [201] + [409] * 9
 
 
-def test_a_queue_is_frozen_and_its_random_share_tells_accuracy(tmp_path: Path) -> None:
+def test_a_queue_is_frozen_and_its_random_share_tells_accuracy(
+    tmp_path: Path, patience: None
+) -> None:
     root = write_output(tmp_path)
     with serving(create_app(settings_for(root)), {"authorization": f"Bearer {TOKEN}"}) as client:
         made = client.post("/api/queue", {"size": 6, "share_random": 0.5})
@@ -394,7 +400,7 @@ def test_two_models_are_compared_where_they_differ(client: Client) -> None:
     assert client.get("/api/differences", other="none").status in (400, 503)
 
 
-def test_read_only_saves_nothing(root: str) -> None:
+def test_read_only_saves_nothing(root: str, patience: None) -> None:
     before = _digest(root)
     settings = settings_for(root, read_only=True)
     with serving(create_app(settings), {"authorization": f"Bearer {TOKEN}"}) as client:
@@ -405,7 +411,9 @@ def test_read_only_saves_nothing(root: str) -> None:
     assert _digest(root) == before
 
 
-def test_a_request_that_takes_too_long_is_ended_and_the_next_one_answered(root: str) -> None:
+def test_a_request_that_takes_too_long_is_ended_and_the_next_one_answered(
+    root: str, patience: None
+) -> None:
     settings = settings_for(root, limit_s=3.0)
     with serving(create_app(settings), {"authorization": f"Bearer {TOKEN}"}) as client:
         started = time.monotonic()
@@ -416,7 +424,7 @@ def test_a_request_that_takes_too_long_is_ended_and_the_next_one_answered(root: 
         assert client.get("/api/sql", sql="SELECT 1").json["rows"] == [[1]]
 
 
-def test_the_snapshot_stays_while_commits_happen(tmp_path: Path) -> None:
+def test_the_snapshot_stays_while_commits_happen(tmp_path: Path, patience: None) -> None:
     root = write_output(tmp_path)
     with serving(create_app(settings_for(root)), {"authorization": f"Bearer {TOKEN}"}) as client:
         page = client.get("/api/segments", limit=2).json

@@ -20,7 +20,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_output(tmp_path_factory.mktemp("explore"))
 
 
-def test_it_prints_an_address_with_the_token_and_ends_at_ctrl_c(root: str) -> None:
+def test_it_prints_an_address_with_the_token_and_ends_at_ctrl_c(root: str, patience: None) -> None:
     command = [sys.executable, "-m", "jobs", "explore", root, "--port", "0"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None

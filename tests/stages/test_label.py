@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import LabelConfig
 from pipeline.models.sensevoice.decoding import ClipOutput
 from pipeline.schema import BUNDLE, LANGUAGES, N_MELS, SEGMENTED
-from pipeline.stages.label import LabelSegments
+from pipeline.stages.label import LabelSegments, without_text_of_silence
 from tests.models.sensevoice.test_decoding import TAGS, VOCABULARY, frames_of
 from tests.stages.test_stages import plan_row
 from tests.support.bundle_rows import NO_GAPS
@@ -49,7 +49,7 @@ class Model:
 
 
 def segmented(
-    segments: Sequence[tuple[float, float, int]] = tuple(SEGMENTS), **fields: Any
+    segments: Sequence[tuple[Any, ...]] = tuple(SEGMENTS), **fields: Any
 ) -> dict[str, Any]:
     """A row of schema.SEGMENTED; the features of segment k are all k."""
     window = {"attempt_id": "a1", "window_index": 0, "n_windows": 1, "window_start_s": 0.0}
@@ -61,11 +61,13 @@ def segmented(
         "warning": "",
         **NO_GAPS,
     }
-    names = ("start_s", "end_s", "n_frames")
+    names = ("start_s", "end_s", "n_frames", "is_silence")
     features = [np.full((one[2], N_MELS), index, np.float32) for index, one in enumerate(segments)]
     return {
         **(plan_row("/a.wav") | window | audio),
-        "segments": [dict(zip(names, one, strict=True)) for one in segments],
+        "segments": [
+            dict(zip(names, (*one, *([False] * (4 - len(one)))), strict=True)) for one in segments
+        ],
         "features": b"".join(one.tobytes() for one in features),
     } | fields
 
@@ -189,3 +191,31 @@ def test_clips_of_all_rows_share_model_batches() -> None:
     model = Model()
     label(*(segmented([(0.0, 1.0, 100)]) for _ in range(5)), model=model, batch_s=60)
     assert [len(lengths) for lengths, _, _ in model.asked if lengths] == [5]
+
+
+# --------------------------------------------------------------------------- silence
+
+
+@pytest.mark.parametrize(
+    ("language", "event", "has_text"),
+    [("en", "Speech", True), ("nospeech", "Speech", False), ("en", "Laughter", False)],
+)
+def test_what_the_vad_calls_silence_has_a_text_only_if_the_model_says_speech(
+    language: str, event: str, has_text: bool
+) -> None:
+    label = {
+        **{"language": language, "text": "words", "n_tokens": 2, "confidence": 0.9},
+        **{"words": [{"word": "words"}], "rich_text": "words"},
+        "events": [{"event": event.lower(), "source": "tag"}],
+    }
+    found = without_text_of_silence(label)
+    assert (found["text"], found["n_tokens"], bool(found["words"])) == (
+        ("words", 2, True) if has_text else ("", 0, False)
+    )
+    assert found["events"] == label["events"]
+
+
+def test_silence_that_is_labelled_counts_as_labelled() -> None:
+    (done,) = label(segmented([(0.0, 4.0, 400), (4.0, 10.0, 600, True)]))
+    assert seconds(done) == (10.0, 0.0, 0.0)
+    assert len(done["segments"]) == 2

@@ -30,13 +30,18 @@ class NothingFound:
 
 
 def segment(
-    waveform: np.ndarray, config: SegmentConfig = CONFIG, vad: Any = None, warning: str = ""
+    waveform: np.ndarray,
+    config: SegmentConfig = CONFIG,
+    vad: Any = None,
+    warning: str = "",
+    **fields: Any,
 ) -> dict[str, Any]:
     row = plan_row("/a.wav") | {
         **{"attempt_id": "a1", "window_index": 0, "n_windows": 1, "window_start_s": 0.0},
         **{"duration_s": len(waveform) / SAMPLE_RATE, "sample_rate_hz": 16_000, "channels": 1},
         **{"codec": "", "warning": warning, "waveform": waveform.tobytes()},
         **NO_GAPS,
+        **fields,
     }
     stage = FindSegments(lambda: vad or load_vad("none", config), config)
     found = pa.concat_tables(stage(pa.Table.from_pylist([row], schema=WINDOW)))
@@ -112,3 +117,43 @@ def test_a_second_of_sound_anywhere_counts_in_full() -> None:
     waveform = np.zeros(8 * SAMPLE_RATE, np.int16)
     waveform[5 * SAMPLE_RATE // 2 : 7 * SAMPLE_RATE // 2] = 16_384
     assert loudest_second_dbfs(waveform) == pytest.approx(-6.02, abs=0.01)
+
+
+class Blind:
+    """A VAD that finds one word, from 2 s to 3 s, whatever it is given; and counts."""
+
+    def __init__(self) -> None:
+        self.n_asked = 0
+
+    def find_speech(self, waveforms: Any, features: Any) -> list[list[Segment]]:
+        self.n_asked += len(waveforms)
+        return [[Segment(2.0, 3.0)] for _ in waveforms]
+
+
+def test_a_short_recording_is_labelled_whole_and_the_vad_is_not_asked() -> None:
+    vad = Blind()
+    config = CONFIG.model_copy(update={"whole_below_s": 10.0})
+    assert places(segment(noise(9.5), config, vad)) == [(0.0, 9.5)]
+    assert vad.n_asked == 0
+    assert places(segment(noise(10.0), config, vad)) == [(2.0, 3.0)]
+    assert vad.n_asked == 1
+
+
+def test_only_a_whole_recording_is_whole_and_no_short_window_of_a_long_one() -> None:
+    config = CONFIG.model_copy(update={"whole_below_s": 10.0})
+    row = segment(noise(9.5), config, Blind())
+    assert places(row) == [(0.0, 9.5)]
+    last = segment(noise(9.5), config, Blind(), window_index=3, n_windows=4)
+    assert places(last) == [(2.0, 3.0)]
+
+
+def test_silence_is_labelled_from_one_second_on_in_order() -> None:
+    config = CONFIG.model_copy(update={"silence": "label"})
+    row = segment(noise(3.5), config, Blind())
+    assert places(row) == [(0.0, 2.0), (2.0, 3.0)]
+    assert [one["is_silence"] for one in row["segments"]] == [True, False]
+    row = segment(noise(70.0), config, Blind())
+    assert places(row)[:2] == [(0.0, 2.0), (2.0, 3.0)]
+    assert places(row)[-1][1] == 70.0
+    assert all(end_s - start_s <= 30.0 for start_s, end_s in places(row))
+    assert row["warning"] == ""

@@ -275,6 +275,7 @@ def test_a_row_of_the_segments_view(segments: list[dict[str, Any]]) -> None:
         "words": [{"word": "one", "start_s": 0.25, "end_s": 0.5, "confidence": 0.75}],
         "n_tokens": 5,
         "itn": True,
+        "extra": {"speaker": "s7"},
     }
 
 
