@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.errors import BatchTooLarge, RecordingError
 from pipeline.models.sensevoice.packing import BatchedModel, pack_by_length
+from pipeline.schema import LANGUAGES
 from tests.models.sensevoice.test_decoding import TAGS, VOCABULARY, frames_of
 
 
@@ -110,20 +111,13 @@ def test_each_clip_keeps_its_prompts_however_the_batches_are_cut() -> None:
 
 
 def test_the_second_time_in_an_allowed_language_keeps_the_itn_of_the_clip() -> None:
-    """The outputs of this device are in English, which is not allowed."""
-    device = Device()
-    clips: Any = [[0.0] * length for length in (10, 20)]
+    """The outputs of this device are in English, which is not allowed; its failures stay so."""
+    device = Device(refused=10)
+    clips: Any = [[0.0] * length for length in (10, 20, 30)]
     model = BatchedModel(device, 100)
-    outputs = model.transcribe(clips, ["auto", "auto"], [False, True], ("zh", "yue"))
-    assert lengths_of(outputs) == [10, 20]
-    first, second = device.prompts
-    assert sorted(first) == [(10, "auto", False), (20, "auto", True)]
-    assert [(length, itn) for length, _, itn in sorted(second)] == [(10, False), (20, True)]
-    assert {language for _, language, _ in second} <= {"zh", "yue"}
-
-
-def test_a_clip_that_fails_fails_alone_where_languages_are_restricted() -> None:
-    clips: Any = [[0.0] * length for length in (10, 20)]
-    model = BatchedModel(Device(refused=20), 100)
-    outputs = model.transcribe(clips, ["auto", "auto"], [True, True], ("zh",))
-    assert lengths_of(outputs) == [10, "no clips of 20"]
+    outputs: Any = model.transcribe(clips, ["auto"] * 3, [False, True, False], ("zh", "yue"))
+    assert lengths_of(outputs) == ["no clips of 10", 20, 30]
+    assert all(output.language[LANGUAGES.index("en")] == 0 for output in outputs[1:])
+    again = [prompt for batch in device.prompts for prompt in batch if prompt[1] != "auto"]
+    assert sorted((length, itn) for length, _, itn in again) == [(20, True), (30, False)]
+    assert {language for _, language, _ in again} <= {"zh", "yue"}
