@@ -103,7 +103,7 @@ class _TimedModel:
         self.n_frames = self.n_grid_frames = 0
 
     def transcribe(
-        self, clips: "Sequence[Clip]", languages: Sequence[str], use_itn: bool
+        self, clips: "Sequence[Clip]", languages: Sequence[str], use_itn: Sequence[bool]
     ) -> "list[ClipOutput]":
         lengths = [len(clip) for clip in clips]
         self.n_frames += sum(lengths)

@@ -114,7 +114,7 @@ def measure_batches(
     costs = []
     for size_s in sizes_s:
         clips = _make_clips(size_s, device)
-        transcribe = partial(network.transcribe, clips, ["auto"] * len(clips), True)
+        transcribe = partial(network.transcribe, clips, ["auto"] * len(clips), [True] * len(clips))
         wall_s = _wall_s(transcribe, repeats)
         lengths = [N_PROMPT_FRAMES + math.ceil(len(clip) / LFR_STEP) for clip in clips]
         flops = count_flops(files.config["encoder_conf"], n_tokens, lengths) / wall_s

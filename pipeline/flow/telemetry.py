@@ -141,7 +141,7 @@ class MeteredModel:
         self._ended = time.monotonic()
 
     def transcribe(
-        self, clips: "Sequence[Clip]", languages: Sequence[str], use_itn: bool
+        self, clips: "Sequence[Clip]", languages: Sequence[str], use_itn: Sequence[bool]
     ) -> "list[ClipOutput]":
         lengths = [len(clip) for clip in clips]
         padding = max(lengths) * len(lengths) - sum(lengths)

@@ -1,7 +1,6 @@
 """Segments to labels: a stage with the model, and one with VAD and model. Knows nothing of Ray."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,12 +8,7 @@ import pyarrow as pa
 
 from pipeline.arrow import Row
 from pipeline.config import LabelConfig, SegmentConfig
-from pipeline.models.sensevoice.decoding import (
-    ClipOutput,
-    best_spoken,
-    label_clip,
-    restrict_languages,
-)
+from pipeline.models.sensevoice.decoding import ClipOutput, label_clip
 from pipeline.models.sensevoice.packing import BatchedModel
 from pipeline.schema import BUNDLE, FRAMES_PER_S, N_MELS, WINDOW_FIELDS, Segment
 from pipeline.stages.error_rows import describe_error
@@ -59,34 +53,11 @@ class LabelSegments:
         languages = [
             row["language"] or self._config.language for row in rows for _ in row["segments"]
         ]
-        outputs = iter(self._transcribe(clips, languages))
+        use_itn = [self._config.use_itn] * len(clips)
+        allowed = self._config.allowed_languages
+        outputs = iter(self._model.transcribe(clips, languages, use_itn, allowed))
         labelled = [self._finish(row, [next(outputs) for _ in row["segments"]]) for row in rows]
         return pa.Table.from_pylist(labelled, schema=BUNDLE)
-
-    def _transcribe(
-        self, clips: "Sequence[Clip]", languages: Sequence[str]
-    ) -> list[ClipOutput | Exception]:
-        """The output of each clip, or the exception that it causes.
-
-        A clip whose language is not allowed goes through the model again, prompted with the most
-        probable allowed language.
-        """
-        use_itn = self._config.use_itn
-        outputs = self._model.transcribe(clips, languages, use_itn)
-        again: dict[int, tuple[str, np.ndarray]] = {}
-        for index, output in enumerate(outputs):
-            if self._config.allowed_languages and isinstance(output, ClipOutput):
-                restricted = restrict_languages(output, self._config.allowed_languages)
-                outputs[index] = replace(output, language=restricted)
-                if int(np.argmax(output.language)) != int(np.argmax(restricted)):
-                    again[index] = (best_spoken(restricted), restricted)
-        prompts = [language for language, _ in again.values()]
-        second = self._model.transcribe([clips[index] for index in again], prompts, use_itn)
-        for (index, (_, restricted)), output in zip(again.items(), second, strict=True):
-            if isinstance(output, ClipOutput):
-                output = replace(output, language=restricted)
-            outputs[index] = output
-        return outputs
 
     def _finish(self, row: Row, outputs: Sequence[ClipOutput | Exception]) -> Row:
         vocabulary = self._model.vocabulary

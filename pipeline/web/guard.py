@@ -96,7 +96,14 @@ class Guard:
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return
-        await self._app(scope, self._limited(receive), _with_headers(send))
+        exchange = _Exchange(receive, _with_headers(send), self._rules.most_bytes)
+        try:
+            await self._app(scope, exchange.receive, exchange.send)
+        except Exception:
+            if not exchange.is_refused:
+                raise  # else the app says that its client has gone
+        if exchange.is_refused:
+            await _refuse(scope, receive, send, *_too_large(self._rules.most_bytes))
 
     def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str, str] | None:
         """(status, code, message), or None if the request may pass."""
@@ -119,8 +126,10 @@ class Guard:
         if rules.json_only and kind != "application/json":
             return 415, "not_json", "send the body as application/json"
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > rules.most_bytes:
-            return 413, "too_large", f"the body may have {rules.most_bytes:,} bytes"
+        if not (length.isascii() and length.isdigit()):
+            return 400, "bad_length", "the header content-length must be a number"
+        if int(length) > rules.most_bytes:
+            return _too_large(rules.most_bytes)
         return None
 
     def _is_known(self, path: str, headers: Mapping[str, str]) -> bool:
@@ -131,19 +140,38 @@ class Guard:
         sent = bearer if kind.lower() == "bearer" else _cookie(headers.get("cookie", ""))
         return is_token(sent, rules.tokens)
 
-    def _limited(self, receive: Receive) -> Receive:
-        """A body without a length, or longer than it says, ends as if the client had gone."""
-        n_bytes = 0
 
-        async def limited() -> Message:
-            nonlocal n_bytes
-            message = await receive()
-            n_bytes += len(message.get("body", b""))
-            if n_bytes > self._rules.most_bytes:
-                return {"type": "http.disconnect"}
+class _Exchange:
+    """The messages of one request. A body of more than `most_bytes` ends early, and is refused.
+
+    A chunked body says no length, so it is counted while it comes. The app is told that its client
+    has gone, and what it then answers is dropped, unless it has begun to answer before.
+    """
+
+    def __init__(self, receive: Receive, send: Send, most_bytes: int) -> None:
+        self._receive, self._send = receive, send
+        self._n_left = most_bytes
+        self._has_started = False
+        self.is_refused = False
+
+    async def receive(self) -> Message:
+        if self._n_left < 0:
+            return {"type": "http.disconnect"}
+        message = await self._receive()
+        self._n_left -= len(message.get("body", b""))
+        if self._n_left >= 0:
             return message
+        self.is_refused = not self._has_started
+        return {"type": "http.disconnect"}
 
-        return limited
+    async def send(self, message: Message) -> None:
+        if not self.is_refused:
+            self._has_started = True
+            await self._send(message)
+
+
+def _too_large(most_bytes: int) -> tuple[int, str, str]:
+    return 413, "too_large", f"the body may have {most_bytes:,} bytes"
 
 
 def is_token(sent: str, tokens: frozenset[str]) -> bool:

@@ -212,7 +212,7 @@ def test_counted_operations_equal_those_that_torch_counts(n_frames: int) -> None
     model = SenseVoice(files, precision="bf16")
     n_tokens = len(model.vocabulary.pieces)
     with FlopCounterMode(display=False) as counter:
-        model.transcribe([np.zeros((n_frames * LFR_STEP, 80), np.float32)], ["auto"], True)
+        model.transcribe([np.zeros((n_frames * LFR_STEP, 80), np.float32)], ["auto"], [True])
     tags = 2 * 128 * (6 + 9 + 12)  # three frames also go through the head of one kind of tag each
     counted = count_flops(files.config["encoder_conf"], n_tokens, [N_PROMPT_FRAMES + n_frames])
     assert counter.get_total_flops() == pytest.approx(counted + tags, rel=1e-4)

@@ -99,7 +99,7 @@ def test_a_model_batch_makes_one_copy_to_the_host(
 ) -> None:
     model = SenseVoice(resolve_model(str(MODEL)), "cuda", precision, attention)
     clips = [torch.empty(n_frames, 80, device="cuda") for n_frames in (500, 1200, 37)]
-    outputs = model.transcribe(clips, ["auto", "zh", "en"], use_itn=True)
+    outputs = model.transcribe(clips, ["auto", "zh", "en"], [True] * 3)
     assert [len(output.tokens) for output in outputs] == [4 + 84, 4 + 200, 4 + 7]
     assert [len(output.language) for output in outputs] == [6, 6, 6]
     assert len(gpu.copies) == 1
@@ -139,7 +139,7 @@ def test_a_gpu_gives_the_tokens_of_a_cpu(precision: Precision, attention: Attent
     files = resolve_model(str(MODEL))
     clips = [np.random.default_rng(n).normal(size=(n, 80)).astype(np.float32) for n in (500, 99)]
     on_cpu, on_gpu = (
-        SenseVoice(files, device, precision, kind).transcribe(clips, ["auto"] * 2, True)
+        SenseVoice(files, device, precision, kind).transcribe(clips, ["auto"] * 2, [True] * 2)
         for device, kind in (("cpu", None), ("cuda", attention))
     )
     same = [np.mean(a.tokens == b.tokens) for a, b in zip(on_cpu, on_gpu, strict=True)]

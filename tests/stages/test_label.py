@@ -25,15 +25,15 @@ class Model:
     vocabulary = VOCABULARY
 
     def __init__(self, refused: int = -1, language: Sequence[float] = ()) -> None:
-        self.asked: list[tuple[list[int], list[str], bool]] = []
+        self.asked: list[tuple[list[int], list[str], list[bool]]] = []
         self._refused = refused
         self._language = np.array(language, np.float32)
 
     def transcribe(
-        self, clips: Sequence[Any], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Any], languages: Sequence[str], use_itn: Sequence[bool]
     ) -> list[ClipOutput]:
         lengths = [len(clip) for clip in clips]
-        self.asked.append((lengths, list(languages), use_itn))
+        self.asked.append((lengths, list(languages), list(use_itn)))
         if self._refused in lengths:
             raise RuntimeError("refused")
         return [self._output(language) for language in languages]
@@ -150,7 +150,7 @@ def test_the_language_is_the_rows_else_that_of_the_configuration() -> None:
 def test_inverse_text_normalisation_is_asked_for_and_noted(use_itn: bool) -> None:
     model = Model()
     (row,) = label(segmented(), model=model, use_itn=use_itn)
-    assert {asked for _, _, asked in model.asked} == {use_itn}
+    assert {one for _, _, asked in model.asked for one in asked} == {use_itn}
     assert {one["itn"] for one in row["segments"]} == {use_itn}
 
 

@@ -197,7 +197,7 @@ class Choosy:
         self._n_frames = n_frames
 
     def transcribe(
-        self, clips: list[np.ndarray], languages: list[str], use_itn: bool
+        self, clips: list[np.ndarray], languages: list[str], use_itn: Sequence[bool]
     ) -> list[ClipOutput]:
         if any(len(clip) == self._n_frames for clip in clips):
             raise RuntimeError("CUDA out of memory")
@@ -227,7 +227,7 @@ class Small:
         self._max_frames = max_frames
 
     def transcribe(
-        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: Sequence[bool]
     ) -> list[ClipOutput]:
         self.batches.append(sum(map(len, clips)))
         if self.batches[-1] > self._max_frames:

@@ -82,7 +82,7 @@ class _NotedModel:
         self.vocabulary = model.vocabulary
 
     def transcribe(
-        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: Sequence[bool]
     ) -> list[ClipOutput]:
         note(self._notes, f"label {_node()}")
         self._n_calls += 1

@@ -130,7 +130,7 @@ class _DeadlyModel:
         self.vocabulary = model.vocabulary
 
     def transcribe(
-        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: Sequence[bool]
     ) -> list[ClipOutput]:
         if self._is_deadly(clips):
             os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does when memory runs out
@@ -168,7 +168,7 @@ def model_killed_for_good(mark: Path) -> Make:
 
 class _UnrestartedModel(_DeadlyModel):
     def transcribe(
-        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: Sequence[bool]
     ) -> list[ClipOutput]:
         if self._is_deadly(clips):
             ray.kill(ray.get_runtime_context().current_actor, no_restart=True)

@@ -1,10 +1,15 @@
 """Host names and addresses; tests/explorer/test_app.py shows the rest of the guard at work."""
 
+import asyncio
+from collections.abc import Iterator
+
 import pytest
+from fastapi import FastAPI, Request
 
 from pipeline.errors import ConfigError
-from pipeline.web.guard import hosts_for, is_loopback, is_token
+from pipeline.web.guard import Guard, Message, Rules, hosts_for, is_loopback, is_token
 from pipeline.web.listening import listen
+from tests.support.http import Client, serving
 
 
 @pytest.mark.parametrize(
@@ -36,3 +41,60 @@ def test_a_port_in_use_is_refused_in_one_sentence() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=rf"cannot listen on 127.0.0.1:{port}: Address"):
             listen("127.0.0.1", port)
+
+
+# ------------------------------------------------------------ bodies, through a real server
+
+
+@pytest.fixture(scope="module")
+def counter() -> Iterator[Client]:
+    """A server that returns the number of bytes it was sent, 1,000 at most."""
+    app = FastAPI()
+
+    @app.post("/count")
+    async def count(request: Request) -> int:
+        return len(await request.body())
+
+    with serving(Guard(app, Rules(hosts_for("127.0.0.1"), most_bytes=1000))) as client:
+        yield client
+
+
+@pytest.mark.parametrize(("n_chunks", "expected"), [(1, 200), (2, 200), (3, 413)])
+def test_a_body_without_a_length_is_counted_while_it_comes(
+    counter: Client, n_chunks: int, expected: int
+) -> None:
+    answer = counter.send("POST", "/count", iter([b"x" * 500] * n_chunks))
+    assert answer.status == expected
+    if expected == 200:
+        assert answer.json == 500 * n_chunks
+    else:
+        assert answer.json["error"] == {
+            "code": "too_large",
+            "message": "the body may have 1,000 bytes",
+        }
+        assert "content-security-policy" in answer.headers
+
+
+def test_a_body_that_says_it_is_too_long_is_refused_unread(counter: Client) -> None:
+    assert counter.send("POST", "/count", b"x" * 1001).status == 413
+    assert counter.send("POST", "/count", b"x" * 1000).json == 1000
+
+
+@pytest.mark.parametrize("length", ["\u00b2", "-1", "1e3", "", "0x10"])
+def test_a_length_that_is_no_number_is_refused(length: str) -> None:
+    """uvicorn refuses most of them itself; other servers need not."""
+    sent: list[Message] = []
+
+    async def app(*_: object) -> None:
+        raise AssertionError("the app was asked")
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-length", length.encode("latin-1"))]
+    scope = {"type": "http", "method": "POST", "path": "/count", "headers": headers}
+    asyncio.run(Guard(app, Rules(frozenset({"localhost"})))(scope, receive, send))
+    assert sent[0]["status"] == 400

@@ -48,7 +48,7 @@ class Transcriber(Protocol):
     vocabulary: Vocabulary
 
     def transcribe(
-        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: Sequence[bool]
     ) -> list[ClipOutput]:
         """One output per clip, in the order of the clips. Raises BatchTooLarge."""
         ...
@@ -97,12 +97,12 @@ class SenseVoice:
 
     @torch.inference_mode()
     def transcribe(
-        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: Sequence[bool]
     ) -> list[ClipOutput]:
         """Run clips (n_frames, 80) through the model as one model batch; one output per clip.
 
-        `languages` prompts each clip: auto, zh, en, yue, ja or ko. Raises BatchTooLarge when the
-        device has no memory for all of them.
+        Each clip is prompted with its language (auto, zh, en, yue, ja or ko) and its `use_itn`.
+        Raises BatchTooLarge when the device has no memory for all of them.
         """
         try:
             return self._transcribe(clips, languages, use_itn)
@@ -113,13 +113,13 @@ class SenseVoice:
         raise BatchTooLarge(message)
 
     def _transcribe(
-        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: Sequence[bool]
     ) -> list[ClipOutput]:
         x, lengths = self._embed(clips, languages, use_itn)
         return self._decode(self._encoder.encode(x, lengths), lengths)
 
     def _embed(
-        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: Sequence[bool]
     ) -> tuple[Tensor, list[int]]:
         """Features (n, 80) of each clip -> encoder input of all clips, and the length of each.
 
@@ -130,8 +130,8 @@ class SenseVoice:
         frames = torch.cat(tensors).to(self._device)
         stacked = stack_frames(frames, [len(clip) for clip in clips])
         rows = [
-            (LANGUAGE_PROMPTS[language], *EVENT_EMOTION_PROMPT, TEXT_NORM_PROMPTS[use_itn])
-            for language in languages
+            (LANGUAGE_PROMPTS[language], *EVENT_EMOTION_PROMPT, TEXT_NORM_PROMPTS[itn])
+            for language, itn in zip(languages, use_itn, strict=True)
         ]
         lengths = [N_PROMPT_FRAMES + math.ceil(len(clip) / LFR_STEP) for clip in clips]
         place = np.concatenate([np.arange(n) for n in lengths])

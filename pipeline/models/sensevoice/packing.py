@@ -4,13 +4,16 @@ Knows lengths and a model's `transcribe`; nothing of rows.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from pipeline.errors import BatchTooLarge, RecordingError
+from pipeline.models.sensevoice.decoding import ClipOutput, best_spoken, restrict_languages
 
 if TYPE_CHECKING:  # torch takes seconds and 600 MB; only processes with a model import it
-    from pipeline.models.sensevoice.decoding import ClipOutput
     from pipeline.models.sensevoice.model import Clip, Transcriber
 
 
@@ -26,13 +29,41 @@ class BatchedModel:
         self._max_frames = max_frames
 
     def transcribe(
-        self, clips: "Sequence[Clip]", languages: Sequence[str], use_itn: bool
-    ) -> "list[ClipOutput | Exception]":
-        """Transcribe `clips`, each prompted with its language.
+        self,
+        clips: "Sequence[Clip]",
+        languages: Sequence[str],
+        use_itn: Sequence[bool],
+        allowed_languages: Collection[str] = (),
+    ) -> list[ClipOutput | Exception]:
+        """Transcribe `clips`, each prompted with its language and its use_itn.
 
         One result per clip, in the order of the clips: its output, or the exception that this clip
-        alone causes.
+        alone causes. A clip whose language is not one of `allowed_languages` (empty: all are) goes
+        through the model again, prompted with the most probable allowed language.
         """
+        outputs = self._transcribe_all(clips, languages, use_itn)
+        again: dict[int, tuple[str, np.ndarray]] = {}
+        for index, output in enumerate(outputs):
+            if allowed_languages and not isinstance(output, Exception):
+                restricted = restrict_languages(output, allowed_languages)
+                outputs[index] = replace(output, language=restricted)
+                if int(np.argmax(output.language)) != int(np.argmax(restricted)):
+                    again[index] = (best_spoken(restricted), restricted)
+        second = self._transcribe_all(
+            [clips[index] for index in again],
+            [language for language, _ in again.values()],
+            [use_itn[index] for index in again],
+        )
+        for (index, (_, restricted)), output in zip(again.items(), second, strict=True):
+            if not isinstance(output, Exception):
+                output = replace(output, language=restricted)
+            outputs[index] = output
+        return outputs
+
+    def _transcribe_all(
+        self, clips: "Sequence[Clip]", languages: Sequence[str], use_itn: Sequence[bool]
+    ) -> list[ClipOutput | Exception]:
+        """Each clip once; later model batches are smaller after one that did not fit."""
         outputs: list[ClipOutput | Exception] = [RuntimeError("not transcribed")] * len(clips)
         left = list(range(len(clips)))
         while left:
@@ -55,8 +86,8 @@ class BatchedModel:
         batch: Sequence[int],
         clips: "Sequence[Clip]",
         languages: Sequence[str],
-        use_itn: bool,
-    ) -> "list[ClipOutput | Exception]":
+        use_itn: Sequence[bool],
+    ) -> list[ClipOutput | Exception]:
         """Run one model batch; after a failure its halves, down to the clip that fails alone.
 
         Raises BatchTooLarge.
@@ -66,7 +97,7 @@ class BatchedModel:
                 self._model.transcribe(
                     [clips[index] for index in batch],
                     [languages[index] for index in batch],
-                    use_itn,
+                    [use_itn[index] for index in batch],
                 )
             )
         except (Exception, SystemExit) as error:

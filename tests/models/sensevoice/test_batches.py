@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.errors import BatchTooLarge, RecordingError
 from pipeline.models.sensevoice.packing import BatchedModel, pack_by_length
+from pipeline.schema import LANGUAGES
 from tests.models.sensevoice.test_decoding import TAGS, VOCABULARY, frames_of
 
 
@@ -40,13 +41,15 @@ class Device:
 
     def __init__(self, room: int = 10_000, refused: int = -1) -> None:
         self.batches: list[list[int]] = []
+        self.prompts: list[list[tuple[int, str, bool]]] = []
         self._room, self._refused = room, refused
 
     def transcribe(
-        self, clips: Sequence[Any], languages: Sequence[str], use_itn: bool
+        self, clips: Sequence[Any], languages: Sequence[str], use_itn: Sequence[bool]
     ) -> list[Any]:
         lengths = [len(clip) for clip in clips]
         self.batches.append(lengths)
+        self.prompts.append(list(zip(lengths, languages, use_itn, strict=True)))
         if sum(lengths) > self._room:
             raise BatchTooLarge("no memory")
         if self._refused in lengths:
@@ -57,7 +60,7 @@ class Device:
 def transcribe(device: Device, lengths: Sequence[int], max_frames: int = 100) -> list[Any]:
     clips: Any = [[0.0] * length for length in lengths]
     model = BatchedModel(device, max_frames)
-    return model.transcribe(clips, ["auto"] * len(lengths), True)
+    return model.transcribe(clips, ["auto"] * len(lengths), [True] * len(lengths))
 
 
 def lengths_of(outputs: Sequence[Any]) -> list[Any]:
@@ -84,7 +87,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_stays_so() -> None:
     model = BatchedModel(device, 200)
     clips: Any = [[0.0] * 20] * 5
     for _ in range(2):
-        assert lengths_of(model.transcribe(clips, ["auto"] * 5, True)) == [20] * 5
+        assert lengths_of(model.transcribe(clips, ["auto"] * 5, [True] * 5)) == [20] * 5
     first, *others = [sum(batch) for batch in device.batches]
     assert first == 100
     assert max(others) <= 50 and len(others) == 2 * 3
@@ -94,3 +97,27 @@ def test_a_clip_that_never_fits_is_its_own_error() -> None:
     outputs = transcribe(Device(room=30), [20, 40, 20])
     assert lengths_of(outputs) == [20, "no memory", 20]
     assert outputs[1].kind == "BatchTooLarge"
+
+
+def test_each_clip_keeps_its_prompts_however_the_batches_are_cut() -> None:
+    """Sorted by length, halved for lack of memory, and halved again for a clip that fails."""
+    device = Device(room=60, refused=20)
+    clips: Any = [[0.0] * length for length in (10, 20, 30, 40)]
+    languages, use_itn = ["zh", "en", "ja", "ko"], [True, False, False, True]
+    outputs = BatchedModel(device, 200).transcribe(clips, languages, use_itn)
+    assert lengths_of(outputs) == [10, "no clips of 20", 30, 40]
+    asked = {prompt for batch in device.prompts for prompt in batch}
+    assert asked == {(10, "zh", True), (20, "en", False), (30, "ja", False), (40, "ko", True)}
+
+
+def test_the_second_time_in_an_allowed_language_keeps_the_itn_of_the_clip() -> None:
+    """The outputs of this device are in English, which is not allowed; its failures stay so."""
+    device = Device(refused=10)
+    clips: Any = [[0.0] * length for length in (10, 20, 30)]
+    model = BatchedModel(device, 100)
+    outputs: Any = model.transcribe(clips, ["auto"] * 3, [False, True, False], ("zh", "yue"))
+    assert lengths_of(outputs) == ["no clips of 10", 20, 30]
+    assert all(output.language[LANGUAGES.index("en")] == 0 for output in outputs[1:])
+    again = [prompt for batch in device.prompts for prompt in batch if prompt[1] != "auto"]
+    assert sorted((length, itn) for length, _, itn in again) == [(20, True), (30, False)]
+    assert {language for _, language, _ in again} <= {"zh", "yue"}

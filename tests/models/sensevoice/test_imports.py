@@ -21,7 +21,7 @@ from tests.support.demo import waveform_of
 
 model, audio, precision = sys.argv[1:]
 sense_voice = SenseVoice(resolve_model(model), "cpu", precision)
-(output,) = sense_voice.transcribe([log_mel(waveform_of(Path(audio)))], ["auto"], True)
+(output,) = sense_voice.transcribe([log_mel(waveform_of(Path(audio)))], ["auto"], [True])
 print(json.dumps({
     "text": label_clip(output, sense_voice.vocabulary, 0.0, 5.0, True)["text"],
     "imported": [name for name in ("torch._dynamo", "sympy", "triton") if name in sys.modules],

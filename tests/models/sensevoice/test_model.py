@@ -57,7 +57,7 @@ def transcribe(
     model: SenseVoice, waveforms: list[np.ndarray], use_itn: bool, language: str = "auto"
 ) -> list[ClipOutput]:
     clips = [log_mel(waveform) for waveform in waveforms]
-    return model.transcribe(clips, [language] * len(clips), use_itn)
+    return model.transcribe(clips, [language] * len(clips), [use_itn] * len(clips))
 
 
 def generated(reference: Any, waveform: np.ndarray, use_itn: bool, language: str = "auto") -> str:
@@ -98,10 +98,12 @@ def test_a_language_prompt_gives_the_text_of_funasr(language: str) -> None:
 def test_the_output_of_a_clip_does_not_depend_on_its_batch(attention: AttentionKind) -> None:
     model = demo_model(attention)
     clips = [log_mel(waveform) for waveform in short_waveforms()]
-    alone = [model.transcribe([clip], ["auto"], True)[0] for clip in clips]
+    alone = [model.transcribe([clip], ["auto"], [True])[0] for clip in clips]
     for seed in range(3):
         order = random.Random(seed).sample(range(len(clips)), len(clips))
-        batched = model.transcribe([clips[i] for i in order], ["auto"] * len(clips), True)
+        batched = model.transcribe(
+            [clips[i] for i in order], ["auto"] * len(clips), [True] * len(clips)
+        )
         for index, output in zip(order, batched, strict=True):
             assert np.array_equal(output.tokens, alone[index].tokens)
             for name in ("probabilities", "language", "emotion", "event"):
@@ -120,6 +122,17 @@ def test_every_short_demo_clip_gets_its_reference_labels(use_itn: bool) -> None:
         assert got["language"] == label_of(row["ref_language"]), row["audio"]
         assert got["emotion"] == label_of(row["ref_emotion"]), row["audio"]
         assert (events or ["unknown"]) == [label_of(row["ref_event"])], row["audio"]
+
+
+def test_clips_with_and_without_itn_share_a_model_batch() -> None:
+    """Each gets its own prompt: the text is that of a batch in which all clips ask for the same."""
+    model = demo_model()
+    use_itn = [index % 2 == 0 for index in range(len(SHORT))]
+    clips = [log_mel(waveform) for waveform in short_waveforms()]
+    outputs = model.transcribe(clips, ["auto"] * len(clips), use_itn)
+    for row, output, itn in zip(SHORT, outputs, use_itn, strict=True):
+        got = label_clip(output, model.vocabulary, 0.0, 5.0, itn)
+        assert got["text"] == row["ref_text_itn" if itn else "ref_text"], row["audio"]
 
 
 @cache
@@ -173,7 +186,7 @@ def test_compiled_layers_give_the_same_in_batches_of_any_size() -> None:
     model, clips = padded_model(compiled=True), [log_mel(one) for one in short_waveforms()]
     torch._dynamo.utils.counters.clear()
     for n_clips in (2, 17, len(clips), 5):
-        outputs = model.transcribe(clips[:n_clips], ["auto"] * n_clips, True)
+        outputs = model.transcribe(clips[:n_clips], ["auto"] * n_clips, [True] * n_clips)
         for output, eager in zip(outputs, outputs_at("bf16", "padded"), strict=False):
             assert np.array_equal(output.tokens, eager.tokens)
     assert model._encoder._compiled is not None
@@ -226,7 +239,7 @@ def test_no_layer_copies_the_input_of_its_convolution() -> None:
     """If torch does not see that channels come last, it transposes twice: 5 % of the time."""
     model, clips = demo_model(), [log_mel(one) for one in short_waveforms()[:5]]
     with torch.profiler.profile(record_shapes=True) as profile:
-        model.transcribe(clips, ["auto"] * len(clips), True)
+        model.transcribe(clips, ["auto"] * len(clips), [True] * len(clips))
     shapes = [event.input_shapes for event in profile.events() if event.name == "aten::copy_"]
     assert shapes
     assert not any(shape and len(shape[0]) == 4 for shape in shapes)
@@ -236,7 +249,7 @@ def test_int8_tokens_of_a_clip_do_not_depend_on_its_batch() -> None:
     model = SenseVoice(resolve_model(str(MODEL)), precision="int8")
     clips = [log_mel(waveform) for waveform in short_waveforms()]
     for clip, batched in zip(clips, outputs_at("int8"), strict=True):
-        alone = model.transcribe([clip], ["auto"], True)[0]
+        alone = model.transcribe([clip], ["auto"], [True])[0]
         assert np.array_equal(alone.tokens, batched.tokens)
 
 

@@ -40,7 +40,7 @@ def compared() -> list[Compared]:
         for waveform in short_waveforms():
             generated(funasr, waveform, True)
     clips = [log_mel(waveform) for waveform in short_waveforms()]
-    ours = model.transcribe(clips, ["auto"] * len(clips), True)
+    ours = model.transcribe(clips, ["auto"] * len(clips), [True] * len(clips))
     return [Compared(theirs[0], our) for theirs, our in zip(seen, ours, strict=True)]
 
 
