@@ -8,7 +8,8 @@ packet was damaged, a gap was filled or the file ended early, the stretch is lef
 caller decodes it alone, and it gets the warnings and errors of its own part.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -87,14 +88,14 @@ def _one_pass(
     # The limits of a recording hold for each stretch, not for all of them together.
     limits = {"max_duration_s": WITHOUT_LIMITS.max_duration_s, "min_decoded_share": 0.0}
     report = Report(config.model_copy(update=limits), stretch)
-    held: Waveform = np.empty(0, np.int16)  # samples [at, at + held.size) of the file
-    at, n_next = first, 0
+    held: deque[tuple[int, Waveform]] = deque()  # pieces that are needed, and where each begins
+    end, n_next = first, 0
     waiting: list[_Wanted] = []
     # A resampler gives samples one piece late, so the count of two pieces ago is before them.
     clipped = [0, 0]
     for piece in samples(source, report):
-        held = np.concatenate([held, piece]) if held.size else piece
-        end = at + held.size
+        held.append((end, piece))
+        end += piece.size
         while n_next < len(wanted) and wanted[n_next].start < end:
             wanted[n_next].n_clipped = clipped[0]
             waiting.append(wanted[n_next])
@@ -102,10 +103,21 @@ def _one_pass(
         for one in [one for one in waiting if one.end <= end]:
             waiting.remove(one)
             if _is_clean(report, one):
-                yield one.index, _window(held[one.start - at : one.end - at], one, report)
+                yield one.index, _window(_joined(held, one), one, report)
         clipped = [clipped[1], report.n_clipped]
         needed = min((one.start for one in waiting), default=end)
-        held, at = held[needed - at :].copy(), needed
+        while held and held[0][0] + held[0][1].size <= needed:
+            held.popleft()
+
+
+def _joined(held: Iterable[tuple[int, Waveform]], one: _Wanted) -> Waveform:
+    """A copy of the samples of a stretch. Joined once: piece by piece would be quadratic."""
+    pieces = [
+        piece[max(0, one.start - at) : one.end - at]
+        for at, piece in held
+        if at < one.end and at + piece.size > one.start
+    ]
+    return np.concatenate(pieces)
 
 
 def _is_clean(report: Report, one: _Wanted) -> bool:
@@ -122,7 +134,7 @@ def _window(waveform: Waveform, one: _Wanted, report: Report) -> Window:
     return Window(
         index=0,
         start_s=one.start_s,
-        waveform=waveform.copy(),
+        waveform=waveform,
         is_last=True,
         sample_rate_hz=stream.rate_hz,
         channels=stream.channels,
