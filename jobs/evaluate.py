@@ -52,6 +52,7 @@ from pipeline.evaluation.page import (
 )
 from pipeline.evaluation.published import PUBLISHED, Published, published
 from pipeline.evaluation.references import Reference, ReferenceSet, join
+from pipeline.evaluation.reviewed import SOURCE, read_reviewed
 from pipeline.evaluation.text_norm import DESCRIPTIONS, Normalizer
 from pipeline.storage.store import write_file
 from pipeline.tables import Snapshot, open_snapshot
@@ -62,8 +63,9 @@ def main(
     references: Annotated[
         str,
         typer.Option(
-            help="what is right: jsonl, csv, tsv or parquet, a Kaldi `text`, or the directory of a "
-            "known corpus; default: the manifest's columns ref_text, ref_language, ..."
+            help="what is right: jsonl, csv, tsv or parquet, a Kaldi `text`, the directory of a "
+            "known corpus, or `reviews`, those of segments drawn by chance in `explore`; default: "
+            "the manifest's columns ref_text, ref_language, ..."
         ),
     ] = "",
     by: Annotated[
@@ -128,9 +130,12 @@ def main(
         columns = [name for name in by.split(",") if name]
 
         def run(one: Snapshot) -> Evaluation:
-            hypotheses = read_hypotheses(one, found.options)
-            right = read_references(references) if references else _own(hypotheses, found.root)
-            joined = join(right, {name: row.uri for name, row in hypotheses.items()})
+            if references == SOURCE:
+                joined, hypotheses, right = read_reviewed(one, found.options)
+            else:
+                hypotheses = read_hypotheses(one, found.options)
+                right = read_references(references) if references else _own(hypotheses, found.root)
+                joined = join(right, {name: row.uri for name, row in hypotheses.items()})
             if ignore_missing:
                 joined = replace(joined, missing=())
             return evaluate(

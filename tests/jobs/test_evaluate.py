@@ -12,7 +12,9 @@ from pipeline.evaluation.gates import METRICS
 from pipeline.storage.store import open_store
 from pipeline.tables.bundles import write_bundle
 from pipeline.tables.publisher import publish
+from pipeline.tables.reviews import save
 from tests.support.bundle_rows import OTHER_MODEL, RUN, bundle, window
+from tests.support.explored import review, write_output
 
 
 def run(*arguments: str) -> Result:
@@ -203,3 +205,21 @@ def test_the_demo_corpus_is_scored(labelled_root: str) -> None:
     assert sum(one["n"] for name, one in found["events"].items()) == 5  # one is behind speech
     assert set(found["calibration"]) == {"language", "emotion", "event", "confidence"}
     assert all(0 <= one["ece"] <= 1 for one in found["calibration"].values())
+
+
+def test_reviews_of_segments_drawn_by_chance_are_references(tmp_path: Path) -> None:
+    """Two of six segments count: one that was corrected, one that was right."""
+    root = write_output(tmp_path)
+    store = open_store(root)
+    assert run(root, "--references", "reviews").exit_code == 2
+    save(store, review("ann", 0, "two better words", sample="random"))
+    save(store, review("bob", 0, "three words here", verdict="right", sample="random"))
+    save(store, review("ann", 1, "looked doubtful"))
+    save(store, review("bob", 1, "x", verdict="unusable", sample="random"))
+    found = scores(root, "--references", "reviews")
+    assert found["n_recordings"] == 2
+    assert found["mixed"]["n_units"] == 6
+    assert found["metrics"]["wer"] == pytest.approx(2 / 6)
+    assert found["metrics"]["language_error"] == 0.0
+    arguments = ("--references", "reviews", "--baseline", OTHER_MODEL.fingerprint)
+    assert scores(root, *arguments)["differences"]["mixed_error_rate"]["value"] == 0.0
