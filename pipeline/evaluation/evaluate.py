@@ -14,9 +14,10 @@ from pipeline.evaluation.hypotheses import Hypothesis
 from pipeline.evaluation.intervals import Interval, bootstrap
 from pipeline.evaluation.labels import Classification, EventScore, classify, score_events
 from pipeline.evaluation.references import Joined, Reference, ReferenceSet, spoken_only
-from pipeline.evaluation.text_norm import Normalizer, Unit, normaliser, split, units_of
+from pipeline.evaluation.text_norm import Normalizer, normaliser
 from pipeline.evaluation.times import SpeechScore, WordTimes, score_speech, score_words
 from pipeline.evaluation.transcripts import Errors, Piece, align, count_errors, total
+from pipeline.report.text_units import Unit, split, units_of
 
 ABSTENTIONS = frozenset({"unknown", ""})
 _NO_EVENT = frozenset({"unknown", "speech"})  # the published scores are over sounds

@@ -7,7 +7,7 @@ from statistics import median
 from rapidfuzz.distance import Levenshtein
 
 from pipeline.evaluation.references import TimedWord
-from pipeline.evaluation.text_norm import plain
+from pipeline.report.text_units import plain
 
 Spans = Sequence[tuple[float, float]]
 

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from pipeline.report.text_units import plain, split, units_of
+
 if TYPE_CHECKING:
     import duckdb
 
 _Z = 1.959964  # two-sided 95 %
 _N_RESAMPLED = 1000
-_CJK = {"zh", "yue", "ja"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,5 @@ def _error_rate(rows: Sequence[Mapping[str, Any]]) -> Share | None:
 
 
 def _units(row: Mapping[str, Any], text: str) -> list[str]:
-    """Words, or characters where the language has no spaces; case does not count."""
-    plain = "".join(c for c in text.casefold() if c.isalnum() or c.isspace())
-    return [c for c in plain if not c.isspace()] if row["language"] in _CJK else plain.split()
+    """As `evaluate` counts them: words, or characters where the language has no spaces."""
+    return split(plain(text), units_of(row["language"])[0])

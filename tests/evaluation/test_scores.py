@@ -15,9 +15,10 @@ from pipeline.evaluation.calibration import calibrate
 from pipeline.evaluation.intervals import bootstrap, paired_difference
 from pipeline.evaluation.labels import classify, score_events
 from pipeline.evaluation.references import TimedWord
-from pipeline.evaluation.text_norm import normaliser, plain, split
+from pipeline.evaluation.text_norm import normaliser
 from pipeline.evaluation.times import score_speech, score_words
 from pipeline.evaluation.transcripts import Errors, align, count_errors, total
+from pipeline.report.text_units import plain, split
 
 
 def errors_of(reference: str, hypothesis: str, unit: Any = "words") -> Errors:

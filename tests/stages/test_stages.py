@@ -14,6 +14,7 @@ import pytest
 import soundfile
 
 from pipeline.audio.sources import open_source
+from pipeline.audio.windows import decode
 from pipeline.config import AudioConfig, LabelConfig, RunConfig, SegmentConfig
 from pipeline.errors import BatchTooLarge
 from pipeline.models.files import resolve_model
@@ -25,7 +26,7 @@ from pipeline.stages import decode as stages
 from pipeline.stages.decode import decode_recordings
 from pipeline.stages.label import FindAndLabelSegments, LabelSegments, model_batch_s
 from pipeline.stages.segment import FindSegments
-from tests.support.demo import AUDIO, MODEL
+from tests.support.demo import AUDIO, LONG, MODEL
 from tests.support.sounds import encode, noise
 
 SEGMENT = SegmentConfig()
@@ -357,3 +358,28 @@ def test_parts_of_one_file_are_opened_once_and_keep_their_own_errors(
         assert row == alone[name]
         assert ours.size == theirs.size
         assert not ours.size or np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def test_parts_of_one_file_have_the_labels_of_files_that_were_cut_before(tmp_path: Path) -> None:
+    path = AUDIO / LONG["audio"]
+    samples = np.concatenate([w.waveform for w in decode(str(path), AudioConfig(), {})])
+    parts = [(one["start_s"], one["end_s"] - one["start_s"]) for one in LONG["ref_segments"][:6]]
+    cut = []
+    for number, (offset_s, length_s) in enumerate(parts):
+        start = round(offset_s * SAMPLE_RATE)
+        piece = samples[start : start + round(length_s * SAMPLE_RATE)]
+        soundfile.write(tmp_path / f"{number}.wav", piece, SAMPLE_RATE)
+        cut.append(plan_row(tmp_path / f"{number}.wav"))
+    ranges = [
+        plan_row(path, recording_id=f"r{number}", offset_s=offset_s, length_s=length_s)
+        for number, (offset_s, length_s) in enumerate(parts)
+    ]
+    labels, expected = (
+        [
+            [(one["text"], one["language"], one["emotion"]) for one in row["segments"]]
+            for row in label_rows(*rows)
+        ]
+        for rows in (ranges, cut)
+    )
+    assert labels == expected
+    assert any(label[0] for row in labels for label in row)
