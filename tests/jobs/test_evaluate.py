@@ -14,6 +14,7 @@ from pipeline.tables.bundles import write_bundle
 from pipeline.tables.publisher import publish
 from pipeline.tables.reviews import save
 from tests.support.bundle_rows import OTHER_MODEL, RUN, bundle, window
+from tests.support.demo import demo_config, execute
 from tests.support.explored import review, write_output
 
 
@@ -195,8 +196,10 @@ def test_the_page_and_the_json_are_written_and_tell_the_same(root: str, tmp_path
     assert "<script" not in page
 
 
-def test_the_demo_corpus_is_scored(labelled_root: str) -> None:
-    found = scores(labelled_root)
+def test_the_demo_corpus_is_scored(tmp_path: Path, patience: None) -> None:
+    """As README's first command labels it."""
+    execute(demo_config(tmp_path, "ray.local=always", "segment.whole_below_s=30"))
+    found = scores(str(tmp_path))
     assert found["text_form"] == "written"
     assert found["n_recordings"] == 17
     assert found["language"]["n"] == 17

@@ -31,8 +31,7 @@ def copy_of(name: str, tmp_path: Path) -> RunConfig:
     return demo_config(
         tmp_path / "root",
         *(f"manifest={RECORDED / name / 'manifest.jsonl'}", "vad=none"),
-        # It was recorded before the demo labelled short recordings whole.
-        *("allowed_roots=['s3://recorded']", "segment.whole_below_s=0"),
+        "allowed_roots=['s3://recorded']",
     )
 
 
