@@ -197,7 +197,7 @@ def test_the_page_and_the_json_are_written_and_tell_the_same(root: str, tmp_path
 
 
 def test_the_demo_corpus_is_scored(tmp_path: Path, patience: None) -> None:
-    """As README's first command labels it."""
+    """As README says: a VAD hides sounds and cuts speech, so short clips go whole."""
     execute(demo_config(tmp_path, "ray.local=always", "segment.whole_below_s=30"))
     found = scores(str(tmp_path))
     assert found["text_form"] == "written"

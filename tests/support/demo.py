@@ -50,8 +50,7 @@ def demo_config(output: Path | str, *overrides: str) -> RunConfig:
         ROOT / "configs" / "demo.yaml",
         [
             *(f"manifest={AUDIO / 'manifest.jsonl'}", f"model={MODEL}", f"output={output}"),
-            # Tests name their lane, and most of them want a VAD at work.
-            *(ANYWHERE, "ray.local=never", "segment.whole_below_s=0", *overrides),
+            *(ANYWHERE, "ray.local=never", *overrides),  # tests name their lane
         ],
     )
 
