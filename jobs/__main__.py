@@ -24,7 +24,7 @@ COMMANDS = {
     "status": "Show the commits, the fingerprints, what waits and what failed.",
     "query": "Run one SQL statement on a snapshot of the tables.",
     "report": "Write an HTML page that describes a snapshot: the dataset card.",
-    "explore": "Browse, hear and correct the labels of one snapshot in a browser.",
+    "explore": "Browse, play and correct the labels of one snapshot in a browser.",
     "export": "Write labelled segments in a format that other tools read.",
     "evaluate": "Score the labels of a snapshot against references. Labels nothing.",
     "diff": "Compare the labels of two models for the same recordings.",

@@ -1,4 +1,4 @@
-"""Browse, hear and correct the labels in a browser: python -m jobs explore ROOT [--port 8001]."""
+"""Browse, play and correct the labels in a browser: python -m jobs explore ROOT [--port 8001]."""
 
 import getpass
 import secrets
@@ -56,7 +56,7 @@ def main(
     fingerprint: Fingerprint = None,
     options: ConfigKeysOrStorageOptions = None,
 ) -> None:
-    """Browse, hear and correct the labels of one snapshot in a browser.
+    """Browse, play and correct the labels of one snapshot in a browser.
 
     Prints an address that holds the token: open it. Corrections are saved beside the tables, each
     as an object of its own; they join the table `reviews` when the explorer ends, or at the next

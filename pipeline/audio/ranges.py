@@ -10,6 +10,7 @@ caller decodes it alone, and it gets the warnings and errors of its own part.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -20,7 +21,6 @@ from pipeline.audio.headers import format_of
 from pipeline.audio.sources import Source
 from pipeline.audio.windows import Waveform, Window, samples
 from pipeline.config import AudioConfig
-from pipeline.errors import RecordingError
 from pipeline.schema import FRAME_LENGTH, SAMPLE_RATE
 
 _FAR_S = 20.0  # to seek over so much is quicker than to decode it, ...
@@ -47,11 +47,14 @@ def decode_together(
     About one window is in memory, and what overlaps. Raises nothing: a stretch that is not yielded
     has to be decoded alone (windows.decode_source), which tells what is wrong.
     """
-    for wanted in _passes(source, config, stretches):
-        try:
+    # Whatever a library raises here, it raises again where the part is decoded alone, and there it
+    # becomes that part's row.
+    passes: list[list[_Wanted]] = []
+    with suppress(Exception, SystemExit):
+        passes = list(_passes(source, config, stretches))
+    for wanted in passes:
+        with suppress(Exception, SystemExit):
             yield from _one_pass(source, config, wanted)
-        except RecordingError:
-            continue
 
 
 def _passes(

@@ -17,11 +17,11 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.errors import ConfigError, PipelineError, RecordingError, StoreError, TooSlow
+from pipeline.explorer.audio import Audio, Stretch
 from pipeline.explorer.browse import MOST_ROWS, Order
 from pipeline.explorer.differences import What
-from pipeline.explorer.library import Correction, Library, as_json
-from pipeline.explorer.listen import Audio, Stretch
 from pipeline.explorer.queue import Sample
+from pipeline.explorer.service import Correction, ExplorerService, as_json
 from pipeline.explorer.settings import Settings
 from pipeline.storage.redaction import redact
 from pipeline.tables.reviews import Labels, ReviewConflict, Verdict
@@ -67,22 +67,22 @@ class _Undo(_Strict):
 
 def create_app(settings: Settings) -> Guard:
     """The explorer of one output as an ASGI application. Raises StoreError, ConfigError."""
-    library = Library(settings)
+    service = ExplorerService(settings)
     audio = Audio(settings.allowed, settings.options, settings.cache)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        library.close()
+        service.close()
 
     app = FastAPI(
         title="explorer", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan
     )
     _add_errors(app)
     _add_pages(app, settings)
-    _add_tables(app, library)
-    _add_reviews(app, library)
-    _add_audio(app, library, audio)
+    _add_tables(app, service)
+    _add_reviews(app, service)
+    _add_audio(app, service, audio)
     rules = Rules(
         hosts=settings.hosts,
         tokens=frozenset({settings.token} - {""}),
@@ -160,10 +160,10 @@ def _add_pages(app: FastAPI, settings: Settings) -> None:
         return answer
 
 
-def _add_tables(app: FastAPI, library: Library) -> None:
+def _add_tables(app: FastAPI, service: ExplorerService) -> None:
     @app.get("/api/state")
     def state() -> Mapping[str, Any]:
-        return library.state()
+        return service.state()
 
     @app.get("/api/segments")
     def segments(
@@ -173,18 +173,18 @@ def _add_tables(app: FastAPI, library: Library) -> None:
         limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 50,
         seq: int | None = None,
     ) -> Mapping[str, Any]:
-        _check_seq(library, seq)
-        page = library.desks.ask("page", where, order, _from_cursor(after), limit)
+        _check_seq(service, seq)
+        page = service.queries.ask("page", where, order, _from_cursor(after), limit)
         following = _to_cursor(page.cursor) if page.cursor else None
-        return {"rows": page.rows, "next": following, "seq": library.snapshot.seq}
+        return {"rows": page.rows, "next": following, "seq": service.snapshot.seq}
 
     @app.get("/api/segments/{segment_id:path}/row")
     def segment(segment_id: str) -> Mapping[str, Any]:
-        return _found(library, segment_id)
+        return _found(service, segment_id)
 
     @app.get("/api/facets")
     def facets(where: Annotated[str, Query(max_length=10_000)] = "") -> Mapping[str, Any]:
-        found: Mapping[str, Any] = library.desks.ask("facets", where)
+        found: Mapping[str, Any] = service.queries.ask("facets", where)
         return found
 
     @app.get("/api/sql")
@@ -192,7 +192,7 @@ def _add_tables(app: FastAPI, library: Library) -> None:
         sql: Annotated[str, Query(max_length=20_000)],
         limit: Annotated[int, Query(ge=1, le=_MOST_SQL_ROWS)] = 200,
     ) -> Response:
-        found = library.desks.ask("sql", sql, limit)
+        found = service.queries.ask("sql", sql, limit)
         return Response(json.dumps(found, default=str), media_type="application/json")
 
     @app.get("/api/differences")
@@ -202,7 +202,7 @@ def _add_tables(app: FastAPI, library: Library) -> None:
         rank: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 50,
     ) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = library.differences(other, what, rank, limit)
+        found: Mapping[str, Any] = service.differences(other, what, rank, limit)
         return found
 
     @app.get("/api/queue/{queue_id}")
@@ -211,9 +211,9 @@ def _add_tables(app: FastAPI, library: Library) -> None:
         rank: Annotated[int, Query(ge=0)] = 0,
         limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 20,
     ) -> Mapping[str, Any]:
-        queue = library.queued(queue_id)
+        queue = service.queued(queue_id)
         ids = queue.segment_ids[rank : rank + limit]
-        rows = library.desks.ask("details", ids)
+        rows = service.queries.ask("details", ids)
         samples = dict(zip(queue.segment_ids, queue.samples, strict=True))
         return {
             "rows": [row | {"sample": samples[row["segment_id"]]} for row in rows],
@@ -221,21 +221,21 @@ def _add_tables(app: FastAPI, library: Library) -> None:
         }
 
 
-def _add_reviews(app: FastAPI, library: Library) -> None:
+def _add_reviews(app: FastAPI, service: ExplorerService) -> None:
     @app.get("/api/reviews")
     def reviews(segment_id: str) -> Mapping[str, Any]:
-        return {"revisions": [as_json(one) for one in library.history(segment_id)]}
+        return {"revisions": [as_json(one) for one in service.history(segment_id)]}
 
     @app.get("/api/accuracy")
     def accuracy() -> Mapping[str, Any]:
-        return asdict(library.accuracy())
+        return asdict(service.accuracy())
 
-    if library.settings.read_only:
+    if service.settings.read_only:
         return
 
     @app.post("/api/queue", status_code=201)
     def queue(asked: _NewQueue) -> Mapping[str, Any]:
-        made = library.queue(asked.where, asked.size, asked.share_random)
+        made = service.queue(asked.where, asked.size, asked.share_random)
         return {
             "queue_id": made.queue_id,
             "n": len(made.segment_ids),
@@ -246,16 +246,16 @@ def _add_reviews(app: FastAPI, library: Library) -> None:
     def save(asked: _Save) -> Mapping[str, Any]:
         labels = Labels(asked.text, asked.language, asked.emotion, tuple(asked.events))
         kept = asked.model_dump(exclude={"text", "language", "emotion", "events"})
-        return as_json(library.save(Correction(labels=labels, **kept)))
+        return as_json(service.save(Correction(labels=labels, **kept)))
 
     @app.post("/api/reviews/undo", status_code=201)
     def undo(asked: _Undo) -> Mapping[str, Any]:
-        return as_json(library.undo(asked.segment_id, asked.revision))
+        return as_json(service.undo(asked.segment_id, asked.revision))
 
 
-def _add_audio(app: FastAPI, library: Library, audio: Audio) -> None:
+def _add_audio(app: FastAPI, service: ExplorerService, audio: Audio) -> None:
     def stretch(segment_id: str, pad: float = 0.0) -> tuple[Stretch, str]:
-        row = _found(library, segment_id)
+        row = _found(service, segment_id)
         recording = row["recording"]
         start_s = max(0.0, row["start_s"] - pad)
         end_s = max(row["end_s"], min(row["end_s"] + pad, recording["duration_s"]))
@@ -277,12 +277,12 @@ def _add_audio(app: FastAPI, library: Library, audio: Audio) -> None:
 
     @app.get("/api/recordings/{recording_id:path}/peaks")
     def recording_peaks(recording_id: str) -> Mapping[str, Any]:
-        row = _recording(library, recording_id)
+        row = _recording(service, recording_id)
         return {"peaks": audio.recording_peaks(row["uri"], row["version"])}
 
     @app.get("/api/recordings/{recording_id:path}/audio")
     def recording(recording_id: str, range: Annotated[str | None, Header()] = None) -> Response:
-        row = _recording(library, recording_id)
+        row = _recording(service, recording_id)
         try:
             part = audio.part(row["uri"], range)
         except ValueError as error:
@@ -296,25 +296,25 @@ def _add_audio(app: FastAPI, library: Library, audio: Audio) -> None:
         return Response(part.data, status, headers, media_type=part.media_type)
 
 
-def _found(library: Library, segment_id: str) -> dict[str, Any]:
-    row = library.segment(segment_id)
+def _found(service: ExplorerService, segment_id: str) -> dict[str, Any]:
+    row = service.segment(segment_id)
     if row is None:
         raise HTTPException(404, f"there is no segment {segment_id!r} in this snapshot")
     return row
 
 
-def _recording(library: Library, recording_id: str) -> Mapping[str, Any]:
-    rows = library.desks.ask("recordings", {recording_id})
+def _recording(service: ExplorerService, recording_id: str) -> Mapping[str, Any]:
+    rows = service.queries.ask("recordings", {recording_id})
     if recording_id not in rows:
         raise HTTPException(404, f"there is no recording {recording_id!r} in this snapshot")
     row: Mapping[str, Any] = rows[recording_id]
     return row
 
 
-def _check_seq(library: Library, seq: int | None) -> None:
-    if seq not in (None, library.snapshot.seq):
+def _check_seq(service: ExplorerService, seq: int | None) -> None:
+    if seq not in (None, service.snapshot.seq):
         raise ConfigError(
-            f"this explorer shows commit {library.snapshot.seq}; start another with --seq {seq}"
+            f"this explorer shows commit {service.snapshot.seq}; start another with --seq {seq}"
         )
 
 

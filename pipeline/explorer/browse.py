@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import pyarrow as pa
 
-from pipeline.errors import ConfigError, StoreError
+from pipeline.errors import ConfigError
+from pipeline.explorer.positions import check_positions
 from pipeline.explorer.uncertainty import score_expression
 from pipeline.tables.locked_sql import check_select
 from pipeline.tables.review_table import create_review_views
@@ -41,11 +42,6 @@ _BY_POSITION = """
         e.emotion, e.probability AS emotion_probability, e.runner_up AS emotion_runner_up,
         e.entropy AS emotion_entropy, e.emotion_forced
     FROM transcripts t POSITIONAL JOIN languages l POSITIONAL JOIN emotions e
-"""
-_MISPLACED = """
-    SELECT any_value(t.segment_id)
-    FROM transcripts t POSITIONAL JOIN languages l POSITIONAL JOIN emotions e
-    WHERE t.segment_id IS DISTINCT FROM l.segment_id OR t.segment_id IS DISTINCT FROM e.segment_id
 """
 # What a filter may name beyond the columns of `browse`; each costs a join, so only on demand.
 _OF_RECORDINGS = "uri, extra, codec, sample_rate_hz, channels, warning"
@@ -82,7 +78,7 @@ class Browser:
     """One snapshot behind a DuckDB connection that can open nothing else.
 
     Not for several threads at once. Filters are SQL conditions that a person wrote: run this in a
-    process that can be killed (see desk.py).
+    process that can be killed (see query_processes.py).
     """
 
     def __init__(
@@ -90,10 +86,9 @@ class Browser:
     ) -> None:
         """`connection` has the views of tables.connect. Raises StoreError for unequal tables."""
         self._connection = connection
-        self._snapshot = snapshot
         self._score = ""
         connection.execute(_BY_POSITION)
-        self._check_places()
+        check_positions(connection, snapshot)
         self.use_reviews(reviews)
 
     def use_reviews(self, reviews: pa.Table) -> None:
@@ -130,7 +125,7 @@ class Browser:
     def count(self, where: str) -> int:
         """How many segments fit."""
         query = f"SELECT count(*) FROM {self._source(where)} WHERE {self._condition(where)}"
-        return int(self._one(query)[0])
+        return int(self._connection.execute(query).fetchall()[0][0])
 
     def facets(self, where: str) -> dict[str, Any]:
         """The number of segments by label, and histograms, among those that fit.
@@ -217,20 +212,6 @@ class Browser:
         """
         return [row[0] for row in self._connection.execute(query).fetchall()]
 
-    def _check_places(self) -> None:
-        n_rows = {
-            table: sum(
-                file.rows for file in self._snapshot.state.table(table, self._snapshot.fingerprint)
-            )
-            for table in ("transcripts", "languages", "emotions")
-        }
-        misplaced = self._one(_MISPLACED)[0]
-        if len(set(n_rows.values())) != 1 or misplaced is not None:
-            raise StoreError(
-                f"{self._snapshot.store.root}: transcripts, languages and emotions do not hold the "
-                f"same segments in the same order (from {misplaced!r}); run `jobs verify` on it"
-            )
-
     def _order_of(self, order: Order) -> tuple[str, str, str]:
         """(the sort key beside the segment_id, the condition after a cursor, ORDER BY)."""
         if order == "key":
@@ -285,10 +266,6 @@ class Browser:
         answer = self._connection.execute(query, list(values))
         names = [column[0] for column in answer.description or ()]
         return [dict(zip(names, row, strict=True)) for row in answer.fetchall()]
-
-    def _one(self, query: str) -> tuple[Any, ...]:
-        row: tuple[Any, ...] = self._connection.execute(query).fetchall()[0]
-        return row
 
 
 def _among(segment_ids: Sequence[str]) -> str:

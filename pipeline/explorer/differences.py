@@ -9,6 +9,7 @@ import threading
 from contextlib import ExitStack
 from typing import Any, Literal, get_args
 
+from pipeline.explorer.positions import check_positions
 from pipeline.tables import Snapshot
 from pipeline.tables.snapshots import create_views
 
@@ -51,6 +52,7 @@ class Pairs:
             connection = stack.enter_context(duckdb.connect())
             for side, snapshot in (("a", one), ("b", other)):
                 create_views(connection, snapshot, f"{side}_", read_only=True)
+                check_positions(connection, snapshot, f"{side}_")
                 connection.execute(_SIDE.format(side=side))
             connection.execute(_PAIRS)
             stack.pop_all()

@@ -1,9 +1,9 @@
 """What to review next: a frozen order with a random share. Knows segments; knows no pages.
 
 The uncertain segments are the ones worth correcting, and say nothing about the corpus. So a queue
-holds a share that was drawn by chance from all that fit the filter, marked as such; accuracy is
-told from these alone, without bias. Drawn ones are spread evenly over the order, so that a person
-who stops early has reviewed a fair share of them.
+holds a share that was drawn by chance from the whole corpus, marked as such; accuracy is told from
+these alone, without bias. No filter limits them: it would bias what they tell. They are spread
+evenly over the order, so that a person who stops early has reviewed a fair share of them.
 """
 
 import hashlib
@@ -39,13 +39,13 @@ class Queue:
 def freeze(
     chooser: Chooser, where: str, size: int, share_random: float, seed: int, most_each: int = 3
 ) -> Queue:
-    """A queue of `size` segments that fit `where`, `share_random` of them drawn by chance.
+    """A queue of `size` segments: uncertain ones that fit `where`, and `share_random` by chance.
 
     At most `most_each` uncertain ones are of one recording: ten doubtful segments of one noisy
     recording teach less than one of each of ten.
     """
     n_random = round(size * share_random)
-    drawn = chooser.sample(where, n_random, seed)
+    drawn = chooser.sample("", n_random, seed)
     taken = set(drawn)
     uncertain = [
         name for name in chooser.most_uncertain(where, size, most_each) if name not in taken

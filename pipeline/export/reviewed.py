@@ -50,7 +50,7 @@ def split_of(test_share: float) -> str:
     """
 
 
-def heard(
+def corrected_events(
     tag: str,
     sounds: Sequence[Mapping[str, Any]],
     events: Sequence[str],

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pipeline.export.reviewed import Reviewed, heard, kept_words, labels_of, split_of
+from pipeline.export.reviewed import Reviewed, corrected_events, kept_words, labels_of, split_of
 from pipeline.schema import SAMPLE_RATE
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _row(values: dict[str, Any]) -> ExportRow:
     model_text, verdict, events = (values.pop(name) for name in _OF_REVIEW)
     words, sounds = tuple(values["words"]), tuple(values["sounds"])
     if verdict is not None:
-        values["event"], sounds = heard(values["event"], sounds, events, _span(values))
+        values["event"], sounds = corrected_events(values["event"], sounds, events, _span(values))
     if model_text != values["text"]:
         words = kept_words(words, values["text"])
     extra, speaker = dict(values["extra"] or {}), values["speaker"] or ""

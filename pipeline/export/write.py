@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -27,6 +28,7 @@ from pipeline.storage.leftovers import finish_directory, make_unfinished_directo
 from pipeline.storage.store import open_store
 from pipeline.tables import Snapshot, connect, open_snapshot
 from pipeline.tables.locked_sql import connect_locked
+from pipeline.tables.parquet import N_READERS
 from pipeline.tables.review_table import create_review_views, current_reviews
 
 if TYPE_CHECKING:
@@ -170,7 +172,11 @@ class _Place:
             exists = self._path.exists()
             is_taken = exists and (not self._path.is_dir() or any(self._path.iterdir()))
         if is_taken:
-            raise ExportError(f"{self.final}: exists and is not empty; choose another directory")
+            hint = "; without export.json it is an incomplete export, which you may delete"
+            raise ExportError(
+                f"{self.final}: exists and is not empty; choose another directory"
+                + (hint if self._store is not None else "")
+            )
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
@@ -193,8 +199,11 @@ class _Place:
         names = sorted(
             str(path.relative_to(staging)) for path in staging.rglob("*") if path.is_file()
         )
-        for name in [*(one for one in names if one != _LAST), _LAST]:
-            self._store.put(name, (staging / name).read_bytes())
+        put = self._store.put
+        with ThreadPoolExecutor(N_READERS) as pool:  # a small PUT is mostly waiting
+            others = (name for name in names if name != _LAST)
+            list(pool.map(lambda name: put(name, (staging / name).read_bytes()), others))
+        put(_LAST, (staging / _LAST).read_bytes())
 
 
 def _why_empty(where: str, skipped: Mapping[str, str]) -> str:

@@ -85,11 +85,11 @@ class Review:
 
 
 class ReviewConflict(PipelineError):
-    """Somebody else saved the interval after it was shown. `theirs` is the newest revision."""
+    """Another person saved the interval after it was shown. `theirs` is the newest revision."""
 
     def __init__(self, theirs: Review) -> None:
         super().__init__(
-            f"{theirs.shown.segment_id}: {theirs.reviewer or 'someone'} saved revision "
+            f"{theirs.shown.segment_id}: {theirs.reviewer or 'another person'} saved revision "
             f"{theirs.revision} of this segment in the meantime; compare it and save again"
         )
         self.theirs = theirs

@@ -85,6 +85,25 @@ def test_a_file_is_decoded_once_for_all_of_its_parts(
     assert sum(decoded) < 41
 
 
+@pytest.mark.parametrize("error", [ValueError("a bug"), MemoryError(), SystemExit(1)])
+def test_whatever_fails_is_left_to_be_decoded_alone(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = encode(SPEECH[:, None], "mp3", RATE)
+
+    def failing(source: Source, report: Report) -> Iterator[Any]:
+        for number, piece in enumerate(windows.samples(source, report)):
+            if number == 3:
+                raise error
+            yield piece
+
+    monkeypatch.setattr(ranges, "samples", failing)
+    found = together(data, PARTS)
+    assert 0 < len(found) < len(PARTS)
+    monkeypatch.setattr(ranges, "format_of", lambda source: (_ for _ in ()).throw(error))
+    assert together(data, PARTS) == {}
+
+
 def test_long_parts_are_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Joining piece by piece copied a part of half an hour 250 times: five times slower."""
     data = encode(SPEECH[:, None], "flac", RATE)

@@ -28,6 +28,18 @@ def test_a_queue_is_the_same_for_the_same_seed() -> None:
     assert freeze(Corpus(50), "x", 20, 0.5, 1) == freeze(Corpus(50), "x", 20, 0.5, 1)
 
 
+def test_no_filter_limits_what_is_drawn_by_chance() -> None:
+    asked: list[str] = []
+
+    class Noting(Corpus):
+        def sample(self, where: str, size: int, seed: int) -> list[str]:
+            asked.append(where)
+            return super().sample(where, size, seed)
+
+    freeze(Noting(50), "language = 'yue'", 10, 0.5, 0)
+    assert asked == [""]
+
+
 def test_a_small_corpus_makes_a_short_queue() -> None:
     queue = freeze(Corpus(3), "", 100, 0.5, seed=0)
     assert sorted(queue.segment_ids) == ["s000", "s001", "s002"]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import ExportError
-from pipeline.export.reviewed import Reviewed, heard, kept_words
+from pipeline.export.reviewed import Reviewed, corrected_events, kept_words
 from pipeline.export.write import export
 from pipeline.storage.store import open_store
 from pipeline.tables import connect
@@ -92,13 +92,13 @@ def test_what_only_a_person_heard_lasts_the_whole_segment() -> None:
         {"event": "speech", "start_s": 1.0, "end_s": 2.0, "probability": 0.9},
         {"event": "bgm", "start_s": 1.2, "end_s": 1.4, "probability": 0.5},
     ]
-    tag, found = heard("bgm", sounds, ["speech", "laughter"], (1.0, 2.0))
+    tag, found = corrected_events("bgm", sounds, ["speech", "laughter"], (1.0, 2.0))
     assert tag == "speech"
     assert found == (
         sounds[0],
         {"event": "laughter", "start_s": 1.0, "end_s": 2.0, "probability": 1.0},
     )
-    assert heard("speech", sounds, [], (1.0, 2.0)) == ("unknown", ())
+    assert corrected_events("speech", sounds, [], (1.0, 2.0)) == ("unknown", ())
 
 
 def test_what_was_drawn_by_chance_and_reviewed_is_never_trained_on(

@@ -89,7 +89,7 @@ async function drawPage(mine) {
 
 async function drawQueue(mine) {
   if (!view.queue) {
-    $("count").textContent = "A queue holds the most doubtful segments of the current filter, and a share drawn by chance, which tells how right the labels are.";
+    $("count").textContent = "A queue holds the most doubtful segments of the current filter, and a share drawn by chance from the whole corpus, which tells how right the labels are.";
     return;
   }
   const page = await get(`/api/queue/${view.queue}`, { rank: shown.length, limit: 50 });

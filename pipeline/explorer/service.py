@@ -1,5 +1,6 @@
 """The snapshot that is shown, its reviews and its queues. Knows tables; knows no HTTP, no audio."""
 
+import logging
 import threading
 import uuid
 from collections.abc import Mapping
@@ -7,13 +8,15 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, get_args
 
-from pipeline.errors import ConfigError
-from pipeline.explorer.desk import Desks, Shelf
+from pipeline.errors import ConfigError, StoreError
 from pipeline.explorer.differences import Pairs, What
+from pipeline.explorer.query_processes import QueryProcesses, SnapshotChoice
 from pipeline.explorer.queue import Queue, Sample, freeze
 from pipeline.explorer.settings import Settings
 from pipeline.report.accuracy import Accuracy, measure
 from pipeline.schema import EMOTIONS, EVENTS, LANGUAGES
+from pipeline.storage.probe import probe
+from pipeline.storage.redaction import redact
 from pipeline.storage.store import Store
 from pipeline.tables import Snapshot, open_snapshot
 from pipeline.tables.commit_log import derived_seq
@@ -22,6 +25,7 @@ from pipeline.tables.reviews import (
     Interval,
     Labels,
     Review,
+    ReviewConflict,
     Shown,
     Verdict,
     from_row,
@@ -29,6 +33,8 @@ from pipeline.tables.reviews import (
     save,
     to_table,
 )
+
+log = logging.getLogger(__name__)
 
 _MOST_QUEUED = 5000
 _VERDICTS = get_args(Verdict)
@@ -48,17 +54,20 @@ class Correction:
     sample: Sample = ""
 
 
-class Library:
+class ExplorerService:
     """What the explorer knows. Methods may be called from several threads at once."""
 
     def __init__(self, settings: Settings) -> None:
-        """Raises StoreError if there are no tables, or if their parts do not fit together."""
+        """Raises StoreError without tables, or for a store that cannot keep two reviewers apart."""
         self.settings = settings
         self.snapshot: Snapshot = open_snapshot(
             settings.root, settings.options, settings.seq, settings.fingerprint
         )
         self.store: Store = self.snapshot.store
+        if not settings.read_only:
+            probe(self.store)  # without conditional writes, one of two reviews would be lost
         self._lock = threading.Lock()
+        self._lock_of_others = threading.Lock()
         self._reviews = {
             review.interval.folder: review
             for review in map(
@@ -67,16 +76,26 @@ class Library:
         }
         self._queues: dict[str, Queue] = {}
         self._others: dict[str, Pairs] = {}
-        shelf = Shelf(settings.root, settings.options, self.snapshot.seq, self.snapshot.fingerprint)
-        self.desks = Desks(shelf, settings.limit_s)
-        self.desks.use_reviews(to_table(self._reviews.values()))
-        self.desks.ask("count", "")  # so that a damaged output is refused at the start
+        choice = SnapshotChoice(
+            settings.root, settings.options, self.snapshot.seq, self.snapshot.fingerprint
+        )
+        self.queries = QueryProcesses(choice, settings.limit_s)
+        self.queries.use_reviews(to_table(self._reviews.values()))
+        self.queries.ask("count", "")  # so that a damaged output is refused at the start
 
     def close(self) -> None:
         """Commit the reviews that were saved, and end the processes."""
-        self.desks.close()
-        if not self.settings.read_only and self._reviews:
+        self.queries.close()
+        if self.settings.read_only or not self._reviews:
+            return
+        try:
             fold_reviews(self.store)
+        except (StoreError, OSError) as error:
+            log.warning(
+                "all reviews are saved, but the table `reviews` does not have the newest yet; "
+                "`compact` adds them (%s)",
+                redact(str(error)),
+            )
 
     def state(self) -> dict[str, Any]:
         """What the page needs to know first."""
@@ -90,7 +109,7 @@ class Library:
             "root": self.store.root,
             "reviewer": self.settings.reviewer,
             "read_only": self.settings.read_only,
-            "n_segments": self.desks.ask("count", ""),
+            "n_segments": self.queries.ask("count", ""),
             "languages": LANGUAGES,
             "emotions": EMOTIONS,
             "events": EVENTS,
@@ -99,7 +118,7 @@ class Library:
 
     def segment(self, segment_id: str) -> dict[str, Any] | None:
         """One segment as the page shows it."""
-        found: dict[str, Any] | None = self.desks.ask("segment", segment_id)
+        found: dict[str, Any] | None = self.queries.ask("segment", segment_id)
         return found
 
     def save(self, correction: Correction) -> Review:
@@ -108,8 +127,11 @@ class Library:
         if segment is None:
             raise ConfigError(f"there is no segment {correction.segment_id!r} in this snapshot")
         _check(correction)
+        interval = _interval(segment)
+        with self._lock:
+            before = self._reviews.get(interval.folder)
         review = Review(
-            interval=_interval(segment),
+            interval=interval,
             revision=correction.revision + 1,
             verdict=correction.verdict,
             labels=correction.labels,
@@ -124,9 +146,10 @@ class Library:
             request_id=correction.request_id,
             note=correction.note,
             spent_s=correction.spent_s,
-            sample=correction.sample,
+            # Drawn by chance once, it stays so, wherever it is corrected again.
+            sample=correction.sample or (before.sample if before else ""),
         )
-        return self._keep(save(self.store, review))
+        return self._save(review)
 
     def undo(self, segment_id: str, revision: int) -> Review:
         """Save what was there before `revision` as the next one; without any, withdraw it."""
@@ -144,8 +167,9 @@ class Library:
             reviewer=self.settings.reviewer,
             saved_at=datetime.now(UTC),
             request_id=uuid.uuid4().hex,
+            sample=present.sample,
         )
-        return self._keep(save(self.store, review))
+        return self._save(review)
 
     def history(self, segment_id: str) -> list[Review]:
         """All revisions of a segment, the oldest first."""
@@ -159,7 +183,7 @@ class Library:
                 f"a queue has 1 to {_MOST_QUEUED} segments, and a random share of 0 to 1"
             )
         seed = int.from_bytes(uuid.uuid4().bytes[:4])
-        queue = freeze(_Chooser(self.desks), where, size, share_random, seed)
+        queue = freeze(_Chooser(self.queries), where, size, share_random, seed)
         self._queues[queue.queue_id] = queue
         return queue
 
@@ -179,7 +203,7 @@ class Library:
 
     def differences(self, other: str, what: What, rank: int, limit: int) -> dict[str, Any]:
         """Segments of which the model `other` says something else, from the `rank`-th on."""
-        with self._lock:
+        with self._lock_of_others:  # finding the pairs takes seconds; saves do not wait for it
             if other not in self._others:
                 self._others[other] = Pairs(
                     self.snapshot,
@@ -189,23 +213,30 @@ class Library:
                 )
         return self._others[other].page(what, rank, limit)
 
+    def _save(self, review: Review) -> Review:
+        try:
+            return self._keep(save(self.store, review))
+        except ReviewConflict as conflict:
+            self._keep(conflict.theirs)  # another explorer saved it
+            raise
+
     def _keep(self, review: Review) -> Review:
         with self._lock:
             self._reviews[review.interval.folder] = review
-            self.desks.use_reviews(to_table(self._reviews.values()))
+            self.queries.use_reviews(to_table(self._reviews.values()))
         return review
 
 
 @dataclass(frozen=True, slots=True)
 class _Chooser:
-    desks: Desks
+    queries: QueryProcesses
 
     def sample(self, where: str, size: int, seed: int) -> list[str]:
-        found: list[str] = self.desks.ask("sample", where, size, seed)
+        found: list[str] = self.queries.ask("sample", where, size, seed)
         return found
 
     def most_uncertain(self, where: str, size: int, most_each: int) -> list[str]:
-        found: list[str] = self.desks.ask("most_uncertain", where, size, most_each)
+        found: list[str] = self.queries.ask("most_uncertain", where, size, most_each)
         return found
 
 

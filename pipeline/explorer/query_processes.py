@@ -30,7 +30,7 @@ _Answer = tuple[str, Any]  # ("ok", value) or ("refused", message)
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class SnapshotChoice:
     """Which snapshot the processes read."""
 
     root: str
@@ -47,10 +47,10 @@ class _Child:
 
 
 @dataclass(slots=True)
-class Desks:
+class QueryProcesses:
     """Some processes that answer requests, each one at a time."""
 
-    shelf: Shelf
+    choice: SnapshotChoice
     limit_s: float = 20.0
     n_processes: int = 2
     _free: "queue.Queue[_Child | None]" = field(default_factory=queue.Queue)
@@ -108,7 +108,7 @@ class Desks:
     def _start(self) -> _Child:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self.shelf), daemon=True)
+        process = context.Process(target=_serve, args=(theirs, self.choice), daemon=True)
         process.start()
         theirs.close()
         child = _Child(process, ours, version=0)
@@ -131,11 +131,11 @@ def _end(child: _Child) -> None:
     child.connection.close()
 
 
-def _serve(connection: "Connection[Any, Any]", shelf: Shelf) -> None:
+def _serve(connection: "Connection[Any, Any]", choice: SnapshotChoice) -> None:
     """The child: answer requests until the parent closes the pipe."""
     import duckdb
 
-    snapshot = open_snapshot(shelf.root, shelf.options, shelf.seq, shelf.fingerprint)
+    snapshot = open_snapshot(choice.root, choice.options, choice.seq, choice.fingerprint)
     settings = {"memory_limit": _MEMORY, "threads": "2"}
     with connect_locked(snapshot, settings=settings) as connected:
         try:
@@ -153,8 +153,10 @@ def _serve(connection: "Connection[Any, Any]", shelf: Shelf) -> None:
                 return
             try:
                 answer: _Answer = "ok", getattr(browser, method)(*arguments)
-            except (PipelineError, duckdb.Error, MemoryError) as error:
+            except (PipelineError, duckdb.Error) as error:
                 answer = "refused", str(error)
+            except Exception as error:  # the process goes on; the page shows what happened
+                answer = "refused", f"{type(error).__name__}: {error}"
             connection.send(answer)
 
 

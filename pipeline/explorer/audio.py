@@ -137,7 +137,7 @@ class Audio:
             os.utime(path)  # it is kept for longer
             return data
         data = make()
-        self._cache.mkdir(parents=True, exist_ok=True)
+        self._cache.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds speech
         write_file(path, data)
         _prune(self._cache)
         return data
