@@ -14,13 +14,14 @@ class Speeds:
 
     The defaults were measured on one core of an AMD EPYC (AVX-512): 61 s of mostly mp3, two thirds
     of it speech, FSMN-VAD, SenseVoiceSmall in fp32 (pipeline/benchmark/README.md). The GPU's speed
-    is a careful calculation for model batches of 60 s. `jobs.benchmark` measures your machine.
+    is that of one worker on an H100, which is busy a third of the time: Python prepares its batches
+    and builds the labels. `jobs.benchmark` measures your machine.
     """
 
     decode: float = 1800.0
     segment: float = 900.0
     label_core: float = 40.0
-    label_gpu: float = 5000.0
+    label_gpu: float = 3400.0
 
 
 @dataclass(frozen=True, slots=True)

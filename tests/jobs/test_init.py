@@ -84,9 +84,15 @@ def test_workers_fit_the_cores_and_the_memory() -> None:
 
 
 def test_a_machine_with_gpus_uses_them() -> None:
-    found = values(Machine(32, 128 * GIB, n_gpus=2), survey())
+    found = values(Machine(8, 64 * GIB, n_gpus=2), survey())
     assert (found["ray.num_gpus"], found["ray.label_workers"], found["ray.label_cpus"]) == (1, 2, 0)
-    assert found["ray.segment_workers"] == 16
+    assert found["ray.segment_workers"] == 4
+
+
+def test_workers_share_a_gpu_where_there_are_cores_for_them() -> None:
+    found = values(Machine(32, 128 * GIB, n_gpus=2), survey())
+    assert (found["ray.num_gpus"], found["ray.label_workers"]) == (0.25, 8)
+    assert values(Machine(10, 64 * GIB, n_gpus=1), survey())["ray.num_gpus"] == 0.5
 
 
 def test_a_small_corpus_gets_small_pieces_of_work() -> None:
