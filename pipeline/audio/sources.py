@@ -9,6 +9,7 @@ from pipeline.config import AudioConfig
 from pipeline.errors import ErrorType, RecordingError
 from pipeline.storage.store import filesystem_for, read_stream
 from pipeline.storage.store_errors import explain_store_error
+from pipeline.storage.versions import version_of
 
 _FETCH_WHOLE = 32 << 20  # bytes; up to this size one request is faster than many small ones
 _READ_AHEAD = 8 << 20  # bytes per request for a larger file, which is read from start to end
@@ -65,8 +66,9 @@ class Source:
     which libsndfile takes for the end of the file.
     """
 
-    def __init__(self, file: BinaryIO | RawIOBase, size: int) -> None:
+    def __init__(self, file: BinaryIO | RawIOBase, size: int, version: str = "") -> None:
         self.size = size
+        self.version = version  # of the object before its first byte was read
         self.is_in_memory = isinstance(file, BytesIO)  # the whole file was read when opened
         self._file = file
         self._failure: Exception | None = None
@@ -155,6 +157,7 @@ def open_source(uri: str, config: AudioConfig, options: Mapping[str, Any]) -> It
         fs, path = filesystem_for(uri, options)
         info = fs.info(path)
         size = info["size"] or 0
+        version = version_of(fs, path, info)
         if info["type"] != "file":  # a FIFO or /dev/zero would never end
             raise RecordingError(
                 ErrorType.NOT_A_FILE, f"{path} is a {info['type']}, not a regular file"
@@ -183,7 +186,7 @@ def open_source(uri: str, config: AudioConfig, options: Mapping[str, Any]) -> It
     except Exception as error:
         raise explain_store_error(error) from error
     with closing, file:
-        yield Source(file, size)
+        yield Source(file, size, version)
 
 
 def detect_format(head: bytes) -> tuple[str, bool | None]:

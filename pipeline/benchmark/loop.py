@@ -185,15 +185,17 @@ class Loop:
             run_id=self._run_info.run_id,
         )
         batch: list[pa.Table] = []
+        batch_s = 0.0
         while True:
             with stopwatch("decode"):
-                window = next(decoded, None)
-            batch += [window] if window is not None else []
-            batch_s = sum(float(one["duration_s"][0].as_py()) for one in batch)
-            if batch and (window is None or batch_s >= self._config.ray.batch_audio_s):
+                windows = next(decoded, None)
+            if windows is not None:
+                batch.append(windows)
+                batch_s += float(np.sum(windows["duration_s"]))
+            if batch and (windows is None or batch_s >= self._config.ray.batch_audio_s):
                 yield pa.concat_tables(batch)
-                batch = []
-            if window is None:
+                batch, batch_s = [], 0.0
+            if windows is None:
                 return
 
 

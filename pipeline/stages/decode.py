@@ -19,9 +19,10 @@ from pipeline.audio.windows import Window, decode_source
 from pipeline.config import AudioConfig
 from pipeline.errors import ErrorType, RecordingError, StoreError
 from pipeline.schema import PLANNED_FIELDS, SAMPLE_RATE, WINDOW
+from pipeline.stages.collect import collect
 from pipeline.stages.error_rows import describe_error
 from pipeline.storage.redaction import public_uri
-from pipeline.storage.versions import look_up_versions
+from pipeline.storage.versions import look_up_version
 
 _AHEAD = 8  # files that a decode task opens in advance; each takes up to 32 MB
 
@@ -29,19 +30,26 @@ _AHEAD = 8  # files that a decode task opens in advance; each takes up to 32 MB
 def decode_recordings(
     batch: pa.Table, *, config: AudioConfig, options: Mapping[str, Any], run_id: str
 ) -> Iterator[pa.Table]:
-    """Planned rows to window rows, one at a time, so that only one window is in memory.
+    """Planned rows to window rows: a long window alone, short ones together (see `collect`).
 
     The next files are opened meanwhile, because opening an object of a store is mostly waiting.
     Neighbouring rows that are parts of one file are decoded in one pass.
     """
     rows = batch.to_pylist(maps_as_pydicts="strict")
+    windows = _decode_rows(rows, config, options, run_id)
+    for together in collect((row["duration_s"], row) for row in windows):
+        yield pa.Table.from_pylist(together, schema=WINDOW)
+
+
+def _decode_rows(
+    rows: Sequence[Row], config: AudioConfig, options: Mapping[str, Any], run_id: str
+) -> Iterator[Row]:
     groups = _by_file(rows)
     with ThreadPoolExecutor(_AHEAD) as pool:
         opened = map_ahead(pool, lambda group: _open(group[0], config, options), groups, _AHEAD)
         for group, recording in zip(groups, opened, strict=True):
             with recording.closing:
-                for window in _decode_group(group, recording, config, options, run_id):
-                    yield pa.Table.from_pylist([window], schema=WINDOW)
+                yield from _decode_group(group, recording, config, options, run_id)
 
 
 def _by_file(rows: Sequence[Row]) -> list[list[Row]]:
@@ -72,14 +80,23 @@ def _open(row: Row, config: AudioConfig, options: Mapping[str, Any]) -> _Opened:
     if row["error_stage"]:
         return opened
     try:
-        opened.version, opened.n_bytes = _version_of(row["uri"], options)
         opened.source = opened.closing.enter_context(open_source(row["uri"], config, options))
-        opened.n_bytes = opened.n_bytes or opened.source.size  # a web server may not announce it
+        opened.version, opened.n_bytes = opened.source.version, opened.source.size
         if opened.source.is_in_memory:
             _check_unchanged(row, opened, options)
     except (Exception, SystemExit) as error:
         opened.error = error
+        _note_version(row, opened, options)
     return opened
+
+
+def _note_version(row: Row, opened: _Opened, options: Mapping[str, Any]) -> None:
+    """The version of an object that cannot be opened, so that it is not tried again as it is."""
+    if opened.source is None:
+        try:
+            opened.version, opened.n_bytes = _version_of(row["uri"], options)
+        except RecordingError as error:
+            opened.error = error
 
 
 def _check_unchanged(row: Row, opened: _Opened, options: Mapping[str, Any]) -> None:
@@ -196,6 +213,6 @@ def _attempt_id(run_id: str, work_key: str, version: str) -> str:
 def _version_of(uri: str, options: Mapping[str, Any]) -> tuple[str, int]:
     """The version and size that the store reports now; the plan may be hours old."""
     try:
-        return look_up_versions([uri], options)[0]
+        return look_up_version(uri, options)
     except StoreError as error:
         raise RecordingError(ErrorType.STORE_UNAVAILABLE, str(error)) from error

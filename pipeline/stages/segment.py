@@ -11,6 +11,7 @@ from pipeline.arrow import Row
 from pipeline.config import SegmentConfig
 from pipeline.models.vad.merging import merge_segments
 from pipeline.schema import SAMPLE_RATE, SEGMENTED, Segment
+from pipeline.stages.collect import collect
 from pipeline.stages.error_rows import describe_error
 
 if TYPE_CHECKING:  # torch takes seconds and 600 MB; only processes with a model import it
@@ -44,11 +45,12 @@ class FindSegments:
         self._device = pick_device(device)
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
-        """One row at a time, so that only the features of one window are in memory."""
-        for index in range(batch.num_rows):
-            ((row, clips),) = self.find(batch.slice(index, 1))
-            features = b"".join(clip.numpy().tobytes() for clip in clips)
-            yield pa.Table.from_pylist([row | {"features": features}], schema=SEGMENTED)
+        """A long window at a time, so that only its features are in memory; short ones together."""
+        seconds = batch["duration_s"].to_pylist()
+        for places in collect(zip(seconds, range(batch.num_rows), strict=True)):
+            found = self.find(batch.slice(places[0], len(places)))
+            rows = [row | {"features": _join(clips)} for row, clips in found]
+            yield pa.Table.from_pylist(rows, schema=SEGMENTED)
 
     def find(self, batch: pa.Table) -> "list[tuple[Row, list[LogMel]]]":
         """Each row with its `segments`, and their features on this worker's device."""
@@ -128,6 +130,10 @@ class FindSegments:
             for place, intervals in zip(asked, told, strict=True):
                 found[place] = list(intervals)
         return found
+
+
+def _join(clips: "Sequence[LogMel]") -> bytes:
+    return b"".join(clip.numpy().tobytes() for clip in clips)
 
 
 def _with_segments(row: Row, found: SegmentedWindow | BaseException) -> "tuple[Row, list[LogMel]]":

@@ -4,12 +4,12 @@ Versions can only be compared with ==. A version is the size and mtime of a loca
 size in an object store, or otherwise the modification time and size.
 """
 
+import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
@@ -58,6 +58,22 @@ def look_up_versions(uris: Sequence[str], options: Mapping[str, Any]) -> list[Ve
     return [versions[uri] for uri in uris]
 
 
+def look_up_version(uri: str, options: Mapping[str, Any]) -> Version:
+    """(version, size in bytes) of one object, as `look_up_versions` gives it, without threads."""
+    try:
+        fs, _ = filesystem_for(uri, options)
+    except (ValueError, ImportError):  # as in _tasks
+        return "", 0
+    return _look_up_one(fs, uri)
+
+
+def version_of(fs: Any, path: str, info: Mapping[str, Any]) -> str:
+    """The version of an object whose `info` the filesystem has just given."""
+    if isinstance(fs, LocalFileSystem):  # its info has the time in a float, which loses digits
+        return _version_of_file(path)[0]
+    return _version(info)[0]
+
+
 def _tasks(uris: Sequence[str], options: Mapping[str, Any]) -> Iterator[Callable[[], _Versions]]:
     """Look-ups for the objects of one directory: one listing for many, else small groups."""
     try:
@@ -92,8 +108,7 @@ def _list(fs: Any, directory: str) -> _Versions:
 def _look_up_one(fs: Any, uri: str) -> Version:
     try:
         if isinstance(fs, LocalFileSystem):
-            status = Path(uri).stat()
-            return f"{status.st_size}-{status.st_mtime_ns}", status.st_size
+            return _version_of_file(uri)
         return _version(fs.info(_path(fs, uri)))
     except Exception as error:
         known = explain_store_error(error)
@@ -104,6 +119,11 @@ def _look_up_one(fs: Any, uri: str) -> Version:
                 redact(f"{public_uri(uri)}: its version cannot be read: {known}")
             ) from error
         return _NO_VERSION.get(known.kind, ""), 0
+
+
+def _version_of_file(path: str) -> Version:
+    status = os.stat(path)
+    return f"{status.st_size}-{status.st_mtime_ns}", status.st_size
 
 
 def _version(info: Mapping[str, Any]) -> Version:

@@ -218,16 +218,16 @@ def test_audio_rewritten_while_it_is_read_is_a_temporary_error(
 ) -> None:
     """Without the error, the labels would be of half the old and half the new recording."""
     monkeypatch.setattr(audio_files, "_FETCH_WHOLE", 1000)  # else the file is read as a whole
-    path = write_wav(tmp_path / "a.wav", tone(25 * SAMPLE_RATE))
+    path = write_wav(tmp_path / "a.wav", tone(150 * SAMPLE_RATE))
     planned = planned_row("a", path)
     windows = stages.decode_recordings(
         pa.Table.from_pylist([planned], schema=PLANNED),
-        config=AudioConfig(window_s=10),
+        config=AudioConfig(window_s=65),  # longer than windows that share a table
         options={},
         run_id="r",
     )
     first = next(windows).to_pylist()[0]
-    write_wav(tmp_path / "a.wav", tone(26 * SAMPLE_RATE))
+    write_wav(tmp_path / "a.wav", tone(151 * SAMPLE_RATE))
     *_, last = (row for window in windows for row in window.to_pylist())
     assert first["error_type"] == ""
     assert last["error_type"] == "ChangedWhileRead"

@@ -463,7 +463,7 @@ def test_53_an_object_that_is_missing_or_denied_is_a_row(s3: S3, tmp_path: Path)
     )
     fs.rm(f"{bucket}/a.wav")  # after the plan
     decode = partial(decode_recordings, config=AudioConfig(), options=options, run_id="r")
-    kinds = [table["error_type"][0].as_py() for table in decode(plan.todo)]
+    kinds = [kind for table in decode(plan.todo) for kind in table["error_type"].to_pylist()]
     assert kinds == ["FileMissing", "FileMissing"]
     fsspec.register_implementation("denied", _Denied, clobber=True)
     (tmp_path / "list.csv").write_text("audio\ndenied://x/a.wav\n")

@@ -110,7 +110,7 @@ row = {name: empty.get(name, "") for name in PLANNED.names}
 def decode(*paths):
     planned = pa.Table.from_pylist([row | {"uri": path} for path in paths], schema=PLANNED)
     windows = decode_recordings(planned, config=AudioConfig(), options={}, run_id="r")
-    return [window["error_type"][0].as_py() for window in windows]
+    return [error for table in windows for error in table["error_type"].to_pylist()]
 
 short, long = sys.argv[1:3]
 ends = [decode(short)]  # loads the libraries

@@ -1,5 +1,6 @@
 """The segment stage alone: where long speech is cut, and whose features a segment gets."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ from pipeline.models.features import log_mel
 from pipeline.models.vad.load import load_vad
 from pipeline.schema import N_MELS, SAMPLE_RATE, SEGMENTED, WINDOW, Segment
 from pipeline.stages.segment import FindSegments, loudest_second_dbfs
+from tests.models.vad.test_vad import write_random_fsmn
 from tests.stages.test_stages import plan_row
 from tests.support.bundle_rows import NO_GAPS
+from tests.support.demo import AUDIO, SHORT, waveform_of
 
 CONFIG = SegmentConfig()
 
@@ -29,6 +32,15 @@ class NothingFound:
         return [[] for _ in waveforms]
 
 
+def window_row(waveform: np.ndarray) -> dict[str, Any]:
+    return plan_row("/a.wav") | {
+        **{"attempt_id": "a1", "window_index": 0, "n_windows": 1, "window_start_s": 0.0},
+        **{"duration_s": len(waveform) / SAMPLE_RATE, "sample_rate_hz": 16_000, "channels": 1},
+        **{"codec": "", "warning": "", "waveform": waveform.tobytes()},
+        **NO_GAPS,
+    }
+
+
 def segment(
     waveform: np.ndarray,
     config: SegmentConfig = CONFIG,
@@ -36,13 +48,7 @@ def segment(
     warning: str = "",
     **fields: Any,
 ) -> dict[str, Any]:
-    row = plan_row("/a.wav") | {
-        **{"attempt_id": "a1", "window_index": 0, "n_windows": 1, "window_start_s": 0.0},
-        **{"duration_s": len(waveform) / SAMPLE_RATE, "sample_rate_hz": 16_000, "channels": 1},
-        **{"codec": "", "warning": warning, "waveform": waveform.tobytes()},
-        **NO_GAPS,
-        **fields,
-    }
+    row = window_row(waveform) | {"warning": warning, **fields}
     stage = FindSegments(lambda: vad or load_vad("none", config), config)
     found = pa.concat_tables(stage(pa.Table.from_pylist([row], schema=WINDOW)))
     assert found.schema == SEGMENTED
@@ -157,3 +163,28 @@ def test_silence_is_labelled_from_one_second_on_in_order() -> None:
     assert places(row)[-1][1] == 70.0
     assert all(end_s - start_s <= 30.0 for start_s, end_s in places(row))
     assert row["warning"] == ""
+
+
+@pytest.mark.parametrize("name", ["none", "silero", "fsmn"])
+def test_short_recordings_together_have_the_segments_and_features_of_each_alone(
+    name: str, tmp_path: Path
+) -> None:
+    """To the bit: which recordings share a table is chance."""
+    if name == "fsmn":
+        write_random_fsmn(tmp_path)
+    vad = str(tmp_path) if name == "fsmn" else name
+    waveforms = [waveform_of(AUDIO / row["audio"]) for row in SHORT]
+    stage = FindSegments(lambda: load_vad(vad, CONFIG), CONFIG)
+    rows = [window_row(waveform) for waveform in waveforms]
+    alone = [found for row in rows for found in stage(pa.Table.from_pylist([row], schema=WINDOW))]
+    together = list(stage(pa.Table.from_pylist(rows, schema=WINDOW)))
+    assert [table.num_rows for table in together] != [1] * len(rows)
+    assert pa.concat_tables(together).to_pylist() == pa.concat_tables(alone).to_pylist()
+
+
+def test_a_long_window_is_not_joined_with_others() -> None:
+    """Else the features of several would be in memory at once."""
+    rows = [window_row(noise(duration_s)) for duration_s in (1.0, 100.0, 2.0, 3.0)]
+    stage = FindSegments(NothingFound, CONFIG)
+    tables = list(stage(pa.Table.from_pylist(rows, schema=WINDOW)))
+    assert [table.num_rows for table in tables] == [1, 1, 2]

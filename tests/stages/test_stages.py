@@ -26,8 +26,9 @@ from pipeline.stages import decode as stages
 from pipeline.stages.decode import decode_recordings
 from pipeline.stages.label import FindAndLabelSegments, LabelSegments, model_batch_s
 from pipeline.stages.segment import FindSegments
+from pipeline.storage.versions import MISSING, look_up_version, look_up_versions
 from tests.support.demo import AUDIO, LONG, MODEL
-from tests.support.sounds import encode, noise
+from tests.support.sounds import encode, noise, silence
 
 SEGMENT = SegmentConfig()
 
@@ -48,8 +49,8 @@ def decode_rows(*rows: dict[str, Any], config: AudioConfig | None = None) -> lis
     planned = pa.Table.from_pylist(list(rows), schema=PLANNED)
     stage = partial(decode_recordings, config=config or AudioConfig(), options={}, run_id="run")
     tables = list(stage(planned))
-    assert all(table.schema == WINDOW and table.num_rows == 1 for table in tables)
-    return [table.to_pylist()[0] for table in tables]
+    assert all(table.schema == WINDOW for table in tables)
+    return [row for table in tables for row in table.to_pylist()]
 
 
 @cache
@@ -112,6 +113,45 @@ def test_the_next_files_are_opened_while_one_is_decoded(monkeypatch: pytest.Monk
     assert [row["recording_id"] for row in rows] == names
     assert {row["error_type"] for row in rows} == {""}
     assert 4 < most <= 9
+
+
+def test_short_recordings_share_a_table_and_long_windows_do_not(tmp_path: Path) -> None:
+    """A table for each short one would cost more than its labels; see `collect`."""
+    (tmp_path / "long.wav").write_bytes(encode(silence(150)))
+    short = plan_row(AUDIO / "en_happy.mp3")
+    rows = [*[short] * 5, plan_row(tmp_path / "long.wav"), *[short] * 3]
+    planned = pa.Table.from_pylist(rows, schema=PLANNED)
+    config = AudioConfig(window_s=70.0)
+    tables = list(decode_recordings(planned, config=config, options={}, run_id="run"))
+    assert [table.num_rows for table in tables] == [5, 1, 1, 4]
+    assert [row["duration_s"] > 60 for table in tables[1:3] for row in table.to_pylist()] == [
+        True,
+        True,
+    ]
+    assert all(column.num_chunks == 1 for table in tables for column in table.columns)
+
+
+def test_a_recording_needs_one_look_up_of_its_version_besides_its_opening(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After the last byte. Before the first, the version is that of the open file."""
+    looked_up: list[str] = []
+
+    def look_up(uri: str, options: Any) -> tuple[str, int]:
+        looked_up.append(uri)
+        return look_up_version(uri, options)
+
+    monkeypatch.setattr(stages, "look_up_version", look_up)
+    (row,) = decode_rows(plan_row(AUDIO / "en_happy.mp3"))
+    ((version, n_bytes),) = look_up_versions([row["uri"]], {})
+    assert (row["error_type"], row["version"], row["bytes"]) == ("", version, n_bytes)
+    assert looked_up == [row["uri"]]
+
+
+def test_a_file_that_was_lost_after_planning_has_the_version_of_missing_ones() -> None:
+    """So the next run, whose plan finds it missing, too, does not try it again."""
+    (row,) = decode_rows(plan_row("/nowhere/lost.wav", version="10-1"))
+    assert (row["error_type"], row["version"]) == ("FileMissing", MISSING)
 
 
 def test_a_file_rewritten_while_it_was_read_is_a_temporary_error(
