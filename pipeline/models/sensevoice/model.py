@@ -6,10 +6,8 @@ tables.
 """
 
 import math
-import zipfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import sentencepiece
@@ -31,6 +29,8 @@ from pipeline.models.sensevoice.decoding import (
     Vocabulary,
 )
 from pipeline.models.sensevoice.encoder import Encoder
+from pipeline.models.sensevoice.module import positions
+from pipeline.models.sensevoice.weights import load_weights
 from pipeline.schema import LFR_STEP, N_PROMPT_FRAMES
 from pipeline.storage.redaction import public_uri
 
@@ -68,14 +68,10 @@ class SenseVoice:
         attention: AttentionKind | None = None,
         compiled: bool = False,
     ) -> None:
-        if files.config.get("model") != "SenseVoiceSmall" or files.tokenizer is None:
-            raise ModelError(
-                f"{files.directory} holds {files.config.get('model')!r}, no SenseVoice model"
-            )
-        conf = files.config.get("encoder_conf", {})
         self._device = torch.device(device)
+        weights = load_weights(files, self._device)
+        conf = files.config.get("encoder_conf", {})
         self._size = int(conf["output_size"])
-        weights = _load_weights(files, self._device)
         self._prompts = weights["embed.weight"]
         try:
             self._encoder = Encoder(weights, conf, self._device, precision, attention, compiled)
@@ -142,8 +138,8 @@ class SenseVoice:
         x[self._index(np.flatnonzero(place >= N_PROMPT_FRAMES))] = (
             stacked + self._shift
         ) * self._scale
-        positions = _positions(max(lengths), x.shape[1], x)
-        return x * math.sqrt(self._size) + positions[self._index(place)], lengths
+        table = positions(max(lengths), x.shape[1], x)
+        return x * math.sqrt(self._size) + table[self._index(place)], lengths
 
     def _index(self, rows: np.ndarray) -> Tensor:
         """Row numbers on the device. They come from the host: a mask would wait for the GPU."""
@@ -177,48 +173,6 @@ def _to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
     flat = torch.cat([tensor.flatten().float() for tensor in tensors]).cpu().numpy()
     parts = np.split(flat, np.cumsum([tensor.numel() for tensor in tensors])[:-1])
     return [part.reshape(tuple(tensor.shape)) for part, tensor in zip(parts, tensors, strict=True)]
-
-
-def _positions(n_frames: int, size: int, like: Tensor) -> Tensor:
-    """(n_frames, size) Sinusoids of positions 1..n: sines in the left half, cosines in the right.
-
-    As FunASR's SinusoidalPositionEncoder: timescales 10000 ** (i / (size / 2 - 1)).
-    """
-    increment = math.log(10000.0) / (size / 2 - 1)
-    scales = torch.exp(torch.arange(size // 2, device=like.device) * -increment)
-    times = torch.arange(1, n_frames + 1, device=like.device)[:, None] * scales
-    return torch.cat([times.sin(), times.cos()], dim=1).to(like.dtype)
-
-
-def _load_weights(files: ModelFiles, device: torch.device) -> dict[str, Tensor]:
-    """The state dict of model.pt in float32; FunASR's trainers nest it and prefix its names."""
-    try:
-        state: Any = torch.load(
-            files.weights, map_location="cpu", weights_only=True, mmap=_is_plain(files.weights)
-        )
-        for key in ("state_dict", "model_state_dict", "model"):
-            state = state.get(key, state)
-        weights = {
-            name.removeprefix("module."): value.float().to(device) for name, value in state.items()
-        }
-        weights["embed.weight"], weights["ctc.ctc_lo.weight"], weights["encoder.tp_norm.weight"]
-    except Exception as error:  # torch.load raises pickle, zip, runtime and key errors alike
-        raise ModelError(
-            f"{files.weights} cannot be read as SenseVoice weights: {error}"
-        ) from error
-    return weights
-
-
-def _is_plain(weights: Path) -> bool:
-    """Whether the file can be memory-mapped; then all workers of a node share its 0.9 GB.
-
-    True of files that torch.save wrote: zip archives without compression. Others are read into
-    memory.
-    """
-    if not zipfile.is_zipfile(weights):
-        return False
-    with zipfile.ZipFile(weights) as archive:
-        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def load_sensevoice(config: RunConfig, sha256: str = "") -> SenseVoice:
