@@ -3,7 +3,7 @@
 import json
 import tempfile
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,8 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.benchmark.clips import Place, measure_clips, show_clips
 from pipeline.benchmark.contenders import PEERS, list_contenders, measure_speed
 from pipeline.benchmark.corpus import DEMO, list_files, synthesise_demo
+from pipeline.benchmark.machine import describe_machine
 from pipeline.benchmark.model import measure_model, show_model
 from pipeline.benchmark.planning import make_corpus, measure_in_child, show_planning
 from pipeline.benchmark.start_up import as_rows, measure_start_up
@@ -26,7 +28,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="write the numbers to 
 Model = Annotated[str, typer.Option(help="model directory or hub id")]
 
 _DEMO_MODEL = str(DEMO / "model")
-_WIDTH = 110  # characters, so that tables look the same on every terminal
+_WIDTH = 120  # characters, so that tables look the same on every terminal
 
 app = new_app()
 
@@ -36,6 +38,8 @@ def main() -> None:
     """Measure the speed of labelling, of the model alone, or of planning.
 
     python -m jobs benchmark speed [--model DIR] [--vad DIR] [--audio MANIFEST] [--json PATH]
+
+    python -m jobs benchmark speed --clip-s 0.25 --clip-s 3 [--vad DIR] [--store s3://BUCKET/CLIPS]
 
     python -m jobs benchmark model [--model DIR] [--device cuda] [--batch-s 1200] [--json PATH]
 
@@ -80,10 +84,27 @@ def speed(
     scale: Annotated[
         bool, typer.Option(help="also run this pipeline on 1, 2, 4 and 8 times the audio")
     ] = False,
+    clip_s: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.05,
+            help="instead: the cost of a recording of this length, in four codecs; repeatable",
+        ),
+    ] = None,
+    recordings: Annotated[
+        int, typer.Option(min=16, help="with --clip-s: recordings of each length and codec")
+    ] = 1000,
+    store: Annotated[
+        str, typer.Option(help="with --clip-s: write them to this directory or s3:// URI first")
+    ] = "",
     json_path: Json = None,
 ) -> None:
     """Measure each stage, the stages in a loop, Ray, and other software on the same audio."""
     console = Console(width=_WIDTH)
+    if clip_s:
+        settings = _settings_of_clips(model, vad, threads, batch_s)
+        _measure_clips(console, settings, clip_s, recordings, store, ray=ray, json_path=json_path)
+        return
     precisions = precision or (["fp32", "int8"] if device == "cpu" else ["fp32", "bf16"])
     with refusing(), tempfile.TemporaryDirectory(prefix="sensevoice-benchmark-") as work:
         settings = SpeedSettings(
@@ -108,6 +129,51 @@ def speed(
         raise typer.Exit(1)
     if json_path:
         write_file(json_path, report.to_json().encode())
+
+
+def _measure_clips(
+    console: Console,
+    settings: SpeedSettings,
+    clip_s: list[float],
+    n_recordings: int,
+    store: str,
+    *,
+    ray: bool,
+    json_path: Path | None,
+) -> None:
+    with refusing(), tempfile.TemporaryDirectory(prefix="sensevoice-clips-") as work:
+        costs = list(
+            measure_clips(
+                replace(settings, work=work),
+                clip_s,
+                n_recordings,
+                Place(store or f"{work}/audio", {}),
+                lambda name: console.print(f"{name} ...", style="dim"),
+                ray=ray,
+            )
+        )
+    machine = describe_machine(settings.threads)
+    console.print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    show_clips(console, costs)
+    if json_path:
+        report = {"machine": machine, "costs": [asdict(cost) for cost in costs]}
+        write_file(json_path, (json.dumps(report, indent=1) + "\n").encode())
+
+
+def _settings_of_clips(model: str, vad: str, threads: int, batch_s: float | None) -> SpeedSettings:
+    return SpeedSettings(
+        model=model,
+        vad=vad,
+        files=(),
+        device="cpu",
+        clock="cpu_s",
+        threads=threads,
+        repeats=1,
+        batch_s=batch_s,
+        clips=1,
+        work="",
+        exact="fp32",
+    )
 
 
 @app.command(cls=Command)

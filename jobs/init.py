@@ -87,7 +87,9 @@ def main(
         with target.open("x", encoding="utf-8") as file:
             file.write(text)
         config = load_config(target)
-    cost = estimate_cost(survey.seconds.value, Speeds(), on_gpu=machine.n_gpus > 0)
+    cost = estimate_cost(
+        survey.seconds.value, Speeds(), on_gpu=machine.n_gpus > 0, n_recordings=plan.legs.n_rows
+    )
     budget = budget_of(cost, config, Prices(price, gpu_price))
     if as_json:
         facts = {"config": str(target), "machine": asdict(machine), "n_todo": plan.n_todo}

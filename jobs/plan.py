@@ -66,9 +66,8 @@ def main(
 
     Counts the recordings and those that are done. Reads the first bytes of a random sample, and
     estimates from it codecs, hours, the share of unreadable files, core-hours and GPU-hours. With
-    CONFIG, also the time on the clock with its workers. The built-in speed of a GPU is a
-    calculation, not a measurement. Writes nothing. Exit codes: 0 planned, 1 planned, but most
-    recordings of the sample cannot be read, 2 refused.
+    CONFIG, also the time on the clock with its workers. Writes nothing. Exit codes: 0 planned, 1
+    planned, but most recordings of the sample cannot be read, 2 refused.
     """
     with refusing(as_json=as_json):
         config, plan, others, notice = _plan(source, overrides or [])
@@ -77,7 +76,7 @@ def main(
             plan.legs, config.audio, config.storage_options, n_sampled=n_sampled, seed=seed
         )
     on_gpu = config.ray.num_gpus > 0 if gpu is None else gpu
-    cost = estimate_cost(survey.seconds.value, speeds, on_gpu=on_gpu)
+    cost = estimate_cost(survey.seconds.value, speeds, on_gpu=on_gpu, n_recordings=plan.legs.n_rows)
     budget = budget_of(cost, config, Prices(price, gpu_price), has_workers=is_config(source))
     if as_json:
         facts = _facts(plan, survey, cost) | budget.facts()

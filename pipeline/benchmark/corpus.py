@@ -22,11 +22,19 @@ def list_files(manifest: str) -> tuple[str, ...]:
 
 def synthesise_demo(directory: Path, seconds: float) -> Path:
     """A corpus of the demo's short clips in a new directory; returns its manifest."""
+    directory.mkdir()
+    return synthesise(directory, _demo_clips(), seconds)
+
+
+def demo_waveforms() -> list[np.ndarray]:
+    """int16 (n_samples,) at 16 kHz of each short clip of the demo with speech."""
+    return [_waveform(path) for path in _demo_clips()]
+
+
+def _demo_clips() -> list[Path]:
     lines = (DEMO / "audio" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
-    clips = [DEMO / "audio" / row["audio"] for row in rows if "ref_text" in row]
-    directory.mkdir()
-    return synthesise(directory, clips, seconds)
+    return [DEMO / "audio" / row["audio"] for row in rows if "ref_text" in row]
 
 
 def synthesise(directory: Path, clips: Sequence[Path], seconds: float, seed: int = 0) -> Path:

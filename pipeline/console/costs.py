@@ -89,6 +89,7 @@ def _explain_cost(cost: MachineHours, source: str) -> dict[str, str]:
         "label": _machine_time(cost.label_gpu_h, "GPU")
         if cost.label_gpu_h
         else _machine_time(cost.label_core_h, "core"),
+        "recordings": f"{_machine_time(cost.recordings_core_h, 'core')}, whatever their length",
         "speeds": source,
     }
 

@@ -22,6 +22,9 @@ class Speeds:
     segment: float = 900.0
     label_core: float = 40.0
     label_gpu: float = 3400.0
+    # CPU milliseconds of a recording, however short: opening it, its rows, and Ray's part. Measured
+    # with clips of 0.25 s (`jobs benchmark speed --clip-s 0.25`), the model left out.
+    recording_ms: float = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,13 @@ class MachineHours:
     segment_core_h: float
     label_core_h: float  # 0 if a GPU labels
     label_gpu_h: float  # 0 if CPU cores label
+    recordings_core_h: float = 0.0  # what recordings cost by number, not by length
 
     @property
     def core_h(self) -> float:
         """Core-hours of all stages."""
-        return self.decode_core_h + self.segment_core_h + self.label_core_h
+        of_audio = self.decode_core_h + self.segment_core_h + self.label_core_h
+        return of_audio + self.recordings_core_h
 
 
 def load_speeds(path: Path) -> Speeds:
@@ -65,14 +70,17 @@ def _measured(report: SpeedReport) -> Speeds:
     return Speeds(decode=decode, segment=audio_s / segment_s, label_core=audio_s / label_s)
 
 
-def estimate_cost(audio_s: float, speeds: Speeds, *, on_gpu: bool) -> MachineHours:
-    """Machine hours for `audio_s` seconds of audio at these speeds."""
+def estimate_cost(
+    audio_s: float, speeds: Speeds, *, on_gpu: bool, n_recordings: int = 0
+) -> MachineHours:
+    """Machine hours for `audio_s` seconds of audio in `n_recordings` at these speeds."""
     hours = audio_s / 3600
     return MachineHours(
         decode_core_h=hours / speeds.decode,
         segment_core_h=hours / speeds.segment,
         label_core_h=0.0 if on_gpu else hours / speeds.label_core,
         label_gpu_h=hours / speeds.label_gpu if on_gpu else 0.0,
+        recordings_core_h=n_recordings * speeds.recording_ms / 3_600_000,
     )
 
 

@@ -15,22 +15,25 @@ from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
 from jobs import benchmark
+from pipeline.audio.windows import decode
 from pipeline.benchmark import start_up
+from pipeline.benchmark.clips import Place, write_clips
 from pipeline.benchmark.contenders import list_contenders, make_config, summarise_loops
 from pipeline.benchmark.corpus import synthesise
 from pipeline.benchmark.loop import STAGES, Cost, Loop, Stopwatch
 from pipeline.benchmark.model import count_flops
 from pipeline.benchmark.process_tree import peak_bytes, watch_tree
-from pipeline.config import RunConfig
+from pipeline.config import AudioConfig, RunConfig
 from pipeline.maintenance.verify import verify
 from pipeline.manifest.read import read_manifest
 from pipeline.models.files import resolve_model
 from pipeline.models.sensevoice.model import SenseVoice
 from pipeline.planning.costs import load_speeds
 from pipeline.planning.speed_report import SpeedReport, SpeedSettings
-from pipeline.schema import LFR_STEP, N_PROMPT_FRAMES
+from pipeline.schema import LFR_STEP, N_PROMPT_FRAMES, SAMPLE_RATE
 from pipeline.storage.store import open_store
 from tests.support.demo import AUDIO, MODEL, SHORT, run_command
+from tests.support.s3_server import S3
 
 CLIPS = [AUDIO / row["audio"] for row in SHORT[:4]]
 
@@ -274,3 +277,28 @@ def test_start_up_is_told_of_commands_that_label_nothing() -> None:
     assert (told.name, told.first_row_s) == ("help", 0.0)
     assert told.cpu_s > 0
     assert start_up.as_rows([told])[0][0] == "help"
+
+
+def test_the_cost_of_short_recordings_is_measured_for_each_codec(tmp_path: Path) -> None:
+    path = tmp_path / "clips.json"
+    arguments = ["speed", "--clip-s", "0.3", "--recordings", "16", "--vad", "none", "--no-ray"]
+    done = CliRunner().invoke(benchmark.app, [*arguments, "--json", str(path)])
+    assert done.exit_code == 0, done.output
+    costs = json.loads(path.read_text())["costs"]
+    assert [(one["codec"], one["n_recordings"]) for one in costs] == [
+        *(("wav", 16), ("flac", 16), ("mp3", 16), ("opus", 16))
+    ]
+    for one in costs:
+        assert 0 < sum(one["stages_ms"].values()) <= one["cpu_ms"]
+
+
+@pytest.mark.parametrize("codec", ["wav", "flac", "mp3", "opus"])
+def test_made_clips_are_different_recordings_of_their_length(codec: str, s3: S3) -> None:
+    place = Place(s3.new_bucket(), s3.storage_options)
+    files = write_clips(place, f"1s.{codec}", codec, 1.0, 5)
+    waveforms = [
+        np.concatenate([window.waveform for window in decode(file, AudioConfig(), place.options)])
+        for file in files
+    ]
+    assert all(len(one) == pytest.approx(SAMPLE_RATE, abs=1200) for one in waveforms)
+    assert len({one.tobytes() for one in waveforms}) == 5

@@ -162,5 +162,8 @@ def test_a_plan_of_readable_audio_has_exit_code_0(tmp_path: Path) -> None:
     facts = json.loads(done.stdout)
     assert (done.exit_code, facts["wall_h"]) == (0, None)
     assert facts["price"] == pytest.approx(
-        facts["decode_core_h"] + facts["segment_core_h"] + facts["label_core_h"]
+        facts["decode_core_h"]
+        + facts["segment_core_h"]
+        + facts["label_core_h"]
+        + facts["recordings_core_h"]
     )

@@ -13,7 +13,7 @@ import soundfile
 from pipeline.config import AudioConfig
 from pipeline.manifest.read import read_manifest
 from pipeline.planning import survey as preflight
-from pipeline.planning.costs import Speeds, estimate_cost
+from pipeline.planning.costs import Prices, Speeds, estimate_cost
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.planning.survey import probe_row, ratio_estimate, survey_todo, wilson
 from pipeline.schema import SAMPLE_RATE, TABLES
@@ -122,6 +122,15 @@ def test_machine_hours_follow_from_the_speeds() -> None:
     on_gpu = estimate_cost(3600_000, speeds, on_gpu=True)
     assert (on_cores.decode_core_h, on_cores.segment_core_h, on_cores.label_core_h) == (2, 4, 100)
     assert (on_gpu.label_core_h, on_gpu.label_gpu_h) == (0, 1)
+
+
+def test_many_short_recordings_cost_more_than_few_long_ones() -> None:
+    """2 ms each: a million clips of 2 s have 0.56 core-hours more than their audio."""
+    few = estimate_cost(2e6, Speeds(), on_gpu=True, n_recordings=100)
+    many = estimate_cost(2e6, Speeds(), on_gpu=True, n_recordings=1_000_000)
+    assert many.recordings_core_h == pytest.approx(2 * 1e6 / 1000 / 3600)
+    assert many.core_h - few.core_h == pytest.approx(2 * 999_900 / 1000 / 3600)
+    assert Prices(1.0, 0.0).of(many) == pytest.approx(many.core_h)
 
 
 def plan_command(*arguments: str) -> subprocess.CompletedProcess[str]:
