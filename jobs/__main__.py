@@ -32,18 +32,21 @@ COMMANDS = {
     "compact": "Merge small files of the tables into larger ones, and reviews into theirs.",
     "vacuum": "Delete files that no recent snapshot needs.",
     "promote": "Make the labels of one fingerprint those that readers get.",
+    "convert": "Write a model in files that other programs load: ONNX, TorchScript, torch.export.",
     "release": "Copy one snapshot into plain parquet files that never change.",
     "benchmark": "Measure the speed of labelling, of the model alone, or of planning.",
 }
 
 
-NEED_LABEL = ("label", "transcribe", "benchmark")  # commands that need the extra `label`
+NEED_LABEL = ("label", "transcribe", "convert", "benchmark")  # commands that need the extra `label`
+NEED_CONVERT = ("convert",)
 NEED_EXPLORE = ("explore",)
 # The modules that the extra `label` of pyproject.toml installs.
 LABEL_MODULES = (
     *("ray", "torch", "torchaudio", "funasr", "modelscope", "huggingface_hub", "sentencepiece"),
     *("silero_vad", "numba", "psutil"),
 )
+CONVERT_MODULES = ("onnx", "onnxruntime")  # of the extra `convert`
 EXPLORE_MODULES = ("fastapi", "uvicorn")  # of the extra `explore`
 
 
@@ -51,6 +54,7 @@ def _extras() -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Of each extra, the commands that need it and its modules."""
     return {
         "label": (NEED_LABEL, LABEL_MODULES),
+        "convert": (NEED_CONVERT, CONVERT_MODULES),
         "explore": (NEED_EXPLORE, EXPLORE_MODULES),
     }
 

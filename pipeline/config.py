@@ -103,6 +103,10 @@ class LabelConfig(_Section):
         default=False,
         description="use torch.compile on a GPU; ignored where there is no C compiler",
     )
+    backend: Literal["torch", "onnxruntime"] = Field(
+        default="torch",
+        description="what runs the model: torch, or onnxruntime (CPUs; fp32 and int8)",
+    )
 
 
 class RayConfig(_Section):
@@ -218,6 +222,20 @@ class RunConfig(_Section):
                 f"segment.merge_length_s ({segment.merge_length_s}) is longer than "
                 f"segment.max_segment_s ({segment.max_segment_s}); set both, with "
                 f"segment.merge_length_s at most {segment.max_segment_s}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_backend(self) -> Self:
+        label = self.label
+        if label.backend == "torch":
+            return self
+        if label.precision == "bf16":
+            raise ValueError("label.precision bf16 needs label.backend=torch; use fp32 or int8")
+        if label.device == "cuda" or self.ray.num_gpus > 0:
+            raise ValueError(
+                "label.backend onnxruntime runs on CPUs; set ray.num_gpus=0 and label.device=cpu, "
+                "or label.backend=torch"
             )
         return self
 

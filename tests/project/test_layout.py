@@ -18,6 +18,7 @@ ROOMS = (
     "manifest",
     "audio",
     "models",
+    "convert",
     "planning",
     "tables",
     "stages",
@@ -36,12 +37,13 @@ GROUND = {"schema", "config", "errors", "arrow"}
 APART = {("flow", "planning"), ("maintenance", "runs"), ("benchmark", "report")}  # never meet
 # Which rooms may import a library, at the top of a module or inside a function. None: any.
 HOMES = {
-    "torch": {"models", "benchmark"},
+    "torch": {"models", "convert", "benchmark"},
     "torchaudio": set[str](),
     "funasr": {"benchmark"},
-    "onnx": {"benchmark"},
+    "onnx": {"convert"},
+    "onnxruntime": {"models", "convert"},
     "sherpa_onnx": {"benchmark"},
-    "sentencepiece": {"models", "benchmark"},
+    "sentencepiece": {"models", "convert"},
     "silero_vad": {"models"},
     "numba": {"models"},
     "ray": {"flow"},
