@@ -25,6 +25,7 @@ COMMANDS = {
     "query": "Run one SQL statement on a snapshot of the tables.",
     "report": "Write an HTML page that describes a snapshot: the dataset card.",
     "explore": "Browse, play and correct the labels of one snapshot in a browser.",
+    "serve": "Answer over HTTP with the labels of a run, batching across clients.",
     "export": "Write labelled segments in a format that other tools read.",
     "evaluate": "Score the labels of a snapshot against references. Labels nothing.",
     "diff": "Compare the labels of two models for the same recordings.",
@@ -38,8 +39,10 @@ COMMANDS = {
 }
 
 
-NEED_LABEL = ("label", "transcribe", "convert", "benchmark")  # commands that need the extra `label`
+# Commands that need the extra `label`, and so on.
+NEED_LABEL = ("label", "transcribe", "convert", "serve", "benchmark")
 NEED_CONVERT = ("convert",)
+NEED_SERVE = ("serve",)
 NEED_EXPLORE = ("explore",)
 # The modules that the extra `label` of pyproject.toml installs.
 LABEL_MODULES = (
@@ -47,6 +50,7 @@ LABEL_MODULES = (
     *("silero_vad", "numba", "psutil"),
 )
 CONVERT_MODULES = ("onnx", "onnxruntime")  # of the extra `convert`
+SERVE_MODULES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 EXPLORE_MODULES = ("fastapi", "uvicorn")  # of the extra `explore`
 
 
@@ -55,6 +59,7 @@ def _extras() -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     return {
         "label": (NEED_LABEL, LABEL_MODULES),
         "convert": (NEED_CONVERT, CONVERT_MODULES),
+        "serve": (NEED_SERVE, SERVE_MODULES),
         "explore": (NEED_EXPLORE, EXPLORE_MODULES),
     }
 
