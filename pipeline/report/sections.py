@@ -7,6 +7,7 @@ from types import MappingProxyType
 
 from markupsafe import Markup
 
+from pipeline.config import LabelConfig, RayConfig, RunConfig, label_precision
 from pipeline.report.charts import bars, divided, histogram
 from pipeline.report.figures import Bin, Figures, Share
 from pipeline.report.text import axis_duration, duration, number, plain_seconds, share
@@ -36,6 +37,19 @@ class CardSubject:
         if not self.runs:
             return ""
         return json.dumps(self.runs[0].settings, ensure_ascii=False, indent=2)
+
+    @property
+    def engine(self) -> str:
+        """What ran the model of the newest run, and its precision; "" if no run left a record."""
+        if not self.runs:
+            return ""
+        settings = self.runs[0].settings
+        label = LabelConfig.model_construct(**settings.get("label", {}))
+        ray = RayConfig.model_construct(**settings.get("ray", {}))
+        precision = label_precision(
+            RunConfig.model_construct(manifest="", output="", label=label, ray=ray)
+        )
+        return f"{label.backend}, {precision}"
 
     @property
     def python(self) -> str:

@@ -25,6 +25,7 @@ from pipeline.manifest.read import check_manifest, read_manifest
 from pipeline.models.files import resolve_model_of, resolve_vad
 from pipeline.planning.ledger_index import count_missing, find_missing
 from pipeline.planning.legs import Legs
+from pipeline.planning.machine import Machine, this_machine
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.runs.fingerprint import fingerprint
 from pipeline.runs.one_process import fits_one_process, label_in_one_process
@@ -86,6 +87,8 @@ def _describe(config: RunConfig) -> RunInfo:
         from pipeline.convert.backend import find_network  # imports torch
 
         find_network(files, label_precision(config))  # refused, or converted, before workers start
+    if slow := explain_slow_bf16(config, this_machine()):
+        log.warning(slow)
     _, vad = resolve_vad(config)
     started = datetime.now(UTC)
     return RunInfo(
@@ -94,6 +97,17 @@ def _describe(config: RunConfig) -> RunInfo:
         model=public_uri(config.model),  # stored with every recording
         model_hash=files.sha256,
         vad=vad,
+    )
+
+
+def explain_slow_bf16(config: RunConfig, machine: Machine) -> str:
+    """Why bf16 is a loss on the CPUs of this machine; "" if it is none, or a GPU labels."""
+    on_cpu = config.ray.num_gpus == 0 and config.label.device != "cuda" and not config.ray.address
+    if machine.bf16 or label_precision(config) != "bf16" or not on_cpu:
+        return ""
+    return (
+        "label.precision is bf16, but this CPU has neither avx512_bf16 nor AMX: it takes six times "
+        "as long as fp32; use fp32 or int8"
     )
 
 

@@ -374,3 +374,21 @@ def test_a_browser_runs_no_script_from_the_corpus(tmp_path: Path) -> None:
     document = rendered(page)
     assert "<script" not in document and "<img" not in document
     assert "<title>labels: dataset card</title>" in document
+
+
+@pytest.mark.parametrize(
+    ("settings", "engine"),
+    [
+        ({}, "torch, fp32"),
+        ({"label": {"precision": "auto"}, "ray": {"num_gpus": 1.0}}, "torch, bf16"),
+        ({"label": {"precision": "int8", "backend": "onnxruntime"}}, "onnxruntime, int8"),
+    ],
+)
+def test_the_card_says_which_engine_and_precision_labelled(
+    settings: dict[str, Any], engine: str
+) -> None:
+    """Also of runs whose record is older than a setting."""
+    subject = replace(SUBJECT, runs=[replace(RECORD, settings=settings)])
+    assert subject.engine == engine
+    assert engine in render(LARGE, subject)
+    assert replace(SUBJECT, runs=()).engine == ""
