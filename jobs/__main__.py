@@ -27,6 +27,7 @@ COMMANDS = {
     "explore": "Browse, play and correct the labels of one snapshot in a browser.",
     "export": "Write labelled segments in a format that other tools read.",
     "evaluate": "Score the labels of a snapshot against references. Labels nothing.",
+    "finetune": "Train a model further on rows with labels, and write a new model directory.",
     "diff": "Compare the labels of two models for the same recordings.",
     "verify": "Check every commit, every file and every row of the tables.",
     "compact": "Merge small files of the tables into larger ones, and reviews into theirs.",
@@ -37,7 +38,8 @@ COMMANDS = {
 }
 
 
-NEED_LABEL = ("label", "transcribe", "benchmark")  # commands that need the extra `label`
+# Commands that need the extra `label`.
+NEED_LABEL = ("label", "transcribe", "finetune", "benchmark")
 NEED_EXPLORE = ("explore",)
 # The modules that the extra `label` of pyproject.toml installs.
 LABEL_MODULES = (

@@ -27,6 +27,7 @@ ROOMS = (
     "report",
     "export",
     "evaluation",
+    "training",
     "web",
     "explorer",
     "benchmark",
@@ -36,7 +37,7 @@ GROUND = {"schema", "config", "errors", "arrow"}
 APART = {("flow", "planning"), ("maintenance", "runs"), ("benchmark", "report")}  # never meet
 # Which rooms may import a library, at the top of a module or inside a function. None: any.
 HOMES = {
-    "torch": {"models", "benchmark"},
+    "torch": {"models", "training", "benchmark"},
     "torchaudio": set[str](),
     "funasr": {"benchmark"},
     "onnx": {"benchmark"},
@@ -55,6 +56,7 @@ HOMES = {
         "report",
         "export",
         "evaluation",
+        "training",
         "explorer",
         "console",
     },
