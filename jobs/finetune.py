@@ -23,9 +23,10 @@ from pipeline.console.commands import (
 )
 from pipeline.errors import RunStopped
 from pipeline.training.data import PartReport, report_on
+from pipeline.training.event_files import recording
 from pipeline.training.finetune import Finished, finetune, scores_of
 from pipeline.training.loop import StepReport
-from pipeline.training.prepare import plan_steps, prepare
+from pipeline.training.prepare import Prepared, plan_steps, prepare
 from pipeline.training.scores import COUNTED, SetScore
 from pipeline.training.session import Listener
 from pipeline.training.settings import load_finetune_config
@@ -39,6 +40,9 @@ def main(
     check: Annotated[
         bool, typer.Option("--check", help="only check the rows and report on them")
     ] = False,
+    no_ray: Annotated[
+        bool, typer.Option("--no-ray", help="train in this process, with one worker")
+    ] = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -49,16 +53,19 @@ def main(
     """
     console = Console(quiet=True) if quiet or as_json else messages()
     with refusing(as_json=as_json):
-        prepared = prepare(load_finetune_config(config, overrides or []))
+        settings = load_finetune_config(config, overrides or [])
+        prepared = prepare(settings, 1 if no_ray else settings.ray.num_workers)
         reports = report_on(prepared.data)
         if check:
             _show_check(reports, as_json=as_json)
             return
         _show_data(console, reports)
-        n_steps = len(plan_steps(prepared, 1))
+        n_steps = len(plan_steps(prepared))
         console.print(f"{n_steps} steps; the model goes to {prepared.output}")
         try:
-            finished = finetune(prepared, _listener(console))
+            folder = Path(settings.event_files) if settings.event_files else None
+            with recording(_listener(console), folder) as listener:
+                finished = (finetune if no_ray else _on_ray)(prepared, listener)
         except RunStopped as error:
             show_error(str(error))
             sys.exit(1)
@@ -70,6 +77,12 @@ def main(
     elif not quiet:
         _show_end(finished, prepared.config.gates.max_regression)
     sys.exit(exit_code)
+
+
+def _on_ray(prepared: Prepared, listener: Listener) -> Finished:
+    from pipeline.training.on_ray import finetune_on_ray  # 2 s
+
+    return finetune_on_ray(prepared, listener)
 
 
 def _show_check(reports: Sequence[PartReport], *, as_json: bool) -> None:

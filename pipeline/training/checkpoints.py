@@ -16,7 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.storage.store import Store
 
 _KEEP = 2
-_CHECKPOINT, _WEIGHTS = "checkpoint", "weights"
+_CHECKPOINT, _WEIGHTS, _RESULT = "checkpoint", "weights", "result"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,9 @@ class Checkpoints:
             return None
         place = self.store.uri(keys[-1])
         try:
-            found = torch.load(io.BytesIO(self.store.get(keys[-1])), weights_only=True)
+            found = torch.load(
+                io.BytesIO(self.store.get(keys[-1])), weights_only=True, map_location="cpu"
+            )
         except Exception as error:  # torch.load raises pickle, zip and runtime errors alike
             raise ConfigError(
                 f"{place}: cannot be read as a checkpoint: {error}; delete it to resume from the "
@@ -55,13 +57,25 @@ class Checkpoints:
 
     def keep_weights(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Store weights that may become part of the result."""
-        data = io.BytesIO()
-        torch.save(dict(values), data)
-        self.store.put(_key(step, _WEIGHTS), data.getvalue())
+        self._put_weights(_key(step, _WEIGHTS), values)
 
     def kept_weights(self, step: int) -> dict[str, Tensor]:
-        data = io.BytesIO(self.store.get(_key(step, _WEIGHTS)))
-        return dict(torch.load(data, weights_only=True))
+        return self._get_weights(_key(step, _WEIGHTS))
+
+    def put_result(self, weights: Mapping[str, Tensor]) -> None:
+        """Store the weights that are to be written, for another process."""
+        self._put_weights(_key(0, _RESULT), weights)
+
+    def get_result(self) -> dict[str, Tensor]:
+        return self._get_weights(_key(0, _RESULT))
+
+    def _put_weights(self, key: str, values: Mapping[str, Tensor]) -> None:
+        data = io.BytesIO()
+        torch.save({name: value.cpu() for name, value in values.items()}, data)
+        self.store.put(key, data.getvalue())
+
+    def _get_weights(self, key: str) -> dict[str, Tensor]:
+        return dict(torch.load(io.BytesIO(self.store.get(key)), weights_only=True))
 
     def drop_weights(self, but: Collection[int]) -> None:
         """Delete kept weights, but those of some steps."""
@@ -70,7 +84,7 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Delete everything."""
-        self.store.delete([*self._keys(), *self._keys(_WEIGHTS)])
+        self.store.delete([*self._keys(), *self._keys(_WEIGHTS), *self._keys(_RESULT)])
 
     def _keys(self, kind: str = _CHECKPOINT) -> list[str]:
         return sorted(key for key in self.store.list("") if key.startswith(f"{kind}-"))

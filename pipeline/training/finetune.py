@@ -11,7 +11,7 @@ from pipeline.models.device import pick_device
 from pipeline.training.data import report_on
 from pipeline.training.loop import StepReport, Worker
 from pipeline.training.model_directory import write_model
-from pipeline.training.prepare import Prepared
+from pipeline.training.prepare import Prepared, open_checkpoints
 from pipeline.training.scores import SetScore
 from pipeline.training.selection import Choice
 from pipeline.training.session import Listener, Session, Trained
@@ -37,17 +37,15 @@ def finetune(prepared: Prepared, listener: Listener) -> Finished:
 
     Raises RunStopped if the loss is not finite, ConfigError for checkpoints of another fine-tuning.
     """
-    session = Session(prepared, Worker(device=pick_device(prepared.config.device)), listener)
-    trained = session.run()
+    trained = Session(prepared, Worker(device=pick_device(prepared.config.device)), listener).run()
     assert trained is not None  # this is the first worker
-    finished = write(prepared, trained)
-    session.clear()
-    return finished
+    return write(prepared, trained)
 
 
 def write(prepared: Prepared, trained: Trained) -> Finished:
-    """Write the model directory."""
+    """Write the model directory, then delete the checkpoints."""
     write_model(prepared.output, prepared.start, trained.weights, facts_of(prepared, trained))
+    open_checkpoints(prepared).clear()
     return Finished(str(prepared.output), trained.n_steps, trained.losses, trained.choice)
 
 

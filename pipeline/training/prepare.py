@@ -6,12 +6,19 @@ from pathlib import Path
 
 from pipeline.models.files import ModelFiles, resolve_model
 from pipeline.models.sensevoice.decoding import load_vocabulary
+from pipeline.storage.address import is_uri
 from pipeline.storage.store import open_store
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.data import TrainingData, plan_epochs, read_data
 from pipeline.training.loop import PlannedStep
 from pipeline.training.model_directory import check_absent
 from pipeline.training.settings import FinetuneConfig
+
+# Keys that do not decide the weights, or of which something else is told.
+_NO_PART = {
+    *("model", "output", "checkpoints", "checkpoint_every", "storage_options", "device"),
+    *("event_files", "ray", "accumulate"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,34 +29,57 @@ class Prepared:
     start: ModelFiles
     data: TrainingData
     output: Path
+    n_workers: int
 
     @property
     def identity(self) -> str:
         """A hash of all that decides the weights; checkpoints of another one do not fit."""
-        places = {"output", "checkpoints", "checkpoint_every", "storage_options"}
-        told = self.config.model_dump(exclude=places)
+        told = self.config.model_dump(exclude=_NO_PART)
         rows = [(one.row, one.tokens, one.tags) for one in self.data.trained]
-        return hashlib.sha256(repr((told, self.start.sha256, rows)).encode()).hexdigest()
+        parts = told, self.n_per_step, self.start.sha256, rows
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    @property
+    def n_per_step(self) -> int:
+        """Batches of a step, on all workers."""
+        return self.n_workers * self.config.accumulate
 
 
-def prepare(config: FinetuneConfig) -> Prepared:
-    """Finds the model and reads all rows. Raises ConfigError, ModelError, StoreError."""
-    output = check_absent(config.output)
-    start = resolve_model(
+def find_start(config: FinetuneConfig) -> ModelFiles:
+    """The files of the start model on this machine. Raises ModelError."""
+    return resolve_model(
         config.model,
         hub=config.hub,
         revision=config.model_revision,
         options=config.storage_options,
     )
+
+
+def prepare(config: FinetuneConfig, n_workers: int = 1) -> Prepared:
+    """Finds the model and reads all rows. Raises ConfigError, ModelError, StoreError."""
+    output = check_absent(config.output)
+    start = find_start(config)
     vocabulary = load_vocabulary(str(start.tokenizer))
     data = read_data(config.data, vocabulary, config.storage_options)
-    return Prepared(config, start, data, output)
+    return Prepared(_absolute(config, output), start, data, output, n_workers)
 
 
-def plan_steps(prepared: Prepared, n_workers: int) -> list[PlannedStep]:
+def _absolute(config: FinetuneConfig, output: Path) -> FinetuneConfig:
+    """Without paths that are relative to the working directory: workers have another one."""
+    model = Path(config.model).expanduser()
+    place = config.checkpoints or f"{output}.checkpoints"
+    return config.model_copy(
+        update={
+            "model": str(model.resolve()) if model.is_dir() else config.model,
+            "checkpoints": place if is_uri(place) else str(Path(place).expanduser().absolute()),
+        }
+    )
+
+
+def plan_steps(prepared: Prepared) -> list[PlannedStep]:
     """All steps of all epochs, up to `max_steps`."""
     config = prepared.config
-    epochs = plan_epochs(prepared.data, config, n_workers * config.accumulate)
+    epochs = plan_epochs(prepared.data, config, prepared.n_per_step)
     steps = [(epoch, step) for epoch, steps in enumerate(epochs) for step in steps]
     return [PlannedStep(i, *one) for i, one in enumerate(steps[: config.max_steps])]
 
@@ -57,5 +87,5 @@ def plan_steps(prepared: Prepared, n_workers: int) -> list[PlannedStep]:
 def open_checkpoints(prepared: Prepared) -> Checkpoints:
     """Where the state of an unfinished fine-tuning is."""
     config = prepared.config
-    place = config.checkpoints or f"{prepared.output}.checkpoints"
-    return Checkpoints(open_store(place, config.storage_options), prepared.identity)
+    store = open_store(config.checkpoints, config.storage_options)
+    return Checkpoints(store, prepared.identity)

@@ -107,7 +107,9 @@ def _row(line: str, where: str, place: str, itn: bool | None) -> TrainingRow | B
 def _place_of(source: str, place: str) -> str:
     if is_uri(source) or source.startswith("/"):
         return source
-    return f"{place.rpartition('/')[0] or '.'}/{source}"
+    if is_uri(place):
+        return f"{place.rpartition('/')[0]}/{source}"
+    return str(Path(place).expanduser().absolute().parent / source)
 
 
 def _plain(value: Any) -> str | None:

@@ -50,7 +50,7 @@ class Session:
         self._reader = BatchReader(prepared.start, config.storage_options)
         self._module = load_module(prepared.start, worker.device, _dropout(prepared, worker))
         choose_trained(self._module, config.train, config.lora_rank, config.seed)
-        self._steps = plan_steps(prepared, worker.n_workers)
+        self._steps = plan_steps(prepared)
         self._due = _due_steps(self._steps, config.evaluate_every)
         self._trainer = Trainer(
             *(self._module, prepared.data.trained, self._steps, self._reader),
@@ -78,10 +78,6 @@ class Session:
         if self._prepared.data.valid:
             weights, choice = self._choose(weights, before)
         return Trained(weights, self._trainer.step, self._losses, choice)
-
-    def clear(self) -> None:
-        """Delete the checkpoints: the model is written."""
-        self._checkpoints.clear()
 
     def _report(self, told: StepReport) -> None:
         self._losses.append(told)

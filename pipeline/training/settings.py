@@ -86,6 +86,20 @@ class GatesConfig(_Section):
     )
 
 
+class WorkersConfig(_Section):
+    """Ray Train's workers; --no-ray trains in the program's own process instead."""
+
+    address: str | None = Field(
+        default=None, description="Ray address; none: the cluster of the Ray job, else this machine"
+    )
+    num_workers: int = Field(default=1, ge=1, description="number of workers")
+    use_gpu: bool = Field(default=False, description="give each worker a GPU")
+    cpus: float = Field(default=1.0, gt=0, description="CPUs of a worker")
+    max_failures: int = Field(
+        default=3, ge=0, description="start again from the newest checkpoint this often"
+    )
+
+
 class FinetuneConfig(_Section):
     """One fine-tuning."""
 
@@ -94,7 +108,9 @@ class FinetuneConfig(_Section):
     model_revision: str = Field(default="", description="hub revision; empty: the default")
     output: str = Field(description="directory for the new model; must not exist")
     checkpoints: str = Field(
-        default="", description="path or s3:// URI for checkpoints; empty: OUTPUT.checkpoints"
+        default="",
+        description="path or s3:// URI for checkpoints, which all workers see; empty: "
+        "OUTPUT.checkpoints",
     )
     storage_options: dict[str, str | int | bool] = Field(
         default_factory=dict, repr=False, description="fsspec options of the store; no secrets"
@@ -149,6 +165,10 @@ class FinetuneConfig(_Section):
         description="shares of the new weights that are tried in a mix with the old ones",
     )
     gates: GatesConfig = GatesConfig()
+    event_files: str = Field(
+        default="", description="local directory for TensorBoard's event files; empty: none"
+    )
+    ray: WorkersConfig = WorkersConfig()
 
     @property
     def peak_lr(self) -> float:

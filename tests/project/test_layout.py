@@ -45,7 +45,7 @@ HOMES = {
     "sentencepiece": {"models", "benchmark"},
     "silero_vad": {"models"},
     "numba": {"models"},
-    "ray": {"flow"},
+    "ray": {"flow", "training"},
     "av": {"audio"},
     "soundfile": {"audio", "export", "benchmark"},
     "soxr": {"audio"},
