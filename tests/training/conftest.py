@@ -33,14 +33,18 @@ def rows_of_demo(*, itn: bool = False) -> list[dict[str, Any]]:
     ]
 
 
+def write_rows_to(path: Path, rows: list[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
 @pytest.fixture
 def write_rows(tmp_path: Path) -> WriteRows:
     """Writes a jsonl, returns its path."""
 
     def write(rows: list[dict[str, Any]]) -> str:
-        path = tmp_path / f"rows-{len(list(tmp_path.glob('rows-*')))}.jsonl"
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return str(path)
+        n_written = len(list(tmp_path.glob("rows-*")))
+        return write_rows_to(tmp_path / f"rows-{n_written}.jsonl", rows)
 
     return write
 
