@@ -44,9 +44,10 @@ def finetune(prepared: Prepared, listener: Listener) -> Finished:
 
 def write(prepared: Prepared, trained: Trained) -> Finished:
     """Write the model directory, then delete the checkpoints."""
-    write_model(prepared.output, prepared.start, trained.weights, facts_of(prepared, trained))
+    options, facts = prepared.config.storage_options, facts_of(prepared, trained)
+    write_model(prepared.output, options, prepared.start, trained.weights, facts)
     open_checkpoints(prepared).clear()
-    return Finished(str(prepared.output), trained.n_steps, trained.losses, trained.choice)
+    return Finished(prepared.output, trained.n_steps, trained.losses, trained.choice)
 
 
 def facts_of(prepared: Prepared, trained: Trained) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Prepared:
     config: FinetuneConfig
     start: ModelFiles
     data: TrainingData
-    output: Path
+    output: str  # absolute path or URI
     n_workers: int
 
     @property
@@ -57,14 +57,14 @@ def find_start(config: FinetuneConfig) -> ModelFiles:
 
 def prepare(config: FinetuneConfig, n_workers: int = 1) -> Prepared:
     """Finds the model and reads all rows. Raises ConfigError, ModelError, StoreError."""
-    output = check_absent(config.output)
+    output = check_absent(config.output, config.storage_options)
     start = find_start(config)
     vocabulary = load_vocabulary(str(start.tokenizer))
     data = read_data(config.data, vocabulary, config.storage_options)
     return Prepared(_absolute(config, output), start, data, output, n_workers)
 
 
-def _absolute(config: FinetuneConfig, output: Path) -> FinetuneConfig:
+def _absolute(config: FinetuneConfig, output: str) -> FinetuneConfig:
     """Without paths that are relative to the working directory: workers have another one."""
     model = Path(config.model).expanduser()
     place = config.checkpoints or f"{output}.checkpoints"

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -106,13 +106,13 @@ class FinetuneConfig(_Section):
     model: str = Field(description="the start: hub id, local directory or URI")
     hub: Literal["ms", "hf"] = Field(default="ms", description="hub of the model")
     model_revision: str = Field(default="", description="hub revision; empty: the default")
-    output: str = Field(description="directory for the new model; must not exist")
+    output: str = Field(description="directory or s3:// URI for the new model; must not exist")
     checkpoints: str = Field(
         default="",
         description="path or s3:// URI for checkpoints, which all workers see; empty: "
         "OUTPUT.checkpoints",
     )
-    storage_options: dict[str, str | int | bool] = Field(
+    storage_options: dict[str, Any] = Field(
         default_factory=dict, repr=False, description="fsspec options of the store; no secrets"
     )
     data: DataConfig

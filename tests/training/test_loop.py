@@ -11,12 +11,15 @@ import torch
 from pipeline.errors import ConfigError, RunStopped
 from pipeline.models.files import resolve_model
 from pipeline.models.sensevoice.weights import load_weights
+from pipeline.storage.address import is_uri
+from pipeline.storage.store import open_store
 from pipeline.training.finetune import Finished, finetune
 from pipeline.training.loop import StepReport
 from pipeline.training.prepare import Prepared, prepare
 from pipeline.training.session import Listener
 from pipeline.training.settings import FinetuneConfig, load_finetune_config
 from tests.support.demo import MODEL, ROOT
+from tests.support.s3_server import S3
 from tests.training.conftest import WriteRows, rows_of_demo
 
 Configure = Callable[..., FinetuneConfig]
@@ -28,7 +31,11 @@ def configure(write_rows: WriteRows, tmp_path: Path) -> Configure:
     rows = write_rows([*rows_of_demo()[:3], *rows_of_demo(itn=True)[8:11]])
 
     def make(*overrides: str, output: str = "new") -> FinetuneConfig:
-        settings = [f"output={tmp_path / output}", f"data.train={rows}", "data.max_clip_s=10"]
+        settings = [
+            f"output={output if is_uri(output) else tmp_path / output}",
+            f"data.train={rows}",
+            "data.max_clip_s=10",
+        ]
         settings += ["batch_s=10", "epochs=3", "lr=0.001", *overrides]
         return load_finetune_config(ROOT / "configs" / "finetune.yaml", settings)
 
@@ -91,20 +98,17 @@ def test_the_new_weights_have_the_names_and_shapes_of_the_start(
     assert any(not torch.equal(state[name], start[name]) for name in start)
 
 
-@pytest.mark.parametrize("n_done", [1, 3])
-def test_a_killed_training_resumes_to_the_same_bits(
-    configure: Configure, tmp_path: Path, n_done: int
-) -> None:
+def test_a_killed_training_resumes_to_the_same_bits(configure: Configure, tmp_path: Path) -> None:
     """With dropout, masks and prompts that chance decides."""
     settings = "checkpoint_every=1", "dropout=0.1", "max_steps=4"
     run(prepare(configure(*settings, output="whole")))
     killed = prepare(configure(*settings, output="killed"))
     with pytest.raises(_Killed):
-        finetune(killed, kill_in(n_done + 1))
+        finetune(killed, kill_in(3))
     assert not (tmp_path / "killed").exists()  # complete or absent
     torch.manual_seed(99)
     resumed = run(prepare(configure(*settings, output="killed")))
-    assert [told.step for told in resumed.losses] == list(range(n_done + 1, 5))
+    assert [told.step for told in resumed.losses] == [3, 4]
     whole, again = weights_of(tmp_path / "whole"), weights_of(tmp_path / "killed")
     assert all(torch.equal(whole[name], again[name]) for name in whole)
 
@@ -137,6 +141,29 @@ def test_an_output_that_exists_is_refused(configure: Configure) -> None:
     run(prepare(configure("max_steps=1")))
     with pytest.raises(ConfigError, match="exists and is not empty"):
         prepare(configure("max_steps=1"))
+
+
+def test_checkpoints_and_the_new_model_may_be_in_an_object_store(
+    configure: Configure, s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed, resumed and written there; the same weights as on a local disk."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = s3.new_bucket()
+    options = s3.storage_options
+    settings = "max_steps=2", "checkpoint_every=1", f"storage_options={json.dumps(options)}"
+    with pytest.raises(_Killed):
+        finetune(prepare(configure(*settings, output=f"{root}/new")), kill_in(2))
+    store = open_store(f"{root}/new.checkpoints", options)
+    assert store.list("") == ["checkpoint-000000001.pt"]
+    resumed = run(prepare(configure(*settings, output=f"{root}/new")))
+    assert [told.step for told in resumed.losses] == [2]
+    assert store.list("") == []
+    run(prepare(configure(*settings, output="local")))
+    copied = resolve_model(f"{root}/new", options=options)
+    there, here = weights_of(copied.directory), weights_of(tmp_path / "local")
+    assert all(torch.equal(there[name], here[name]) for name in here)
+    with pytest.raises(ConfigError, match="exists and is not empty"):
+        prepare(configure(*settings, output=f"{root}/new"))
 
 
 def test_the_start_model_is_not_changed(configure: Configure) -> None:
