@@ -22,6 +22,7 @@ from pipeline.console.commands import (
     show_json,
 )
 from pipeline.errors import RunStopped
+from pipeline.storage.redaction import redact
 from pipeline.training.data import PartReport, report_on
 from pipeline.training.event_files import recording
 from pipeline.training.finetune import Finished, finetune, scores_of
@@ -68,6 +69,8 @@ def main(
                 finished = (finetune if no_ray else _on_ray)(prepared, listener)
         except RunStopped as error:
             show_error(str(error))
+            if as_json:
+                show_json({"outcome": "stopped", "error": redact(str(error)), "exit_code": 1})
             sys.exit(1)
     exit_code = 0 if finished.is_better else 3
     if as_json:

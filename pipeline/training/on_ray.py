@@ -4,6 +4,9 @@ The first worker stores checkpoints, and at last the result, in the place that `
 all workers start from the newest one, also after a failure. So Ray's own checkpoints are not used.
 """
 
+import logging
+import math
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -15,12 +18,15 @@ import torch
 
 from pipeline.config import RayConfig
 from pipeline.errors import ModelError, RunStopped, StoreError
-from pipeline.flow.session import ray_session
+from pipeline.flow.session import explain_shortage, ray_session
 from pipeline.training.finetune import Finished, write
 from pipeline.training.loop import StepReport, Worker
 from pipeline.training.prepare import Prepared, find_start, open_checkpoints
 from pipeline.training.scores import SetScore
 from pipeline.training.session import Listener, Session, Trained
+from pipeline.training.settings import WorkersConfig
+
+_log = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _WAIT_S = 4 * 3600  # for the first worker, which scores while the others wait
@@ -43,8 +49,9 @@ def finetune_on_ray(prepared: Prepared, listener: Listener) -> Finished:
     RunStopped, StoreError.
     """
     workers = prepared.config.ray
-    local = RayConfig(address=workers.address)
-    with ray_session(local):
+    n_cpus = math.ceil(workers.num_workers * workers.cpus)
+    with ray_session(RayConfig(address=workers.address, num_cpus=max(n_cpus, os.cpu_count() or 1))):
+        _check_resources(workers)
         from ray.util.queue import Queue
 
         mailbox = Queue(actor_options={"num_cpus": 0})
@@ -59,6 +66,28 @@ def finetune_on_ray(prepared: Prepared, listener: Listener) -> Finished:
     if not ends:
         raise RunStopped("the workers ended without a result; read their logs in Ray's dashboard")
     return write(prepared, replace(ends[-1], weights=_result(prepared)))
+
+
+def _check_resources(workers: WorkersConfig) -> None:
+    """On this machine nothing more can come, so that Ray Train would wait for ever.
+
+    A cluster may be growing: there a warning says what is waited for. Raises RunStopped.
+    """
+    import ray
+
+    needed = {
+        "CPU": workers.num_workers * workers.cpus,
+        "GPU": float(workers.num_workers * workers.use_gpu),
+    }
+    short = explain_shortage(needed, ray.cluster_resources())
+    if not short:
+        return
+    if workers.address or os.environ.get("RAY_ADDRESS"):
+        _log.warning("waiting for %s", short)
+        return
+    raise RunStopped(
+        f"ray: the workers need {short}; lower ray.num_workers, or set ray.use_gpu to false"
+    )
 
 
 def _result(prepared: Prepared) -> dict[str, torch.Tensor]:

@@ -129,6 +129,30 @@ def test_accumulating_two_batches_is_a_step_of_both(configure: Configure, tmp_pa
     assert two.losses[0].grad_norm == pytest.approx(one.losses[0].grad_norm, rel=1e-5)
 
 
+def test_bf16_computes_nearly_the_same_loss(configure: Configure) -> None:
+    """What a GPU does by default; the loss itself stays in float32."""
+    fixed = "max_steps=1", "specaug.freq=0", "specaug.time=0"
+    full = run(prepare(configure(*fixed, output="fp32"))).losses[0]
+    half = run(prepare(configure(*fixed, "precision=bf16", output="bf16"))).losses[0]
+    assert half.loss == pytest.approx(full.loss, rel=0.1, abs=0.1)
+    assert half.loss != full.loss
+
+
+def test_training_stops_early_and_the_best_weights_are_kept(
+    configure: Configure, write_rows: WriteRows
+) -> None:
+    """A rate that destroys the model: the first score is the best, and the start is written."""
+    held_out = write_rows(rows_of_demo()[5:7])
+    destroyed = prepare(
+        configure(f"data.valid={held_out}", "lr=0.3", "epochs=9", "evaluate_every=1", "patience=2")
+    )
+    done = run(destroyed)
+    assert done.n_steps < 9
+    assert not done.is_better
+    start, new = weights_of(MODEL), weights_of(done.output)
+    assert all(torch.equal(start[name], new[name]) for name in start)
+
+
 def test_a_loss_that_is_not_finite_stops_the_training_and_names_clips(
     configure: Configure, tmp_path: Path
 ) -> None:

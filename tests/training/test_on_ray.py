@@ -5,8 +5,10 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 import torch
 
+from pipeline.errors import RunStopped
 from pipeline.models.files import resolve_model
 from pipeline.models.sensevoice.weights import load_weights
 from pipeline.training.finetune import finetune
@@ -83,3 +85,14 @@ def test_two_workers_of_ray_train_take_the_steps_of_one_though_one_of_them_is_ki
     first, second = weights_of(alone), weights_of(both)
     assert max(float((first[name] - second[name]).abs().max()) for name in first) < 2e-4
     assert not list((tmp_path / "two.checkpoints").glob("*"))
+
+
+def test_workers_that_this_machine_cannot_have_are_refused(
+    ray_session: None, settings: list[str], tmp_path: Path
+) -> None:
+    """Ray Train would wait for them for ever."""
+    prepared = prepared_for(1, [*settings, "ray.use_gpu=true"], tmp_path / "new")
+    if ray.cluster_resources().get("GPU"):
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(RunStopped, match=r"need 1 GPU \(the cluster has 0\)"):
+        finetune_on_ray(prepared, Heard().listener)
