@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -137,7 +138,8 @@ def _show_end(finished: Finished, most: float) -> None:
     if choice is None:
         console.print(f"{finished.output}: the model after {finished.n_steps} steps, not scored")
         return
-    table = Table("new weights", "set", "clips", *COUNTED, "gates")
+    kinds = [name.partition("_")[0] for name in COUNTED]  # mixed, language, emotion, event
+    table = Table("new", "set", "clips", *kinds, "gates", title="errors", box=SIMPLE)
     for one in choice.candidates:
         for score in one.scores:
             refused = sum(worse.set_name == score.name for worse in one.regressions)
