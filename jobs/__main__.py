@@ -25,6 +25,7 @@ COMMANDS = {
     "query": "Run one SQL statement on a snapshot of the tables.",
     "report": "Write an HTML page that describes a snapshot: the dataset card.",
     "explore": "Browse, play and correct the labels of one snapshot in a browser.",
+    "serve": "Answer over HTTP with the labels of a run, batching across clients.",
     "export": "Write labelled segments in a format that other tools read.",
     "evaluate": "Score the labels of a snapshot against references. Labels nothing.",
     "finetune": "Train a model further on rows with labels, and write a new model directory.",
@@ -33,19 +34,24 @@ COMMANDS = {
     "compact": "Merge small files of the tables into larger ones, and reviews into theirs.",
     "vacuum": "Delete files that no recent snapshot needs.",
     "promote": "Make the labels of one fingerprint those that readers get.",
+    "convert": "Write a model in files that other programs load: ONNX, TorchScript, torch.export.",
     "release": "Copy one snapshot into plain parquet files that never change.",
     "benchmark": "Measure the speed of labelling, of the model alone, or of planning.",
 }
 
 
-# Commands that need the extra `label`.
-NEED_LABEL = ("label", "transcribe", "finetune", "benchmark")
+# Commands that need the extra `label`, and so on.
+NEED_LABEL = ("label", "transcribe", "finetune", "convert", "serve", "benchmark")
+NEED_CONVERT = ("convert",)
+NEED_SERVE = ("serve",)
 NEED_EXPLORE = ("explore",)
 # The modules that the extra `label` of pyproject.toml installs.
 LABEL_MODULES = (
     *("ray", "torch", "torchaudio", "funasr", "modelscope", "huggingface_hub", "sentencepiece"),
     *("silero_vad", "numba", "psutil"),
 )
+CONVERT_MODULES = ("onnx", "onnxruntime")  # of the extra `convert`
+SERVE_MODULES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 EXPLORE_MODULES = ("fastapi", "uvicorn")  # of the extra `explore`
 
 
@@ -53,6 +59,8 @@ def _extras() -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """Of each extra, the commands that need it and its modules."""
     return {
         "label": (NEED_LABEL, LABEL_MODULES),
+        "convert": (NEED_CONVERT, CONVERT_MODULES),
+        "serve": (NEED_SERVE, SERVE_MODULES),
         "explore": (NEED_EXPLORE, EXPLORE_MODULES),
     }
 

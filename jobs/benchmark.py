@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.benchmark.clips import Place, measure_clips, show_clips
-from pipeline.benchmark.contenders import PEERS, list_contenders, measure_speed
+from pipeline.benchmark.contenders import ONNX_RUNTIME, PEERS, list_contenders, measure_speed
 from pipeline.benchmark.corpus import DEMO, list_files, synthesise_demo
 from pipeline.benchmark.machine import describe_machine
 from pipeline.benchmark.model import measure_model, show_model
@@ -78,7 +78,10 @@ def speed(
     ] = 20,
     peer: Annotated[
         list[str] | None,
-        typer.Option(help="funasr, sherpa-onnx or none; repeatable; default: both"),
+        typer.Option(
+            help="funasr, sherpa-onnx, onnxruntime (our stages on it) or none; repeatable; "
+            "default: all"
+        ),
     ] = None,
     ray: Annotated[bool, typer.Option(help="also run the whole pipeline on Ray")] = True,
     scale: Annotated[
@@ -120,7 +123,8 @@ def speed(
             work=work,
             exact=precisions[0],
         )
-        contenders = list_contenders(precisions, peer or PEERS, ray=ray, scale=scale)
+        others = peer or [*PEERS, *([ONNX_RUNTIME] if device == "cpu" else [])]
+        contenders = list_contenders(precisions, others, ray=ray, scale=scale)
         report = measure_speed(
             settings, contenders, lambda name: console.print(f"{name} ...", style="dim")
         )

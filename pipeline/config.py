@@ -103,6 +103,10 @@ class LabelConfig(_Section):
         default=False,
         description="use torch.compile on a GPU; ignored where there is no C compiler",
     )
+    backend: Literal["torch", "onnxruntime"] = Field(
+        default="torch",
+        description="what runs the model: torch, or onnxruntime (CPUs; fp32 and int8)",
+    )
 
 
 class RayConfig(_Section):
@@ -150,6 +154,38 @@ class RayConfig(_Section):
         ge=0,
         description="stop after this time without any progress, s; 0: never (nodes may come late)",
     )
+
+
+class ServiceConfig(_Section):
+    """How `jobs serve` answers. No value here changes a label."""
+
+    host: str = Field(
+        default="127.0.0.1", description="address to listen on; others than loopback need a token"
+    )
+    port: int = Field(default=8000, ge=0, le=65535, description="TCP port; 0: any free one")
+    host_names: tuple[str, ...] = Field(
+        default=(), description="names that clients use, if not the address; *: any"
+    )
+    batch_s: float = Field(
+        default=15.0,
+        gt=0,
+        description="audio in a model batch, s; a clip waits for one",
+    )
+    front_threads: int = Field(
+        default=1, ge=1, description="recordings that are decoded and searched for speech at a time"
+    )
+    max_requests: int = Field(default=32, ge=1, description="requests under way; more get 429")
+    max_queued_audio_s: float = Field(
+        default=7200.0, gt=0, description="audio that may wait for the model, s; more gets 429"
+    )
+    max_upload_bytes: int = Field(default=200 << 20, ge=1, description="largest request, bytes")
+    upload_timeout_s: float = Field(default=600.0, gt=0, description="longest upload, s")
+    stuck_s: float = Field(
+        default=120.0, gt=0, description="not ready while a model batch takes longer, s"
+    )
+    drain_s: int = Field(default=30, ge=0, description="time to finish requests after SIGTERM, s")
+    tls_certificate: str = Field(default="", description="PEM file; with tls_key: https")
+    tls_key: str = Field(default="", description="PEM file of the certificate's key")
 
 
 class RunConfig(_Section):
@@ -209,6 +245,7 @@ class RunConfig(_Section):
     segment: SegmentConfig = SegmentConfig()
     label: LabelConfig = LabelConfig()
     ray: RayConfig = RayConfig()
+    service: ServiceConfig = ServiceConfig()
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:
@@ -218,6 +255,20 @@ class RunConfig(_Section):
                 f"segment.merge_length_s ({segment.merge_length_s}) is longer than "
                 f"segment.max_segment_s ({segment.max_segment_s}); set both, with "
                 f"segment.merge_length_s at most {segment.max_segment_s}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_backend(self) -> Self:
+        label = self.label
+        if label.backend == "torch":
+            return self
+        if label.precision == "bf16":
+            raise ValueError("label.precision bf16 needs label.backend=torch; use fp32 or int8")
+        if label.device == "cuda" or self.ray.num_gpus > 0:
+            raise ValueError(
+                "label.backend onnxruntime runs on CPUs; set ray.num_gpus=0 and label.device=cpu, "
+                "or label.backend=torch"
             )
         return self
 

@@ -41,6 +41,7 @@ from pipeline.runs.execute import execute
 from pipeline.schema import SAMPLE_RATE
 
 PEERS = ("funasr", "sherpa-onnx")
+ONNX_RUNTIME = "onnxruntime"  # our own stages with label.backend=onnxruntime
 _SCALES = (1, 2, 4, 8)
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -49,8 +50,14 @@ def list_contenders(
     precisions: Iterable[str], peers: Iterable[str], *, ray: bool, scale: bool
 ) -> list[str]:
     """Names of the contenders, in the order in which they run: peers need the clips of ours."""
+    precisions, peers = list(precisions), set(peers)
     return [
         *(f"{OURS}{precision}" for precision in precisions),
+        *(
+            f"{ONNX_RUNTIME} {precision}"
+            for precision in precisions
+            if ONNX_RUNTIME in peers and precision != "bf16"
+        ),
         *(peer for peer in PEERS if peer in peers),
         *(["ray"] if ray else []),
         *(f"scale {factor}" for factor in _SCALES if scale),
@@ -102,6 +109,7 @@ def main(name: str, settings_file: Path) -> None:
     kind, _, argument = name.partition(" ")
     contenders: dict[str, Callable[[], Speed]] = {
         "ours": lambda: _run_ours(settings, argument),
+        ONNX_RUNTIME: lambda: _run_onnx_runtime(settings, argument),
         "funasr": lambda: _run_funasr(settings),
         "sherpa-onnx": lambda: _run_sherpa(settings),
         "ray": lambda: _run_ray(settings),
@@ -185,6 +193,16 @@ def _run_ours(settings: SpeedSettings, precision: str) -> LoopSpeed:
     return summarise_loops(settings, [loop.run() for _ in range(settings.repeats)])
 
 
+def _run_onnx_runtime(settings: SpeedSettings, precision: str) -> LoopSpeed:
+    if find_spec("onnxruntime") is None:
+        raise SystemExit("onnxruntime is not installed: uv sync --extra convert")
+    config = make_config(settings, precision, settings.files, f"onnx-{precision}")
+    label = config.label.model_copy(update={"backend": ONNX_RUNTIME})
+    loop = Loop(config.model_copy(update={"label": label}))
+    loop.run()
+    return summarise_loops(settings, [loop.run() for _ in range(settings.repeats)])
+
+
 def _run_scale(settings: SpeedSettings, factor: int) -> LoopSpeed:
     precision = settings.exact
     Loop(make_config(settings, precision, settings.files[:1], f"warm-{factor}")).run()
@@ -213,14 +231,17 @@ def _run_funasr(settings: SpeedSettings) -> FunAsrSpeed:
 
 
 def _run_sherpa(settings: SpeedSettings) -> Speed:
-    missing = [name for name in ("sherpa_onnx", "onnx") if find_spec(name) is None]
+    missing = [name for name in ("sherpa_onnx", "onnx", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise SystemExit(f"{', '.join(missing)} not installed: uv sync --extra bench")
-    from pipeline.benchmark.peers import SherpaOnnx, export_for_sherpa
+    from pipeline.benchmark.peers import SherpaOnnx
+    from pipeline.convert.package import NAMES, convert
+    from pipeline.models.files import resolve_model
 
-    onnx_file = export_for_sherpa(settings.model, Path(settings.work))
-    peer = SherpaOnnx(onnx_file, settings.threads)
     clips = _read_clips(settings)
+    target = Path(settings.work) / "converted"
+    convert(resolve_model(settings.model), target, ["onnx"], clips[:1])
+    peer = SherpaOnnx(target / NAMES["onnx"], settings.threads)
     peer.run(clips[:1])
     return Speed(
         **_medians([peer.run(clips) for _ in range(settings.repeats)]),

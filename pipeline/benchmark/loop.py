@@ -117,13 +117,13 @@ class Loop:
 
     def __init__(self, config: RunConfig) -> None:
         from pipeline.models.files import resolve_vad
-        from pipeline.models.sensevoice.model import load_sensevoice
         from pipeline.models.vad.load import load_vad
+        from pipeline.stages.build import load_model
 
         self._config = config
         self._device = config.label.device if config.ray.segment_with_model else "cpu"
         self._vad = load_vad(resolve_vad(config)[0], config.segment, self._device)
-        self._model = load_sensevoice(config)
+        self._model = load_model(config, "")
         _, self._run_info = prepare(config)
         self._todo = plan_run(config, self._run_info).todo
 

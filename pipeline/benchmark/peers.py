@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.benchmark.loop import Cost, Stopwatch
-from pipeline.models.sensevoice.decoding import LANGUAGE_PROMPTS, TEXT_NORM_PROMPTS
-from pipeline.schema import LFR_STACK, LFR_STEP, SAMPLE_RATE
+from pipeline.schema import SAMPLE_RATE
 
 _FULL_SCALE = np.float32(1 << 15)  # int16 samples to -1 ... 1
 
@@ -89,69 +88,3 @@ class SherpaOnnx:
                 stream.accept_waveform(SAMPLE_RATE, waveform / _FULL_SCALE)
                 self._recogniser.decode_stream(stream)
         return stopwatch.costs["clips"]
-
-
-def export_for_sherpa(model: str, directory: Path) -> Path:
-    """FunASR's own export, with the metadata that sherpa-onnx reads. Takes minutes and 2 GB.
-
-    The source is scripts/sense-voice/export-onnx.py of k2-fsa/sherpa-onnx. Returns the ONNX file.
-    """
-    import onnx
-    import torch
-    from funasr import AutoModel
-
-    from pipeline.models.files import resolve_model
-
-    files = resolve_model(model)
-    network = AutoModel(model=model, device="cpu", disable_update=True).model
-    network = network.export(type="onnx", quantize=False, device="cpu", max_seq_len=512)
-    target = directory / "model.onnx"
-    names = ["x", "x_length", "language", "text_norm"]
-    torch.onnx.export(
-        network,
-        network.export_dummy_inputs(),
-        str(target),
-        opset_version=14,
-        input_names=names,
-        output_names=["logits"],
-        dynamic_axes={
-            "x": {0: "N", 1: "T"},
-            **{name: {0: "N"} for name in names[1:]},
-            "logits": {0: "N", 1: "T"},
-        },
-        dynamo=False,
-    )
-    pieces = _pieces(str(files.tokenizer))
-    exported = onnx.load(str(target))
-    for key, value in _sherpa_metadata(files.cmvn, len(pieces)).items():
-        exported.metadata_props.add(key=key, value=str(value))
-    onnx.save(exported, str(target))
-    lines = [f"{piece} {index}" for index, piece in enumerate(pieces)]
-    target.with_name("tokens.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return target
-
-
-def _sherpa_metadata(cmvn: Path, n_pieces: int) -> dict[str, Any]:
-    from pipeline.models.features import read_cmvn
-
-    shift, scale = read_cmvn(cmvn)
-    return {
-        "lfr_window_size": LFR_STACK,
-        "lfr_window_shift": LFR_STEP,
-        "normalize_samples": 0,
-        "neg_mean": ",".join(map(str, shift.tolist())),
-        "inv_stddev": ",".join(map(str, scale.tolist())),
-        "model_type": "sense_voice_ctc",
-        "version": 2,
-        "vocab_size": n_pieces,
-        **{f"lang_{language}": prompt for language, prompt in LANGUAGE_PROMPTS.items()},
-        "with_itn": TEXT_NORM_PROMPTS[True],
-        "without_itn": TEXT_NORM_PROMPTS[False],
-    }
-
-
-def _pieces(tokenizer: str) -> list[str]:
-    import sentencepiece
-
-    loaded = sentencepiece.SentencePieceProcessor(model_file=tokenizer)
-    return [loaded.id_to_piece(index) for index in range(loaded.vocab_size())]

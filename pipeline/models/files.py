@@ -136,7 +136,8 @@ def _hash_files(paths: list[Path]) -> str:
     return digest.hexdigest()
 
 
-def _cache_dir() -> Path:
+def cache_dir() -> Path:
+    """Where this machine keeps what it fetched or converted."""
     root = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     return Path(root).expanduser() / "sensevoice-pipeline"
 
@@ -157,7 +158,7 @@ def _copy_from_store(uri: str, options: Mapping[str, Any]) -> Path:
         (Path(entry["name"]).name, entry["size"], str(entry.get("ETag") or entry.get("mtime")))
         for entry in listing
     )
-    folder = _cache_dir() / hashlib.sha256(repr((uri, facts)).encode()).hexdigest()[:32]
+    folder = cache_dir() / hashlib.sha256(repr((uri, facts)).encode()).hexdigest()[:32]
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)

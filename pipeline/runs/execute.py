@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, label_precision
 from pipeline.errors import RoundEnded, RunStopped
 from pipeline.flow.gpus import check_gpus
 from pipeline.manifest.read import check_manifest, read_manifest
@@ -82,6 +82,10 @@ def _open_checked(config: RunConfig) -> Store:
 def _describe(config: RunConfig) -> RunInfo:
     """A new run: its id, its models and its fingerprint. Fetches the models if needed."""
     files = resolve_model_of(config)
+    if config.label.backend == "onnxruntime":
+        from pipeline.convert.backend import find_network  # imports torch
+
+        find_network(files, label_precision(config))  # refused, or converted, before workers start
     _, vad = resolve_vad(config)
     started = datetime.now(UTC)
     return RunInfo(

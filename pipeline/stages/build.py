@@ -86,6 +86,10 @@ def load_model(config: RunConfig, model_hash: str) -> "Transcriber":
     `model_hash` is the hash of the model that the driver planned with. A worker that finds other
     files under the same name must not label with them.
     """
+    if config.label.backend == "onnxruntime":
+        from pipeline.convert.backend import load_onnx
+
+        return load_onnx(config, model_hash)
     from pipeline.models.sensevoice.model import load_sensevoice
 
     return load_sensevoice(config, model_hash)

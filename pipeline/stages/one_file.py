@@ -49,7 +49,7 @@ class FileLabeller:
     def label(self, file: str) -> LabelledFile:
         """The labels of a path or URI. A file that cannot be labelled has error columns."""
         rows: list[Row] = []
-        for window in self._decode(_planned(file)):
+        for window in self._decode(planned_file(file)):
             for found in self._find(window):
                 rows += self._label(found).to_pylist(maps_as_pydicts="strict")
         failed = next((row for row in rows if row["error_stage"]), rows[-1])
@@ -65,7 +65,7 @@ class FileLabeller:
         )
 
 
-def _planned(file: str) -> pa.Table:
+def planned_file(file: str) -> pa.Table:
     """The planned row of a whole file."""
     row = {field.name: _NO_VALUE.get(field.type, {}) for field in PLANNED}
     uri = file if is_uri(file) else str(Path(file).expanduser().absolute())

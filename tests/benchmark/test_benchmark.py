@@ -112,6 +112,9 @@ def test_contenders_run_in_the_order_that_peers_need() -> None:
     assert names[:5] == ["ours fp32", "ours int8", "funasr", "sherpa-onnx", "ray"]
     assert names[5:] == ["scale 1", "scale 2", "scale 4", "scale 8"]
     assert list_contenders(["bf16"], ["none"], ray=False, scale=False) == ["ours bf16"]
+    assert list_contenders(["fp32", "bf16"], ["onnxruntime"], ray=False, scale=False) == [
+        *("ours fp32", "ours bf16", "onnxruntime fp32")
+    ]
 
 
 def test_synthesised_audio_has_the_requested_length(tmp_path: Path) -> None:

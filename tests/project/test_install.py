@@ -68,6 +68,8 @@ def test_uv_run_without_options_installs_what_labels() -> None:
     ("name", "extra"),
     [
         *((name, "label") for name in commands.NEED_LABEL),
+        *((name, "convert") for name in commands.NEED_CONVERT),
+        *((name, "serve") for name in commands.NEED_SERVE),
         *((name, "explore") for name in commands.NEED_EXPLORE),
     ],
 )

@@ -1,0 +1,429 @@
+"""The service's HTTP interface: OpenAI's transcriptions and SenseVoice's own. Decides no label.
+
+A request lives in a thread of its own, which waits for decoding, VAD and the shared model; the
+event loop only moves bytes, so health checks are answered whatever the model does.
+"""
+
+import asyncio
+import json
+import logging
+import math
+import threading
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager, suppress
+from tempfile import SpooledTemporaryFile
+from typing import Any, Literal, cast
+
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
+
+from pipeline.config import RunConfig
+from pipeline.errors import PipelineError
+from pipeline.serving.answers import (
+    RESPONSE_FORMATS,
+    Answer,
+    read_language,
+    segment_facts,
+    text_after,
+)
+from pipeline.serving.figures import Figures
+from pipeline.serving.labelling import FileLabelling, Labelled, Labelling, Wish
+from pipeline.storage.redaction import redact
+from pipeline.web.guard import Guard, Rules, hosts_for
+
+MODEL_NAME = "sensevoice"
+_ALIASES = frozenset({MODEL_NAME, "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"})
+_FILES, _FIELDS = 20, 20  # of a form
+_POLL_S = 0.2  # how soon a client that went away is noticed
+_LONGEST_RETRY_S = 120  # OpenAI's client ignores a longer Retry-After
+_OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error", 404: "not_found_error"}
+_log = logging.getLogger(__name__)
+
+
+class Refusal(Exception):
+    """An answer that is an error, in OpenAI's shape."""
+
+    def __init__(
+        self, status: int, code: str, message: str, *, param: str | None = None, retry_s: int = 0
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.param, self.retry_s = status, code, param, retry_s
+
+    def response(self) -> Response:
+        headers = {"retry-after": f"{self.retry_s}"} if self.retry_s else {}
+        return JSONResponse(self.body(), self.status, headers)
+
+    def body(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        kind = _OPENAI_TYPES.get(
+            self.status, "invalid_request_error" if self.status < 500 else "server_error"
+        )
+        facts = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
+        return {"error": facts}
+
+
+class Service:
+    """The models, once they are loaded, and the requests under way."""
+
+    def __init__(
+        self, config: RunConfig, load: Callable[[RunConfig, Figures], Labelling] | None = None
+    ) -> None:
+        self.config = config
+        self.figures = Figures()
+        self._load = load or (lambda config, figures: Labelling(config, figures.count_batch))
+        self.labelling: Labelling | None = None
+        self.failure = ""  # why the models could not be loaded
+        self._threads = ThreadPoolExecutor(config.service.max_requests, "request")
+        self._under_way: set[FileLabelling] = set()
+        self._lock = threading.Lock()
+        self.is_draining = False
+
+    def load(self) -> None:
+        """Load the models; until then requests are answered with 503."""
+        try:
+            self.labelling = self._load(self.config, self.figures)
+        except PipelineError as error:
+            self.failure = redact(str(error))
+            _log.error("the model cannot be loaded: %s", self.failure)
+
+    @property
+    def n_under_way(self) -> int:
+        """Requests that have a place now."""
+        return len(self._under_way)
+
+    def close(self) -> None:
+        """Cancel what is left, and end the threads."""
+        self.is_draining = True
+        with self._lock:
+            left = list(self._under_way)
+        for one in left:
+            one.cancel()
+        if self.labelling is not None:
+            self.labelling.close()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def state(self) -> tuple[bool, str]:
+        """Whether requests are taken, and the state in a word."""
+        if self.is_draining:
+            return False, "draining"
+        if self.failure:
+            return False, "failed"
+        if self.labelling is None:
+            return False, "loading"
+        if self.labelling.model.running_s > self.config.service.stuck_s:
+            return False, "stuck"
+        return True, "ready"
+
+    @contextmanager
+    def take(self, wish: Wish) -> Iterator[FileLabelling]:
+        """A place for one request. Raises Refusal if there is none."""
+        is_ready, word = self.state()
+        if not is_ready or self.labelling is None:
+            raise Refusal(503, word, self.failure or f"the service is {word}", retry_s=5)
+        waiting_s = self.labelling.model.waiting_s
+        with self._lock:
+            limits = self.config.service
+            is_full = len(self._under_way) >= limits.max_requests
+            if is_full or waiting_s > limits.max_queued_audio_s:
+                wait_s = self.figures.seconds_for(waiting_s)
+                retry_s = min(_LONGEST_RETRY_S, max(1, math.ceil(wait_s)))
+                message = f"{len(self._under_way)} requests are under way; try again"
+                raise Refusal(429, "server_busy", message, retry_s=retry_s)
+            labelling = self.labelling.open(wish)
+            self._under_way.add(labelling)
+        try:
+            yield labelling
+        finally:
+            with self._lock:
+                self._under_way.discard(labelling)
+
+    async def run(self, request: Request, wish: Wish, path: str) -> Answer:
+        """All labels of a file; cancelled when the client goes away. Raises Refusal."""
+        with self.take(wish) as labelling:
+            loop = asyncio.get_running_loop()
+            work = loop.run_in_executor(self._threads, lambda: list(labelling.label(path)))
+            try:
+                while not work.done():
+                    await asyncio.wait([work], timeout=_POLL_S)
+                    if not work.done() and await request.is_disconnected():
+                        raise Refusal(499, "client_gone", "the client has gone")
+                parts = work.result()
+            except CancelledError as error:
+                raise Refusal(503, "draining", "the service stops", retry_s=5) from error
+            finally:
+                labelling.cancel()
+                await asyncio.wait([work])  # the file stays open until nothing reads it
+                if work.done() and not work.cancelled():
+                    work.exception()  # seen; else asyncio reports it
+        return Answer(checked(parts))
+
+    async def stream(self, wish: Wish, path: str) -> AsyncIterator[Labelled]:
+        """The parts of a file as they are labelled. Raises Refusal."""
+        with self.take(wish) as labelling:
+            loop = asyncio.get_running_loop()
+            parts = labelling.label(path)
+            step = None
+            try:
+                while True:
+                    step = loop.run_in_executor(self._threads, lambda: next(parts, None))
+                    part = await asyncio.shield(step)
+                    if part is None:
+                        return
+                    yield checked([part])[0]
+            except CancelledError as error:
+                raise Refusal(503, "draining", "the service stops", retry_s=5) from error
+            finally:
+                labelling.cancel()
+                if step is not None:
+                    with suppress(BaseException):
+                        await asyncio.wait([step])
+
+
+def checked(parts: list[Labelled]) -> list[Labelled]:
+    """The parts, or a Refusal if one could not be read or labelled."""
+    for part in parts:
+        if part.error_stage == "decode":
+            raise Refusal(400, part.error_type, part.error_message, param="file")
+        if part.error_stage:
+            raise Refusal(500, "internal_error", f"{part.error_type}: {part.error_message}")
+    return parts
+
+
+def create_app(service: Service, tokens: frozenset[str] = frozenset()) -> Guard:
+    """The service as an ASGI application. The model is loaded in a thread when it starts."""
+    config = service.config.service
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        threading.Thread(target=service.load, name="load", daemon=True).start()
+        yield
+        service.close()
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app.state.upload_timeout_s = config.upload_timeout_s
+    _add_errors(app, service)
+    _add_health(app, service)
+    _add_openai(app, service)
+    _add_sensevoice(app, service)
+    names = frozenset(config.host_names)
+    rules = Rules(
+        hosts=frozenset({"*"}) if "*" in names else hosts_for(config.host, names),
+        tokens=tokens,
+        public=frozenset({"/healthz", "/readyz"}),
+        most_bytes=config.max_upload_bytes,
+    )
+    return Guard(app, rules)
+
+
+def _add_errors(app: FastAPI, service: Service) -> None:
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, error: Refusal) -> Response:
+        service.figures.count_request(request.url.path, error.status)
+        return error.response()
+
+    @app.exception_handler(StarletteHTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        service.figures.count_request("other", error.status_code)
+        code = "not_found" if error.status_code == 404 else "invalid_request"
+        return Refusal(error.status_code, code, str(error.detail)).response()
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> Response:
+        key = uuid.uuid4().hex[:12]
+        _log.error("request %s failed", key, exc_info=error)
+        service.figures.count_request(request.url.path, 500)
+        return Refusal(
+            500, "internal_error", f"an error of ours; its log entry is {key}"
+        ).response()
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/readyz")
+    async def ready() -> Response:
+        is_ready, word = service.state()
+        return JSONResponse({"status": word}, 200 if is_ready else 503)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        waiting_s = service.labelling.model.waiting_s if service.labelling else 0.0
+        text, kind = service.figures.text(waiting_s)
+        return Response(text, media_type=kind)
+
+
+def _add_openai(app: FastAPI, service: Service) -> None:
+    model = {"id": MODEL_NAME, "object": "model", "created": 0, "owned_by": "sensevoice-pipeline"}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [model]}
+
+    @app.get("/v1/models/{name}")
+    async def one_model(name: str) -> dict[str, Any]:
+        _check_model(name)
+        return model
+
+    @app.post("/v1/audio/translations")
+    async def translations() -> Response:
+        raise Refusal(400, "unsupported", "SenseVoice does not translate; use transcriptions")
+
+    @app.post("/v1/audio/transcriptions")
+    async def transcriptions(request: Request) -> Response:
+        form = await _read_form(request)
+        try:
+            _check_model(_text(form, "model", MODEL_NAME))
+            kind = _text(form, "response_format", "json")
+            if kind not in RESPONSE_FORMATS:
+                message = f"response_format {kind!r}: use {', '.join(RESPONSE_FORMATS)}"
+                raise Refusal(400, "invalid_value", message, param="response_format")
+            wish = _wish(form, "language", use_itn=_is_true(form, "use_itn", default=True))
+            with_words = _wants_words(form, kind)
+            path = _path_of(form.get("file"), "file")
+            if _is_true(form, "stream", default=False):
+                parts = service.stream(wish, path)
+                first = await anext(parts, None)  # what is refused at once is no stream
+                events = _events(parts, first, form, service)
+                form = FormData()  # closed with the last event
+                headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+                return StreamingResponse(events, 200, headers, "text/event-stream")
+            answer = await service.run(request, wish, path)
+        finally:
+            await form.close()
+        service.figures.count_request(request.url.path, 200)
+        if kind in ("srt", "vtt"):
+            text = answer.to_captions(cast(Literal["srt", "vtt"], kind))
+            return Response(text, media_type="text/vtt" if kind == "vtt" else "text/plain")
+        if kind == "text":
+            return PlainTextResponse(answer.text + "\n")
+        facts = answer.to_json() if kind == "json" else answer.to_verbose(with_words=with_words)
+        return JSONResponse(facts)
+
+
+async def _events(
+    parts: AsyncIterator[Labelled], first: Labelled | None, form: FormData, service: Service
+) -> AsyncIterator[str]:
+    """Server-sent events, as OpenAI's client reads them: one per segment, then the whole text."""
+    seen: list[Labelled] = []
+    n_segments, text = 0, ""
+    try:
+        part = first
+        while part is not None:
+            seen.append(part)
+            for segment in part.segments:
+                delta = text_after(text, segment)
+                text += delta
+                facts = segment_facts(n_segments, segment)
+                n_segments += 1
+                yield _sse({"type": "transcript.text.delta", "delta": delta, "segment": facts})
+            part = await anext(parts, None)
+        usage = Answer(seen).usage
+        yield _sse({"type": "transcript.text.done", "text": text, "usage": usage})
+        service.figures.count_request("/v1/audio/transcriptions", 200)
+    except Refusal as error:
+        service.figures.count_request("/v1/audio/transcriptions", error.status)
+        yield _sse(error.body())
+    finally:
+        await form.close()
+
+
+def _sse(facts: dict[str, Any]) -> str:
+    return f"data: {json.dumps(facts, ensure_ascii=False)}\n\n"
+
+
+def _add_sensevoice(app: FastAPI, service: Service) -> None:
+    @app.post("/api/v1/asr")
+    async def asr(request: Request) -> Response:
+        """SenseVoice's api.py: files and their comma-separated keys. Without a VAD there."""
+        form = await _read_form(request)
+        try:
+            wish = _wish(form, "lang", use_itn=False)
+            uploads = form.getlist("files")
+            if not uploads:
+                raise Refusal(400, "missing_required_parameter", "send files", param="files")
+            keys = [key.strip() for key in _text(form, "keys", "").split(",")]
+            if len(keys) != len(uploads):
+                keys = [f"{index}" for index in range(len(uploads))]
+            result = []
+            for key, upload in zip(keys, uploads, strict=True):
+                answer = await service.run(request, wish, _path_of(upload, "files"))
+                result.append(answer.to_sensevoice(key))
+        finally:
+            await form.close()
+        service.figures.count_request(request.url.path, 200)
+        return JSONResponse({"result": result})
+
+
+async def _read_form(request: Request) -> FormData:
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise Refusal(415, "not_multipart", "send the audio as multipart/form-data")
+    limit = request.app.state.upload_timeout_s
+    try:
+        return await asyncio.wait_for(request.form(max_files=_FILES, max_fields=_FIELDS), limit)
+    except TimeoutError as error:
+        message = f"the upload took longer than {limit:g} s"
+        raise Refusal(408, "request_timeout", message) from error
+    except ClientDisconnect as error:
+        raise Refusal(499, "client_gone", "the client has gone") from error
+
+
+def _path_of(upload: object, name: str) -> str:
+    """A path at which the upload can be read again. It has no name of its own on any disk.
+
+    What a client calls its file is never used, not even the suffix: decoders look at the bytes.
+    """
+    if not isinstance(upload, UploadFile):
+        raise Refusal(400, "missing_required_parameter", f"send the audio as {name}", param=name)
+    spooled = cast("SpooledTemporaryFile[bytes]", upload.file)
+    spooled.rollover()  # to an unnamed file, which is gone with this process
+    spooled.flush()
+    return f"/proc/self/fd/{spooled.fileno()}"
+
+
+def _check_model(name: str) -> None:
+    if name not in _ALIASES:
+        message = f"the model {name!r} does not exist; use {MODEL_NAME}"
+        raise Refusal(404, "model_not_found", message, param="model")
+
+
+def _wish(form: FormData, name: str, *, use_itn: bool) -> Wish:
+    given = _text(form, name, "")
+    language = read_language(given)
+    if language is None:
+        message = f"{name} {given!r}: use auto, zh, en, yue, ja or ko"
+        raise Refusal(400, "invalid_value", message, param=name)
+    return Wish(language, use_itn)
+
+
+def _wants_words(form: FormData, kind: str) -> bool:
+    given = [*form.getlist("timestamp_granularities[]"), *form.getlist("timestamp_granularities")]
+    for grain in given:
+        if grain not in ("word", "segment"):
+            message = f"timestamp_granularities {grain!r}: use word and segment"
+            raise Refusal(400, "invalid_value", message, param="timestamp_granularities")
+    if given and kind != "verbose_json":
+        message = "timestamp_granularities needs response_format=verbose_json"
+        raise Refusal(400, "invalid_value", message, param="timestamp_granularities")
+    return "word" in given
+
+
+def _text(form: FormData, name: str, default: str) -> str:
+    value = form.get(name, default)
+    if not isinstance(value, str):
+        raise Refusal(400, "invalid_value", f"{name} must be text, not a file", param=name)
+    return value
+
+
+def _is_true(form: FormData, name: str, *, default: bool) -> bool:
+    value = _text(form, name, str(default)).strip().lower()
+    if value not in ("true", "false", "1", "0"):
+        raise Refusal(400, "invalid_value", f"{name} {value!r}: use true or false", param=name)
+    return value in ("true", "1")
