@@ -28,6 +28,7 @@ COMMANDS = {
     "serve": "Answer over HTTP with the labels of a run, batching across clients.",
     "export": "Write labelled segments in a format that other tools read.",
     "evaluate": "Score the labels of a snapshot against references. Labels nothing.",
+    "finetune": "Train a model further on rows with labels, and write a new model directory.",
     "diff": "Compare the labels of two models for the same recordings.",
     "verify": "Check every commit, every file and every row of the tables.",
     "compact": "Merge small files of the tables into larger ones, and reviews into theirs.",
@@ -40,7 +41,7 @@ COMMANDS = {
 
 
 # Commands that need the extra `label`, and so on.
-NEED_LABEL = ("label", "transcribe", "convert", "serve", "benchmark")
+NEED_LABEL = ("label", "transcribe", "finetune", "convert", "serve", "benchmark")
 NEED_CONVERT = ("convert",)
 NEED_SERVE = ("serve",)
 NEED_EXPLORE = ("explore",)

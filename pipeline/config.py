@@ -280,6 +280,15 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
     Values are read as YAML. A variable that names no key is ignored, with a warning in the log.
     Raises ConfigError, naming the key and the nearest valid one.
     """
+    values = read_values(path)
+    _find_beside(values, Path(path).parent)
+    _take_environment(values)
+    _override(values, overrides)
+    return check_config(values, f"{path}: ")
+
+
+def read_values(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Keys and values of a YAML file, with `key.sub=value` overrides. Raises ConfigError."""
     try:
         values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
@@ -289,10 +298,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
-    _find_beside(values, Path(path).parent)
-    _take_environment(values)
     _override(values, overrides)
-    return check_config(values, f"{path}: ")
+    return values
 
 
 def check_config(values: Mapping[str, Any], source: str = "") -> RunConfig:
@@ -300,7 +307,7 @@ def check_config(values: Mapping[str, Any], source: str = "") -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(source + "; ".join(_explain(error))) from error
+        raise ConfigError(source + "; ".join(explain(error))) from error
 
 
 def is_path(name: str) -> bool:
@@ -390,9 +397,9 @@ def _override(values: dict[str, Any], overrides: Iterable[str]) -> None:
         _assign(values, key.strip(), text, source=f"--set {key.strip()}")
 
 
-def describe_fields() -> Iterator[tuple[str, str, str]]:
+def describe_fields(config: type[BaseModel] = RunConfig) -> Iterator[tuple[str, str, str]]:
     """(key, default, description) of every field, in the order of the file; for --help."""
-    yield from _describe(RunConfig, "")
+    yield from _describe(config, "")
 
 
 def _describe(section: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str]]:
@@ -447,8 +454,9 @@ def _where(error: yaml.YAMLError) -> str:
     return place + re.sub(r"'.*'", "...", str(problem or "a character that YAML does not allow"))
 
 
-def _explain(error: ValidationError) -> Iterator[str]:
-    known = [key for key, _, _ in describe_fields()]
+def explain(error: ValidationError, config: type[BaseModel] = RunConfig) -> Iterator[str]:
+    """What is wrong, one text a key, with the nearest valid key or value of `config`."""
+    known = [key for key, _, _ in describe_fields(config)]
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":

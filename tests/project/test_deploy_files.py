@@ -29,6 +29,7 @@ from ray.runtime_env import RuntimeEnv
 
 from pipeline.config import RunConfig, load_config
 from pipeline.flow.telemetry import COUNTERS, GAUGES, MODEL_COUNTERS
+from pipeline.training.settings import load_finetune_config
 from tests.support.demo import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -317,7 +318,7 @@ def test_every_pod_has_an_account_that_a_file_defines() -> None:
         for document in documents(name)
         if document["kind"] == "ServiceAccount"
     }
-    assert len(PODS) == 7
+    assert len(PODS) == 9
     assert {pod["serviceAccountName"] for _, pod in PODS} == accounts
 
 
@@ -410,6 +411,22 @@ def test_the_groups_hold_exactly_what_the_config_asks_for() -> None:
     cpus = GROUPS["cpu"]["maxReplicas"] * amount(GROUPS["cpu"], "cpu")
     assert gpus == resources.label_workers * resources.num_gpus
     assert cpus >= resources.segment_workers * (resources.segment_cpus + resources.decode_cpus)
+
+
+def test_the_fine_tuning_has_a_gpu_for_every_worker_and_keeps_everything_in_the_store() -> None:
+    spec = documents("finetune.yaml")[0]["spec"]
+    python, flag, module, path, *settings = shlex.split(spec["entrypoint"])
+    assert (python, flag, module) == ("python", "-m", "jobs.finetune")
+    config = load_finetune_config(path.replace("/app", str(ROOT)), settings[1::2])
+    cluster = spec["rayClusterSpec"]
+    (group,) = cluster["workerGroupSpecs"]
+    assert config.ray.use_gpu
+    assert group["replicas"] * amount(group, "nvidia.com/gpu") == config.ray.num_workers
+    assert amount(group, "cpu") >= config.ray.cpus
+    places = config.model, config.output, config.data.train, config.data.valid, config.data.replay
+    assert all(str(place).startswith("s3://") for place in places)
+    assert cluster["rayVersion"] == CLUSTER_SPEC["rayVersion"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
 def test_no_stage_runs_on_the_head_and_no_cpu_stage_fills_a_gpu_node() -> None:

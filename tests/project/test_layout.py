@@ -28,6 +28,7 @@ ROOMS = (
     "report",
     "export",
     "evaluation",
+    "training",
     "web",
     "serving",
     "explorer",
@@ -38,7 +39,7 @@ GROUND = {"schema", "config", "errors", "arrow"}
 APART = {("flow", "planning"), ("maintenance", "runs"), ("benchmark", "report")}  # never meet
 # Which rooms may import a library, at the top of a module or inside a function. None: any.
 HOMES = {
-    "torch": {"models", "convert", "benchmark"},
+    "torch": {"models", "convert", "training", "benchmark"},
     "torchaudio": set[str](),
     "funasr": {"benchmark"},
     "onnx": {"convert"},
@@ -47,7 +48,7 @@ HOMES = {
     "sentencepiece": {"models", "convert"},
     "silero_vad": {"models"},
     "numba": {"models"},
-    "ray": {"flow"},
+    "ray": {"flow", "training"},
     "av": {"audio"},
     "soundfile": {"audio", "export", "benchmark"},
     "soxr": {"audio"},
@@ -58,6 +59,7 @@ HOMES = {
         "report",
         "export",
         "evaluation",
+        "training",
         "explorer",
         "console",
     },

@@ -1,4 +1,4 @@
-"""The table of all configuration keys in configs/README.md, made from pipeline/config.py.
+"""The tables of all configuration keys in the READMEs, made from the classes.
 
 uv run python -m tests.support.key_table
 """
@@ -7,26 +7,33 @@ import ast
 import json
 from pathlib import Path
 
-from pipeline.config import describe_fields
+from pydantic import BaseModel
 
-README = Path(__file__).parents[2] / "configs" / "README.md"
+from pipeline.config import RunConfig, describe_fields
+from pipeline.training.settings import FinetuneConfig
+
+_ROOT = Path(__file__).parents[2]
+TABLES: dict[Path, type[BaseModel]] = {
+    _ROOT / "configs" / "README.md": RunConfig,
+    _ROOT / "pipeline" / "training" / "README.md": FinetuneConfig,
+}
 BEGIN, END = "<!-- keys -->\n", "<!-- end of keys -->"
 
 
-def table() -> str:
+def table(config: type[BaseModel]) -> str:
     """One row per key, in the order of the configuration; defaults as YAML writes them."""
     rows = [
         f"| `{key}` | {_as_yaml(default)} | {text.replace('|', chr(92) + '|')} |"
-        for key, default, text in describe_fields()
+        for key, default, text in describe_fields(config)
     ]
     return "\n".join(["| key | default | |", "|---|---|---|", *rows, ""])
 
 
-def with_table(text: str) -> str:
-    """The text of configs/README.md, what is between the markers replaced by the table."""
+def with_table(text: str, config: type[BaseModel]) -> str:
+    """The text of a README, what is between the markers replaced by the table."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}{table()}{END}{after}"
+    return f"{before}{BEGIN}{table(config)}{END}{after}"
 
 
 def _as_yaml(default: str) -> str:
@@ -34,4 +41,5 @@ def _as_yaml(default: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for readme, config in TABLES.items():
+        readme.write_text(with_table(readme.read_text(encoding="utf-8"), config), encoding="utf-8")

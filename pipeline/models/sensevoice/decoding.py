@@ -73,6 +73,25 @@ class Vocabulary:
         """The string of these ids, joined exactly as FunASR's tokenizer joins them."""
         return str(self._tokenizer.decode([int(i) for i in ids]))
 
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text, as FunASR's tokenizer gives them. Id 0 stands for what has no piece.
+
+        That is also CTC's blank: a target with it makes the loss negative. A vocabulary may know a
+        word only with the mark of its beginning, and its tokenizer may not put one before a text:
+        then it is put there.
+        """
+        unknown = self._tokenizer.unk_id()
+        ids = self._tokenizer.encode(text)
+        if unknown in ids:
+            marked = self._tokenizer.encode(f"▁{text}")
+            ids = ids if unknown in marked else marked
+        return [BLANK if i == unknown else i for i in ids]
+
+    def tag_id(self, tag: str) -> int | None:
+        """The id of a tag such as <|zh|>; None if the vocabulary does not have it."""
+        i = int(self._tokenizer.piece_to_id(tag))
+        return None if i == self._tokenizer.unk_id() else i
+
     def opened_event(self, token: int) -> str:
         """The event that a tag inside the text begins; "" for any other token."""
         return self._event_of.get(self.pieces[token], "")
@@ -82,6 +101,13 @@ class Vocabulary:
         return self._event_of.get(self.pieces[token].replace("<|/", "<|", 1), "") * (
             self.pieces[token].startswith("<|/")
         )
+
+
+def load_vocabulary(tokenizer: str) -> Vocabulary:
+    """The vocabulary of a SentencePiece file. Raises ModelError if it is not SenseVoice's."""
+    import sentencepiece  # only for those who have no model
+
+    return Vocabulary(sentencepiece.SentencePieceProcessor(model_file=tokenizer))
 
 
 @dataclass(frozen=True, slots=True)
