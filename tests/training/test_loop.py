@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipeline.convert.package import convert
 from pipeline.errors import ConfigError, RunStopped
 from pipeline.models.files import resolve_model
 from pipeline.models.sensevoice.weights import load_weights
@@ -18,7 +19,7 @@ from pipeline.training.loop import StepReport
 from pipeline.training.prepare import Prepared, prepare
 from pipeline.training.session import Listener
 from pipeline.training.settings import FinetuneConfig, load_finetune_config
-from tests.support.demo import MODEL, ROOT
+from tests.support.demo import AUDIO, MODEL, ROOT, waveform_of
 from tests.support.s3_server import S3
 from tests.training.conftest import WriteRows, rows_of_demo
 
@@ -197,6 +198,20 @@ def test_the_start_model_is_not_changed(configure: Configure) -> None:
     before = changed()
     run(prepare(configure("max_steps=1")))
     assert changed() == before
+
+
+def test_the_new_model_is_converted_to_onnx_as_any_other(
+    configure: Configure, tmp_path: Path
+) -> None:
+    """And FunASR's own training keys are gone, so that no program trains it by them."""
+    run(prepare(configure("max_steps=2")))
+    files = resolve_model(str(tmp_path / "new"))
+    clip = waveform_of(AUDIO / "zh_angry.flac")
+    done = convert(files, tmp_path / "converted", ["onnx"], [clip])
+    (found,) = done.agreements.values()
+    assert (found.equal_texts, found.equal_tags) == (1.0, 1.0)
+    assert files.config["frontend_conf"]["dither"] == 0.0
+    assert not {"dataset_conf", "train_conf", "optim"} & set(files.config)
 
 
 def test_funasr_loads_the_new_model_and_computes_the_same(
