@@ -51,7 +51,7 @@ LABEL_MODULES = (
     *("silero_vad", "numba", "psutil"),
 )
 CONVERT_MODULES = ("onnx", "onnxruntime")  # of the extra `convert`
-SERVE_MODULES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
+SERVE_MODULES = ("fastapi", "uvicorn", "python_multipart", "websockets", "prometheus_client")
 EXPLORE_MODULES = ("fastapi", "uvicorn")  # of the extra `explore`
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import typer
 
 from pipeline.audio.windows import decode
-from pipeline.config import AudioConfig
+from pipeline.config import AudioConfig, load_options
 from pipeline.console.commands import (
     AsJson,
+    ConfigKeysOrStorageOptions,
     messages,
     one_command,
     refusing,
@@ -50,6 +51,7 @@ def main(
         typer.Option(help="check on this manifest or directory; default: the demo's clips"),
     ] = "",
     hub: Annotated[Literal["ms", "hf"], typer.Option(help="hub of a hub id")] = "ms",
+    overrides: ConfigKeysOrStorageOptions = None,
     as_json: AsJson = False,
 ) -> None:
     """Write a model in files that other programs load: ONNX, TorchScript, torch.export.
@@ -59,7 +61,7 @@ def main(
     tags and texts is told. export.json keeps all this. Exit codes: 0 written, 2 refused.
     """
     with refusing(as_json=as_json):
-        files = resolve_model(model, hub=hub)
+        files = resolve_model(model, hub=hub, options=load_options(overrides or []))
         waveforms = read_clips(audio or str(_DEMO / "manifest.jsonl"))
         steps = messages()
         done = convert(

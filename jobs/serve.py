@@ -58,7 +58,8 @@ def _check(config: RunConfig, tokens: frozenset[str]) -> None:
 def _run(config: RunConfig, tokens: frozenset[str]) -> None:
     import uvicorn
 
-    from pipeline.serving.app import Service, create_app
+    from pipeline.serving.app import create_app
+    from pipeline.serving.service import Service
     from pipeline.web.listening import listen
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

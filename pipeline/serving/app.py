@@ -7,12 +7,10 @@ event loop only moves bytes, so health checks are answered whatever the model do
 import asyncio
 import json
 import logging
-import math
 import threading
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from tempfile import SpooledTemporaryFile
 from typing import Any, Literal, cast
 
@@ -22,8 +20,6 @@ from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
-from pipeline.config import RunConfig
-from pipeline.errors import PipelineError
 from pipeline.serving.answers import (
     RESPONSE_FORMATS,
     Answer,
@@ -31,167 +27,15 @@ from pipeline.serving.answers import (
     segment_facts,
     text_after,
 )
-from pipeline.serving.figures import Figures
-from pipeline.serving.labelling import FileLabelling, Labelled, Labelling, Wish
-from pipeline.storage.redaction import redact
+from pipeline.serving.funasr_socket import add_funasr_socket
+from pipeline.serving.labelling import Labelled, Wish
+from pipeline.serving.service import Refusal, Service
 from pipeline.web.guard import Guard, Rules, hosts_for
 
 MODEL_NAME = "sensevoice"
 _ALIASES = frozenset({MODEL_NAME, "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"})
 _FILES, _FIELDS = 20, 20  # of a form
-_POLL_S = 0.2  # how soon a client that went away is noticed
-_LONGEST_RETRY_S = 120  # OpenAI's client ignores a longer Retry-After
-_OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error", 404: "not_found_error"}
 _log = logging.getLogger(__name__)
-
-
-class Refusal(Exception):
-    """An answer that is an error, in OpenAI's shape."""
-
-    def __init__(
-        self, status: int, code: str, message: str, *, param: str | None = None, retry_s: int = 0
-    ) -> None:
-        super().__init__(message)
-        self.status, self.code, self.param, self.retry_s = status, code, param, retry_s
-
-    def response(self) -> Response:
-        headers = {"retry-after": f"{self.retry_s}"} if self.retry_s else {}
-        return JSONResponse(self.body(), self.status, headers)
-
-    def body(self) -> dict[str, Any]:
-        """OpenAI's error object."""
-        kind = _OPENAI_TYPES.get(
-            self.status, "invalid_request_error" if self.status < 500 else "server_error"
-        )
-        facts = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
-        return {"error": facts}
-
-
-class Service:
-    """The models, once they are loaded, and the requests under way."""
-
-    def __init__(
-        self, config: RunConfig, load: Callable[[RunConfig, Figures], Labelling] | None = None
-    ) -> None:
-        self.config = config
-        self.figures = Figures()
-        self._load = load or (lambda config, figures: Labelling(config, figures.count_batch))
-        self.labelling: Labelling | None = None
-        self.failure = ""  # why the models could not be loaded
-        self._threads = ThreadPoolExecutor(config.service.max_requests, "request")
-        self._under_way: set[FileLabelling] = set()
-        self._lock = threading.Lock()
-        self.is_draining = False
-
-    def load(self) -> None:
-        """Load the models; until then requests are answered with 503."""
-        try:
-            self.labelling = self._load(self.config, self.figures)
-        except PipelineError as error:
-            self.failure = redact(str(error))
-            _log.error("the model cannot be loaded: %s", self.failure)
-
-    @property
-    def n_under_way(self) -> int:
-        """Requests that have a place now."""
-        return len(self._under_way)
-
-    def close(self) -> None:
-        """Cancel what is left, and end the threads."""
-        self.is_draining = True
-        with self._lock:
-            left = list(self._under_way)
-        for one in left:
-            one.cancel()
-        if self.labelling is not None:
-            self.labelling.close()
-        self._threads.shutdown(wait=True, cancel_futures=True)
-
-    def state(self) -> tuple[bool, str]:
-        """Whether requests are taken, and the state in a word."""
-        if self.is_draining:
-            return False, "draining"
-        if self.failure:
-            return False, "failed"
-        if self.labelling is None:
-            return False, "loading"
-        if self.labelling.model.running_s > self.config.service.stuck_s:
-            return False, "stuck"
-        return True, "ready"
-
-    @contextmanager
-    def take(self, wish: Wish) -> Iterator[FileLabelling]:
-        """A place for one request. Raises Refusal if there is none."""
-        is_ready, word = self.state()
-        if not is_ready or self.labelling is None:
-            raise Refusal(503, word, self.failure or f"the service is {word}", retry_s=5)
-        waiting_s = self.labelling.model.waiting_s
-        with self._lock:
-            limits = self.config.service
-            is_full = len(self._under_way) >= limits.max_requests
-            if is_full or waiting_s > limits.max_queued_audio_s:
-                wait_s = self.figures.seconds_for(waiting_s)
-                retry_s = min(_LONGEST_RETRY_S, max(1, math.ceil(wait_s)))
-                message = f"{len(self._under_way)} requests are under way; try again"
-                raise Refusal(429, "server_busy", message, retry_s=retry_s)
-            labelling = self.labelling.open(wish)
-            self._under_way.add(labelling)
-        try:
-            yield labelling
-        finally:
-            with self._lock:
-                self._under_way.discard(labelling)
-
-    async def run(self, request: Request, wish: Wish, path: str) -> Answer:
-        """All labels of a file; cancelled when the client goes away. Raises Refusal."""
-        with self.take(wish) as labelling:
-            loop = asyncio.get_running_loop()
-            work = loop.run_in_executor(self._threads, lambda: list(labelling.label(path)))
-            try:
-                while not work.done():
-                    await asyncio.wait([work], timeout=_POLL_S)
-                    if not work.done() and await request.is_disconnected():
-                        raise Refusal(499, "client_gone", "the client has gone")
-                parts = work.result()
-            except CancelledError as error:
-                raise Refusal(503, "draining", "the service stops", retry_s=5) from error
-            finally:
-                labelling.cancel()
-                await asyncio.wait([work])  # the file stays open until nothing reads it
-                if work.done() and not work.cancelled():
-                    work.exception()  # seen; else asyncio reports it
-        return Answer(checked(parts))
-
-    async def stream(self, wish: Wish, path: str) -> AsyncIterator[Labelled]:
-        """The parts of a file as they are labelled. Raises Refusal."""
-        with self.take(wish) as labelling:
-            loop = asyncio.get_running_loop()
-            parts = labelling.label(path)
-            step = None
-            try:
-                while True:
-                    step = loop.run_in_executor(self._threads, lambda: next(parts, None))
-                    part = await asyncio.shield(step)
-                    if part is None:
-                        return
-                    yield checked([part])[0]
-            except CancelledError as error:
-                raise Refusal(503, "draining", "the service stops", retry_s=5) from error
-            finally:
-                labelling.cancel()
-                if step is not None:
-                    with suppress(BaseException):
-                        await asyncio.wait([step])
-
-
-def checked(parts: list[Labelled]) -> list[Labelled]:
-    """The parts, or a Refusal if one could not be read or labelled."""
-    for part in parts:
-        if part.error_stage == "decode":
-            raise Refusal(400, part.error_type, part.error_message, param="file")
-        if part.error_stage:
-            raise Refusal(500, "internal_error", f"{part.error_type}: {part.error_message}")
-    return parts
 
 
 def create_app(service: Service, tokens: frozenset[str] = frozenset()) -> Guard:
@@ -210,6 +54,7 @@ def create_app(service: Service, tokens: frozenset[str] = frozenset()) -> Guard:
     _add_health(app, service)
     _add_openai(app, service)
     _add_sensevoice(app, service)
+    add_funasr_socket(app, service)
     names = frozenset(config.host_names)
     rules = Rules(
         hosts=frozenset({"*"}) if "*" in names else hosts_for(config.host, names),
@@ -294,7 +139,7 @@ def _add_openai(app: FastAPI, service: Service) -> None:
                 form = FormData()  # closed with the last event
                 headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
                 return StreamingResponse(events, 200, headers, "text/event-stream")
-            answer = await service.run(request, wish, path)
+            answer = await service.run(request.is_disconnected, wish, path)
         finally:
             await form.close()
         service.figures.count_request(request.url.path, 200)
@@ -353,7 +198,7 @@ def _add_sensevoice(app: FastAPI, service: Service) -> None:
                 keys = [f"{index}" for index in range(len(uploads))]
             result = []
             for key, upload in zip(keys, uploads, strict=True):
-                answer = await service.run(request, wish, _path_of(upload, "files"))
+                answer = await service.run(request.is_disconnected, wish, _path_of(upload, "files"))
                 result.append(answer.to_sensevoice(key))
         finally:
             await form.close()

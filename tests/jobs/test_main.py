@@ -116,8 +116,8 @@ def test_what_is_written_is_named_by_output() -> None:
 def test_every_command_but_label_and_query_has_the_same_json(name: str) -> None:
     opts = {opt for param in command_of(name).params for opt in param.opts}
     assert "--set" in opts
-    # label has --log-json; explore prints an address
-    assert ("--json" in opts) == (name not in ("label", "explore"))
+    # label has --log-json; explore and serve print an address
+    assert ("--json" in opts) == (name not in ("label", "explore", "serve"))
 
 
 def test_the_version_is_printed() -> None:

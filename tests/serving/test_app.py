@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from jobs import __main__ as commands
 from pipeline.config import RunConfig
 from pipeline.serving.answers import join_texts, read_language
-from pipeline.serving.app import Service, create_app
+from pipeline.serving.app import create_app
+from pipeline.serving.service import Service
 from pipeline.stages.one_file import FileLabeller
 from tests.support.demo import AUDIO, GOOD, LONG, ROOT, SHORT, demo_config
 
