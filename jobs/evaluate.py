@@ -134,7 +134,11 @@ def main(
                 joined, hypotheses, right = read_reviewed(one, found.options)
             else:
                 hypotheses = read_hypotheses(one, found.options)
-                right = read_references(references) if references else _own(hypotheses, found.root)
+                right = (
+                    read_references(references, found.options)
+                    if references
+                    else _own(hypotheses, found.root)
+                )
                 joined = join(right, {name: row.uri for name, row in hypotheses.items()})
             if ignore_missing:
                 joined = replace(joined, missing=())

@@ -9,10 +9,10 @@ import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from statistics import median
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 import numpy as np
 from rich.console import Console
@@ -21,11 +21,16 @@ from rich.table import Table
 from pipeline.benchmark.machine import describe_machine
 from pipeline.config import Device, Precision
 from pipeline.errors import ConfigError
-from pipeline.models.files import resolve_model
+from pipeline.models.files import ModelFiles, resolve_model
 from pipeline.schema import FRAMES_PER_S, LFR_STACK, LFR_STEP, N_MELS, N_PROMPT_FRAMES
+
+if TYPE_CHECKING:  # torch takes seconds and 600 MB
+    from pipeline.models.sensevoice.model import SenseVoice
 
 _SIZES_S = (60.0, 240.0, 1200.0)  # audio of a model batch
 _SHORTEST_S, _LONGEST_S = 1.0, 15.0  # of a clip; lengths are uniform between them
+# Milliseconds for one clip by its seconds: https://github.com/FunAudioLLM/SenseVoice, "Inference".
+_PUBLISHED_MS = {3.0: 63.0, 5.0: 67.0, 10.0: 70.0}
 _MATMUL = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrices
 
 
@@ -45,12 +50,24 @@ class BatchCost:
 
 
 @dataclass(frozen=True, slots=True)
+class Latency:
+    """Median time of a model batch of one clip, and what SenseVoice's README says of it."""
+
+    precision: str
+    compiled: bool
+    clip_s: float
+    wall_ms: float
+    published_ms: float  # on hardware that is not named there
+
+
+@dataclass(frozen=True, slots=True)
 class ModelReport:
     """The report of `jobs benchmark model`; field names are the keys of its JSON."""
 
     machine: dict[str, Any]
     model: str
     passes: list[BatchCost]
+    latencies: list[Latency] = field(default_factory=list)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1) + "\n"
@@ -82,33 +99,47 @@ def measure_model(
     known = [one for one in get_args(Precision) if place == "cpu" or one != "int8"]
     if wrong := set(precisions) - set(known):
         raise ConfigError(f"--precision {wrong.pop()}: use {', '.join(known)} on {place}")
-    costs = [
-        cost
-        for precision in precisions or known
-        for compile_it in ([False, True] if compiled else [False])
-        for cost in measure_batches(
-            model, place, precision, compile_it, sizes_s or _SIZES_S, repeats
-        )
-    ]
-    return ModelReport(describe_machine(threads), model, costs)
+    from pipeline.models.sensevoice.model import SenseVoice
+
+    files = resolve_model(model)
+    report = ModelReport(describe_machine(threads), model, [])
+    for precision in precisions or known:
+        for compile_it in [False, True] if compiled else [False]:
+            network = SenseVoice(files, place, precision, compiled=compile_it)  # type: ignore[arg-type]
+            engine = _Engine(network, files, place, precision, compile_it)
+            report.passes.extend(measure_batches(engine, sizes_s or _SIZES_S, repeats))
+            report.latencies.extend(measure_latencies(engine, repeats))
+    return report
 
 
-def measure_batches(
-    model: str,
-    device: str,
-    precision: Any,
-    compiled: bool,
-    sizes_s: Sequence[float],
-    repeats: int,
-) -> list[BatchCost]:
+class _Engine(NamedTuple):
+    """A loaded model at one precision."""
+
+    network: "SenseVoice"
+    files: ModelFiles
+    device: str
+    precision: str
+    compiled: bool
+
+
+def measure_latencies(engine: _Engine, repeats: int) -> list[Latency]:
+    """One clip of 3, 5 and 10 s, as an idle service would get it."""
+    latencies = []
+    for clip_s, published_ms in _PUBLISHED_MS.items():
+        rng = np.random.default_rng(0)
+        features = rng.normal(size=(int(clip_s * FRAMES_PER_S), N_MELS)).astype(np.float32)
+        transcribe = partial(engine.network.transcribe, [features], ["auto"], [True])
+        wall_ms = 1000 * _wall_s(transcribe, repeats)
+        latencies.append(Latency(engine.precision, engine.compiled, clip_s, wall_ms, published_ms))
+    return latencies
+
+
+def measure_batches(engine: _Engine, sizes_s: Sequence[float], repeats: int) -> list[BatchCost]:
     """One cost per size. Clips are random features on the device: speed does not depend on them.
 
     Raises ModelError.
     """
-    from pipeline.models.sensevoice.model import SenseVoice
-
-    files = resolve_model(model)
-    network = SenseVoice(files, device, precision, compiled=compiled)
+    network, files, device, precision, compiled = engine
     n_tokens = len(network.vocabulary.pieces)
     matmul_flops = _matmul_flops(device, precision, repeats)
     costs = []
@@ -169,6 +200,12 @@ def show_model(console: Console, report: ModelReport) -> None:
             f"{cost.of_matmul:.0%}",
         )
     console.print(table)
+    one_clip = Table("one clip", "seconds", "ms", "SenseVoice's README, ms")
+    for one in report.latencies:
+        name = one.precision + ", compiled" * one.compiled
+        figures = (one.clip_s, one.wall_ms, one.published_ms)
+        one_clip.add_row(name, *(f"{figure:.0f}" for figure in figures))
+    console.print(one_clip)
 
 
 def _make_clips(audio_s: float, device: str) -> list[Any]:

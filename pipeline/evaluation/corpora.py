@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import re
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -16,6 +17,9 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError
 from pipeline.evaluation.references import Reference, ReferenceSet, TimedWord
+from pipeline.storage.address import is_uri
+from pipeline.storage.redaction import public_uri, redact
+from pipeline.storage.store import filesystem_for
 
 # Names of columns: ours (the manifest's ref_*), SenseVoice's fine-tuning jsonl, and common ones.
 _KEYS = ("recording_id", "key", "id", "utt", "path", "audio_filepath", "audio", "file_name", "wav")
@@ -38,9 +42,23 @@ _CREMA_NAME = re.compile(r"(\d{4})_[A-Z]{3}_(ANG|DIS|FEA|HAP|NEU|SAD)_[A-Z]{2}")
 _AISHELL_WIDE = {ord("\uff41") + n: ord("a") + n for n in range(26)}
 
 
-def read_references(place: str) -> ReferenceSet:
-    """The references in a local file or directory. Raises ConfigError."""
-    path = Path(place)
+def read_references(place: str, options: Mapping[str, Any] | None = None) -> ReferenceSet:
+    """The references in a file or directory, local or in an object store. Raises ConfigError."""
+    if not is_uri(place):
+        return _read(place, Path(place))
+    with tempfile.TemporaryDirectory(prefix="references-") as folder:
+        name = PurePosixPath(place.rstrip("/")).name
+        target = Path(folder) / name
+        try:
+            fs, path = filesystem_for(place, options)
+            fs.get(path.rstrip("/"), str(target), recursive=bool(fs.isdir(path)))
+        except (OSError, ValueError, ImportError) as error:
+            shown = f"{public_uri(place)}: cannot be read as references: {error}"
+            raise ConfigError(redact(shown)) from error
+        return _read(place, target)
+
+
+def _read(place: str, path: Path) -> ReferenceSet:
     if not path.exists():
         raise ConfigError(f"{place}: does not exist")
     found = ReferenceSet(place)
@@ -81,14 +99,31 @@ def from_extra(
 ) -> Reference | None:
     """A reference from the manifest's own ref_* columns; None if it has none of them."""
     row: dict[str, Any] = {n: value for n, value in extra.items() if n.startswith("ref_")}
-    # Lists travel as JSON in the map of the manifest's columns; their parts have other keys there.
-    for name in ("ref_words", "ref_segments"):
-        row.pop(name, None)
-    if not any(row.get(name) for names in _NAMES.values() for name in names):
+    row.pop("ref_words", None)
+    row["ref_segments"] = _intervals(row.pop("ref_segments", ""))
+    named = any(row.get(name) for names in _NAMES.values() for name in names)
+    if not named and not row["ref_segments"]:
         return None
     if "speaker" in extra:
         row.setdefault("ref_speaker", extra["speaker"])
     return from_columns(recording_id, row, found)
+
+
+def _intervals(text: str) -> list[tuple[float, float]]:
+    """Where speech is, from a list in JSON: pairs, or objects with start_s and end_s.
+
+    Lists travel as JSON in the map of the manifest's columns. What cannot be read says nothing.
+    """
+    try:
+        parts = json.loads(text or "[]")
+        return [
+            (float(one["start_s"]), float(one["end_s"]))
+            if isinstance(one, dict)
+            else (float(one[0]), float(one[1]))
+            for one in parts
+        ]
+    except (ValueError, TypeError, KeyError, IndexError):
+        return []
 
 
 _Reader = Callable[[Path, ReferenceSet], Iterator[Reference]]

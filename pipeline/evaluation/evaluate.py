@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pipeline.errors import ConfigError
 from pipeline.evaluation.calibration import Calibration, calibrate
 from pipeline.evaluation.hypotheses import Hypothesis
-from pipeline.evaluation.intervals import Interval, bootstrap
+from pipeline.evaluation.intervals import Interval, bootstrap, bootstrap_classes
 from pipeline.evaluation.labels import Classification, EventScore, classify, score_events
 from pipeline.evaluation.references import Joined, Reference, ReferenceSet, spoken_only
 from pipeline.evaluation.text_norm import Normalizer, normaliser
@@ -57,7 +57,8 @@ class Scores:
     emotion: Classification | None  # as told
     emotion_forced: Classification | None  # the most probable of the emotions but `unknown`
     events: Mapping[str, EventScore]
-    intervals: Mapping[str, Interval] = field(default_factory=dict)  # of the accuracies
+    # Of accuracies by "language", "emotion", "emotion_forced"; of means by "emotion UA" and so on.
+    intervals: Mapping[str, Interval] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +168,9 @@ def score(items: Sequence[Item]) -> Scores:
         emotion_forced=classified["emotion_forced"][0],
         events=_event_scores(items),
         intervals={
-            name: interval for name, (_, interval) in classified.items() if interval is not None
+            f"{name}{of}": interval
+            for name, (_, intervals) in classified.items()
+            for of, interval in intervals.items()
         },
     )
 
@@ -274,18 +277,20 @@ def _classified(
     items: Sequence[Item],
     of: Callable[[Reference], str | None],
     label: Callable[[Hypothesis], str],
-) -> tuple[Classification | None, Interval | None]:
+) -> tuple[Classification | None, dict[str, Interval]]:
+    """Scores of one kind of label, and intervals by "" (accuracy), " UA" and " macro F1"."""
     named = [(item, of(item.reference)) for item in items]
     known = [(item, right) for item, right in named if right is not None]
     if not known:
-        return None, None
+        return None, {}
     pairs = [(right, label(item.hypothesis) if item.hypothesis else "") for item, right in known]
-    interval = bootstrap(
-        [float(right == said) for right, said in pairs],
-        [1.0] * len(pairs),
-        [item.group for item, _ in known],
+    groups = [item.group for item, _ in known]
+    accuracy = bootstrap(
+        [float(right == said) for right, said in pairs], [1.0] * len(pairs), groups
     )
-    return classify(pairs, ABSTENTIONS), interval
+    means = bootstrap_classes(pairs, groups)
+    found = {"": accuracy, **(dict(zip((" UA", " macro F1"), means, strict=True)) if means else {})}
+    return classify(pairs, ABSTENTIONS), {name: one for name, one in found.items() if one}
 
 
 def _event_scores(items: Sequence[Item]) -> dict[str, EventScore]:

@@ -7,6 +7,7 @@ from pipeline.errors import ConfigError
 from pipeline.evaluation.evaluate import ABSTENTIONS, Evaluation, Item, Scores
 from pipeline.evaluation.intervals import Difference, paired_difference
 from pipeline.evaluation.labels import Classification
+from pipeline.report.text_units import Unit
 
 # Each metric is an error: lower is better, so that one rule serves all gates.
 METRICS = {
@@ -108,9 +109,16 @@ def _difference(pairs: Sequence[tuple[Item, Item]], counts: _Counts) -> Differen
     )
 
 
-def _mixed(item: Item) -> tuple[float, float] | None:
-    errors = item.errors.get("mixed")
-    return (errors.n_edits, errors.n_units) if errors else None
+def _in(unit: Unit) -> _Counts:
+    """Edits and units of a text; of Korean, characters only, as in `_rate`."""
+
+    def counts(item: Item) -> tuple[float, float] | None:
+        errors = item.errors.get(unit)
+        if errors is None or (unit == "words" and item.language == "ko"):
+            return None
+        return errors.n_edits, errors.n_units
+
+    return counts
 
 
 def _of(label: str, right: str) -> _Counts:
@@ -125,14 +133,16 @@ def _of(label: str, right: str) -> _Counts:
 
 
 _COUNTS: Mapping[str, _Counts] = {
-    "mixed_error_rate": _mixed,
+    "mixed_error_rate": _in("mixed"),
+    "cer": _in("characters"),
+    "wer": _in("words"),
     "language_error": _of("language", "language"),
     "emotion_error": _of("emotion", "emotion"),
     "emotion_forced_error": _of("emotion_forced", "emotion"),
 }
 
 
-def _rate(scores: Scores, unit: str) -> float | None:
+def _rate(scores: Scores, unit: Unit) -> float | None:
     """Over the languages whose first rate is in this unit, and Korean's characters."""
     chosen = [
         one

@@ -44,6 +44,34 @@ def bootstrap(
     return Interval(float(low), float(high))
 
 
+def bootstrap_classes(
+    pairs: Sequence[tuple[str, str]], groups: Sequence[str], seed: int = 0
+) -> tuple[Interval, Interval] | None:
+    """The intervals of UA and of macro F1 of (reference, label) pairs; None for under two groups.
+
+    A class that a resample does not draw is left out of its means, as it has no recall there.
+    """
+    names, place = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    if len(names) < 2:
+        return None
+    classes = sorted({reference for reference, _ in pairs})
+    labels = [*classes, *sorted({label for _, label in pairs} - {*classes})]
+    row = np.array([classes.index(reference) for reference, _ in pairs])
+    column = np.array([labels.index(label) for _, label in pairs])
+    n_cells = len(classes) * len(labels)
+    by_group = np.zeros((len(names), n_cells))
+    np.add.at(by_group, (place, row * len(labels) + column), 1)
+    counts = (_draws(len(names), seed) @ by_group).reshape(-1, len(classes), len(labels))
+    right = np.diagonal(counts, axis1=1, axis2=2)
+    n_of_class, n_called = counts.sum(axis=2), counts.sum(axis=1)[:, : len(classes)]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recalls = right / n_of_class
+        f1s = np.where(n_of_class > 0, 2 * right / (n_of_class + n_called), np.nan)
+    spans = [np.nanpercentile(np.nanmean(one, axis=1), [2.5, 97.5]) for one in (recalls, f1s)]
+    unweighted, macro_f1 = (Interval(float(low), float(high)) for low, high in spans)
+    return unweighted, macro_f1
+
+
 def paired_difference(
     errors: Sequence[float],
     base_errors: Sequence[float],

@@ -182,6 +182,11 @@ def _tiles(scores: Scores) -> Iterator[tuple[str, str, str]]:
             yield f"{title} right", percent(found.accuracy), between(scores.intervals.get(name))
 
 
+def _within(scores: Scores, name: str, mean: str) -> str:
+    interval = scores.intervals.get(f"{name} {mean}")
+    return f" ({between(interval)})" if interval else ""
+
+
 def _labels(scores: Scores) -> Iterator[dict[str, Any]]:
     for name, title in _TITLES.items():
         found: Classification | None = getattr(scores, name)
@@ -190,7 +195,8 @@ def _labels(scores: Scores) -> Iterator[dict[str, Any]]:
         yield {
             "title": title.capitalize(),
             "summary": f"{found.n_right:,} of {found.n:,} right (WA {percent(found.accuracy)}, "
-            f"UA {percent(found.unweighted_accuracy)}, macro F1 {percent(found.macro_f1)}, "
+            f"UA {percent(found.unweighted_accuracy)}{_within(scores, name, 'UA')}, "
+            f"macro F1 {percent(found.macro_f1)}{_within(scores, name, 'macro F1')}, "
             f"weighted F1 {percent(found.weighted_f1)}); {found.n_abstained:,} abstentions",
             "rows": [
                 (

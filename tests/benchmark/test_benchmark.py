@@ -229,7 +229,11 @@ def test_the_model_alone_is_compared_with_a_matrix_product(tmp_path: Path) -> No
     arguments = ["model", "--batch-s", "20", "--repeats", "1", "--device", "cpu"]
     done = CliRunner().invoke(benchmark.app, [*arguments, "--json", str(path)])
     assert done.exit_code == 0, done.output
-    passes = json.loads(path.read_text())["passes"]
+    report = json.loads(path.read_text())
+    passes = report["passes"]
+    one_clip = [(one["clip_s"], one["published_ms"]) for one in report["latencies"]]
+    assert one_clip == [(3, 63), (5, 67), (10, 70)] * 3
+    assert all(one["wall_ms"] > 0 for one in report["latencies"])
     assert [one["precision"] for one in passes] == ["fp32", "bf16", "int8"]
     assert all(one["audio_s"] == 20 and one["real_time"] > 0 for one in passes)
     assert all(0 < one["of_matmul"] < 1 for one in passes)

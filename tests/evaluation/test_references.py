@@ -14,6 +14,8 @@ import pytest
 from pipeline.errors import ConfigError
 from pipeline.evaluation.corpora import from_extra, read_references
 from pipeline.evaluation.references import Reference, ReferenceSet, TimedWord, join, spoken_only
+from pipeline.storage.store import filesystem_for
+from tests.support.s3_server import S3
 
 
 def write(path: Path, text: str) -> Path:
@@ -230,3 +232,31 @@ def test_spelled_numbers_are_recognised() -> None:
     assert not spoken_only([Reference("a", "one 2")])
     assert not spoken_only([Reference("a", "one two", text_itn="12")])
     assert not spoken_only([Reference("a", emotion="sad")])
+
+
+def test_references_in_an_object_store_are_read_as_local_ones(s3: S3) -> None:
+    bucket = s3.new_bucket()
+    fs, path = filesystem_for(bucket, s3.storage_options)
+    fs.pipe(f"{path}/r.jsonl", b'{"key": "a", "text": "one two"}')
+    fs.pipe(f"{path}/kaldi/text", b"a one two")
+    for place in (f"{bucket}/r.jsonl", f"{bucket}/kaldi"):
+        found = read_references(place, s3.storage_options)
+        assert [(one.key, one.text) for one in found.references] == [("a", "one two")]
+        assert found.source == place
+    with pytest.raises(ConfigError, match="cannot be read as references"):
+        read_references(f"{bucket}/none.jsonl", s3.storage_options)
+
+
+@pytest.mark.parametrize(
+    ("text", "speech"),
+    [
+        ('[{"start_s": 1.5, "end_s": 4}, {"start_s": 5, "end_s": 6}]', ((1.5, 4.0), (5.0, 6.0))),
+        ("[[1.5, 4]]", ((1.5, 4.0),)),
+        ("not json", None),
+        ('[{"from": 1}]', None),
+        ("", None),
+    ],
+)
+def test_the_manifests_own_intervals_of_speech(text: str, speech: object) -> None:
+    own = from_extra("a", {"ref_segments": text}, ReferenceSet("manifest"))
+    assert (own.speech if own else None) == speech

@@ -99,6 +99,10 @@ def test_gates_decide_the_exit_code(root: str) -> None:
 def test_two_models_are_compared_pair_by_pair(root: str) -> None:
     found = scores(root, "--baseline", OTHER_MODEL.fingerprint)
     assert found["differences"]["mixed_error_rate"]["value"] == pytest.approx(1 / 7)
+    assert found["differences"]["wer"]["value"] == pytest.approx(
+        found["metrics"]["wer"]
+        - scores(root, "--fingerprint", OTHER_MODEL.fingerprint)["metrics"]["wer"]
+    )
     arguments = ("--baseline", OTHER_MODEL.fingerprint, "--max-regression")
     assert run(root, *arguments, "0.2").exit_code == 0
     assert run(root, *arguments, "0.1").exit_code == 3

@@ -1,4 +1,4 @@
-"""Label, review, fine-tune, label again, compare, promote, release: the whole loop, on one channel.
+"""Label, review, fine-tune, label again, compare, promote, release, serve: the whole loop.
 
 The demo model has not met noise in a band of 2 kHz. What is trained and what is held out are other
 clips, not other variants of the same ones. The held-out clips also chose the mix, so the fall of
@@ -31,6 +31,7 @@ from pipeline.training.finetune import finetune
 from pipeline.training.prepare import prepare
 from pipeline.training.session import Listener
 from pipeline.training.settings import load_finetune_config
+from tests.serving.test_app import post, serving
 from tests.support.demo import (
     AUDIO,
     LONG,
@@ -160,6 +161,12 @@ def errors_of(snapshot: Snapshot, rows: References) -> dict[str, float]:
     return {name: value for name, value in told.items() if value is not None}
 
 
+def texts_of(snapshot: Snapshot) -> dict[str, str]:
+    """The text of each recording that is one segment."""
+    rows = snapshot.read("transcripts").to_pylist()
+    return {row["recording_id"]: row["text"] for row in rows}
+
+
 def test_the_loop_makes_the_model_better_where_it_was_bad_and_no_worse_elsewhere(
     patience: None, tmp_path: Path
 ) -> None:
@@ -208,3 +215,11 @@ def test_the_loop_makes_the_model_better_where_it_was_bad_and_no_worse_elsewhere
     assert open_snapshot(root).fingerprint == other
     released = release(open_snapshot(root), open_store(str(tmp_path / "released")))
     assert released.n_rows["recordings"] == difference.n_both
+
+    texts = texts_of(after)
+    online = demo_config(tmp_path / "unused", f"model={new}", *WITHOUT_RAY)
+    with serving(online) as (url, _):
+        for row in corpus.held_out:
+            data = Path(row["audio"]).read_bytes()
+            answer = post(url, "/v1/audio/transcriptions", data, use_itn="false").json()
+            assert answer["text"] == texts[row["recording_id"]]
