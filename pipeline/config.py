@@ -21,6 +21,7 @@ Language = Literal["auto", "zh", "en", "yue", "ja", "ko"]
 SpokenLanguage = Literal["zh", "en", "yue", "ja", "ko"]
 Precision = Literal["fp32", "bf16", "int8"]
 Device = Literal["auto", "cpu", "cuda"]
+ManifestFormat = Literal["auto", "table", "nemo", "sensevoice", "lhotse", "audiofolder", "kaldi"]
 
 _VARIABLE = "SENSEVOICE_"  # what the names of environment variables for keys begin with
 _log = logging.getLogger(__name__)
@@ -192,6 +193,11 @@ class RunConfig(_Section):
     """One labelling run."""
 
     manifest: str = Field(description="manifest file or glob, or directory of audio (path or URI)")
+    manifest_format: ManifestFormat = Field(
+        default="auto",
+        description="what the manifest is: table (our columns), nemo, sensevoice, lhotse, "
+        "audiofolder, kaldi; auto: seen from its columns",
+    )
     output: str = Field(description="where the tables are written: a path or an s3:// URI")
     storage_options: dict[str, Any] = Field(
         default_factory=dict,

@@ -7,13 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from pipeline.errors import ConfigError
+from pipeline.manifest.formats import LANGUAGE_NAMES
 from pipeline.schema import EMOTIONS, EVENTS, LANGUAGES
 
 _ABSENT = {"", "unknown", "emo_unknown", "event_unk", "none", "nan", "n/a"}
 _ALIASES: Mapping[str, Mapping[str, str]] = {
-    "language": {"en-us": "en", "zh-cn": "zh", "cmn": "zh", "zh-hk": "yue", "jp": "ja"}
-    | {"chinese": "zh", "mandarin": "zh", "english": "en", "cantonese": "yue"}
-    | {"japanese": "ja", "korean": "ko", "eng": "en", "jpn": "ja", "kor": "ko"},
+    "language": LANGUAGE_NAMES,
     "emotion": {"hap": "happy", "happiness": "happy", "joy": "happy", "ang": "angry"}
     | {"anger": "angry", "sadness": "sad", "neu": "neutral", "calm": "", "fea": "fearful"}
     | {"fear": "fearful", "dis": "disgusted", "disgust": "disgusted", "surprise": "surprised"},

@@ -159,8 +159,8 @@ def _hint_for_line(line: str) -> str:
         return "; the columns are separated by '|', but only , ; and tab are read"
     if rest and re.search(r"/|\.\w{2,5}$|\|$", line):
         return (
-            "; this looks like Kaldi's wav.scp, which is not read: write a CSV with the header "
-            "recording_id,audio, without commands"
+            "; this looks like Kaldi's wav.scp: give the file that name, or write a CSV with the "
+            "header recording_id,audio"
         )
     if len(rest) == 0 and re.search(r"/|\.\w{2,5}$", first):
         return "; this looks like a list of paths: write a first line that says audio"

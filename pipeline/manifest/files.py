@@ -7,6 +7,7 @@ manifest raises an error that names the file.
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from pipeline.config import ManifestFormat
 from pipeline.errors import ManifestError
-from pipeline.manifest.columns import check_audio, check_types, holds_bytes, left_out, own_names
-from pipeline.manifest.text import RawRows, read_csv, read_json_lines
+from pipeline.manifest import kaldi
+from pipeline.manifest.columns import check_audio, check_types, holds_bytes, left_out
+from pipeline.manifest.formats import choose, describe, with_prompts
+from pipeline.manifest.json_lines import read_json_lines
+from pipeline.manifest.text import RawRows, read_csv
 
 ROWS = 1 << 16  # rows of parquet handled at a time: 15 MiB, and the next ones reuse this memory
 _MAX_TEXT = 16 << 30  # bytes of a decompressed manifest; a limit for decompression bombs
@@ -24,10 +29,14 @@ _BLOCK = 4 << 20  # bytes read at a time
 _FIRST_ROWS = 1000  # if most of these are broken, the file is not a manifest
 
 
-def read_raw(fs: Any, uri: str) -> Iterator[RawRows]:
+def read_raw(fs: Any, uri: str, wanted: ManifestFormat = "auto") -> Iterator[RawRows]:
     """The rows of one file, in order, in one or more pieces. Raises ManifestError with `uri`."""
     try:
-        yield from _read(fs, uri)
+        if uri.rpartition("/")[2] == kaldi.SCP and wanted in ("auto", "kaldi"):
+            for raw in kaldi.read_directory(fs, uri):
+                yield replace(raw, table=with_prompts("kaldi", raw.table))
+        else:
+            yield from _read(fs, uri, wanted)
     except ManifestError as error:
         raise ManifestError(f"{uri}: {error}") from error
     except Exception as error:  # stores and pyarrow raise many types for damaged files
@@ -37,20 +46,20 @@ def read_raw(fs: Any, uri: str) -> Iterator[RawRows]:
         ) from error
 
 
-def _read(fs: Any, uri: str) -> Iterator[RawRows]:
+def _read(fs: Any, uri: str, wanted: ManifestFormat) -> Iterator[RawRows]:
     path = fs._strip_protocol(uri)
     with fs.open(path, "rb") as file:
         magic = file.read(4)
         file.seek(0)
         if magic == b"PAR1":
-            yield from _read_parquet(path if isinstance(fs, LocalFileSystem) else file)
+            yield from _read_parquet(path if isinstance(fs, LocalFileSystem) else file, wanted)
             return
         blocks = _blocks(_decompressed(file, magic))
         first = next(blocks, b"")
         if first.startswith(b"PAR1"):
-            yield from _read_packed_parquet(first, blocks)
+            yield from _read_packed_parquet(first, blocks, wanted)
         else:
-            yield from _refusing_broken(_read_text(first, blocks))
+            yield from _refusing_broken(_read_text(first, blocks, wanted))
 
 
 def _decompressed(file: Any, magic: bytes) -> Any:
@@ -82,36 +91,41 @@ def _read_fully(file: Any) -> bytes:
     return block
 
 
-def _read_packed_parquet(first: bytes, blocks: Iterator[bytes]) -> Iterator[RawRows]:
+def _read_packed_parquet(
+    first: bytes, blocks: Iterator[bytes], wanted: ManifestFormat
+) -> Iterator[RawRows]:
     """Compressed parquet, from a temporary file, because parquet is read from its end."""
     with tempfile.NamedTemporaryFile(prefix="manifest-") as unpacked:
         unpacked.write(first)
         for block in blocks:
             unpacked.write(block)
         unpacked.flush()
-        yield from _read_parquet(unpacked.name)
+        yield from _read_parquet(unpacked.name, wanted)
 
 
-def _read_parquet(source: Any) -> Iterator[RawRows]:
+def _read_parquet(source: Any, wanted: ManifestFormat) -> Iterator[RawRows]:
     """Read a few row groups at a time; a Python file without threads, see tables.parquet."""
     file = pq.ParquetFile(source, pre_buffer=False)
     schema = file.schema_arrow
-    names = own_names(schema.names)
+    form = choose(schema.names, wanted)
+    names = form.names(schema.names)
     check_audio(list(names.values()))
     check_types(schema)
     kept = [field.name for field in schema if not holds_bytes(field.type)]
     empty = schema.empty_table().select(kept).rename_columns([names[name] for name in kept])
-    yield RawRows(empty, np.arange(0), notes=list(left_out(schema)))  # for files without rows
+    notes = [*describe(form, names), *left_out(schema)]
+    yield RawRows(empty, np.arange(0), notes=notes)  # for files without rows
     n_rows = 0
     for batch in file.iter_batches(ROWS, columns=kept, use_threads=isinstance(source, str)):
         table = pa.Table.from_batches([batch])
         table.validate(full=True)  # parquet may contain text that is not UTF-8
         table = table.rename_columns([names[name] for name in table.column_names])
-        yield RawRows(table, np.arange(n_rows, n_rows + table.num_rows) + 1)
+        numbers = np.arange(n_rows, n_rows + table.num_rows) + 1
+        yield RawRows(with_prompts(form.name, table), numbers)
         n_rows += table.num_rows
 
 
-def _read_text(first: bytes, blocks: Iterator[bytes]) -> Iterator[RawRows]:
+def _read_text(first: bytes, blocks: Iterator[bytes], wanted: ManifestFormat) -> Iterator[RawRows]:
     first = first.removeprefix(b"\xef\xbb\xbf")
     if first.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ManifestError("the text is UTF-16; save it as UTF-8")
@@ -123,7 +137,7 @@ def _read_text(first: bytes, blocks: Iterator[bytes]) -> Iterator[RawRows]:
     if start.startswith(b"["):
         raise ManifestError("it is a JSON array; write one object per line (JSON lines)")
     read = read_json_lines if start.startswith(b"{") else read_csv
-    return read(_with_first(first, blocks))
+    return read(_with_first(first, blocks), wanted)
 
 
 def _with_first(first: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:

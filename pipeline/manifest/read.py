@@ -1,18 +1,22 @@
 """Read a manifest in any common format into one list of rows. Opens no audio.
 
 A manifest is a file in parquet, JSON lines or CSV format (plain, gzip or zstd; detected from its
-bytes, not its name), a glob of such files, or a directory of audio. See rows.py for the columns.
+bytes, not its name), a glob of such files, a Kaldi data directory, or a directory of audio. See
+rows.py for our columns, and formats.py for those of other tools.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.config import ManifestFormat
 from pipeline.errors import ManifestError
+from pipeline.manifest import kaldi
 from pipeline.manifest.access import AllowedRoots, make_allowed_roots
 from pipeline.manifest.files import read_raw
 from pipeline.manifest.keys import hash_ids
@@ -50,6 +54,7 @@ def read_manifest(
     allowed_roots: Sequence[str] = (),
     *,
     allow_http: bool = False,
+    manifest_format: ManifestFormat = "auto",
 ) -> Manifest:
     """Every row of the manifest, in order; ids are unique and never empty.
 
@@ -61,10 +66,11 @@ def read_manifest(
     """
     with _refusing(uri):
         fs, path = filesystem_for(uri, options)
+        uri, path = _with_scp(fs, uri, path, manifest_format)
         allowed = make_allowed_roots(uri, allowed_roots, allow_http=allow_http)
         found = find_files(fs, path, uri, allowed)
     notes: dict[str, None] = {}  # each once, in order
-    read = _listed if found.is_audio else _read_files
+    read = _listed if found.is_audio else partial(_read_files, wanted=manifest_format)
     packed, hashes, n_repeated = [], [np.empty(0, np.uint64)], 0
     for piece in read(fs, uri, found.files, allowed, notes):
         rows, n_dropped, note = drop_repeated(piece)
@@ -88,6 +94,7 @@ def check_manifest(
     allowed_roots: Sequence[str] = (),
     *,
     allow_http: bool = False,
+    manifest_format: ManifestFormat = "auto",
 ) -> None:
     """Read the beginning of a manifest, and refuse it if that cannot be read. Raises ManifestError.
 
@@ -95,11 +102,19 @@ def check_manifest(
     """
     with _refusing(uri):
         fs, path = filesystem_for(uri, options)
+        uri, path = _with_scp(fs, uri, path, manifest_format)
         allowed = make_allowed_roots(uri, allowed_roots, allow_http=allow_http)
         found = find_files(fs, path, uri, allowed)
-        read = _listed if found.is_audio else _read_files
+        read = _listed if found.is_audio else partial(_read_files, wanted=manifest_format)
         with closing(read(fs, uri, found.files, allowed, {})) as pieces:
             next(pieces, None)
+
+
+def _with_scp(fs: Any, uri: str, path: str, wanted: ManifestFormat) -> tuple[str, str]:
+    """A Kaldi data directory means its wav.scp, whatever else lies there."""
+    if wanted not in ("auto", "kaldi") or not fs.isfile(f"{path.rstrip('/')}/{kaldi.SCP}"):
+        return uri, path
+    return f"{uri.rstrip('/')}/{kaldi.SCP}", f"{path.rstrip('/')}/{kaldi.SCP}"
 
 
 @contextmanager
@@ -132,12 +147,13 @@ def _read_files(
     files: Iterable[File],
     allowed: AllowedRoots,
     notes: dict[str, None],
+    wanted: ManifestFormat = "auto",
 ) -> Generator[pa.Table]:
     for file in files:
         if file.raw:
             raise ManifestError(redact(f"{file.uri}: the name is not UTF-8; rename the file"))
         try:
-            for raw in read_raw(fs, file.uri):
+            for raw in read_raw(fs, file.uri, wanted):
                 notes.update(dict.fromkeys(f"{file.uri}: {note}" for note in raw.notes))
                 yield from normalise(raw, file.uri, allowed)
         except ManifestError as error:

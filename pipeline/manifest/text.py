@@ -1,4 +1,4 @@
-"""Read JSON lines and CSV from blocks of bytes, a block at a time. Knows no column's meaning.
+"""Read CSV from blocks of bytes, a block at a time. Knows no column's meaning.
 
 The memory does not grow with the file: a block is a few megabytes, and so is the longest row.
 """
@@ -7,8 +7,8 @@ import csv
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from io import BytesIO, StringIO
 from typing import Any, Literal
 
@@ -17,14 +17,13 @@ import pyarrow as pa
 import pyarrow.csv
 
 from pipeline.arrow import Integers
+from pipeline.config import ManifestFormat
 from pipeline.errors import ManifestError
-from pipeline.manifest.columns import check_audio, own_names
+from pipeline.manifest.columns import check_audio
+from pipeline.manifest.formats import Format, choose, describe, with_prompts
 
 ROWS = 1 << 16  # rows handled at a time: 15 MiB, and the next ones reuse this memory
-_PIECE = 16 << 20  # bytes of JSON handled at a time, where rows are long
-_MAX_LINE = 1 << 20  # bytes of one line of JSON
 _MAX_RECORD = 8 << 20  # bytes of one row of CSV
-_MAX_SHAPES = 10_000  # different sets of keys in a JSON file whose names are kept in memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,117 +45,7 @@ def as_text(value: Any) -> str | None:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-# ------------------------------------------------------------------------ JSON lines
-
-
-class _Piece:
-    """Rows of a JSON file until they are given away."""
-
-    def __init__(self) -> None:
-        self.rows: list[Mapping[str, str | None]] = []
-        self.numbers: list[int] = []
-        self.broken: list[tuple[int, str]] = []
-        self.n_bytes = 0
-
-    def is_full(self) -> bool:
-        return len(self.rows) + len(self.broken) >= ROWS or self.n_bytes >= _PIECE
-
-    def raw(self, *, is_first: bool) -> RawRows:
-        """The rows. One of the first must have `audio`; later, a row without it is an error."""
-        names = list(dict.fromkeys(name for row in self.rows for name in row))
-        if is_first and self.rows:
-            check_audio(names)
-        table = _text_table(self.rows, names)
-        return RawRows(table, np.asarray(self.numbers, np.int64), self.broken)
-
-
-def read_json_lines(blocks: Iterator[bytes]) -> Iterator[RawRows]:
-    """Parse each line with Python's json: about 15 us per row, and exact.
-
-    pyarrow.json would turn date-like strings into timestamps, integers beyond 64 bits into floats
-    (two ids could become equal), and would fail for the whole file if one line is broken.
-    """
-    piece, is_first = _Piece(), True
-    shapes: dict[tuple[str, ...], dict[str, str]] = {}
-    for number, line in enumerate(_lines(blocks), start=1):
-        if not line.strip():
-            continue
-        piece.n_bytes += len(line)
-        try:
-            row = _parse_line(line)
-        except (ValueError, RecursionError) as error:
-            piece.broken.append((number, f"row {number} is not a JSON object: {error}"))
-        else:
-            piece.rows.append(_renamed(row, number, shapes))
-            piece.numbers.append(number)
-        if piece.is_full():
-            yield piece.raw(is_first=is_first)
-            piece, is_first = _Piece(), False
-    if is_first or piece.rows or piece.broken:
-        yield piece.raw(is_first=is_first)
-
-
-def _lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Lines without their ends; one that is too long is cut behind its first _MAX_LINE bytes."""
-    rest = b""
-    for block in blocks:
-        *whole, rest = (rest + block).split(b"\n")
-        rest = rest[: _MAX_LINE + 1]
-        yield from whole
-    yield rest
-
-
-def _renamed(
-    row: Mapping[str, str | None], number: int, shapes: dict[tuple[str, ...], dict[str, str]]
-) -> Mapping[str, str | None]:
-    """The row under our own names; `shapes` keeps what is known of its set of keys."""
-    keys = tuple(row)
-    names = shapes.get(keys)
-    if names is None:
-        try:
-            names = own_names(keys)
-        except ManifestError as error:
-            raise ManifestError(f"row {number}: {error}") from error
-        if len(shapes) < _MAX_SHAPES:
-            shapes[keys] = names
-    return {names[key]: value for key, value in row.items()}
-
-
-def _parse_line(line: bytes) -> Mapping[str, str | None]:
-    if len(line) > _MAX_LINE:
-        raise ValueError(f"more than {_MAX_LINE} bytes in one line")
-    value = json.loads(line, object_pairs_hook=_reject_repeated_keys)
-    if not isinstance(value, dict):
-        raise ValueError(f"found {type(value).__name__}")
-    if isinstance(value.get("audio"), dict | list):
-        raise ValueError("audio is not a path; audio inside a manifest is not read")
-    row = {key: as_text(item) for key, item in value.items()}
-    if b"\\ud" in line.lower():  # a single surrogate is valid JSON, but not valid text
-        json.dumps(row, ensure_ascii=False).encode()
-    return row
-
-
-def _reject_repeated_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs as a dict. JSON permits two values for one key; here that is an error."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two values for {repeated!r}")
-    return value
-
-
-def _text_table(rows: Sequence[Mapping[str, str | None]], names: Sequence[str]) -> pa.Table:
-    names = names or ["audio"]  # only rows {}: a table needs a column to have rows
-    return pa.table(
-        {name: pa.array([row.get(name) for row in rows], pa.string()) for name in names}
-    )
-
-
-# ------------------------------------------------------------------------------- CSV
-
-
-def read_csv(blocks: Iterator[bytes]) -> Iterator[RawRows]:
+def read_csv(blocks: Iterator[bytes], wanted: ManifestFormat = "auto") -> Iterator[RawRows]:
     """All columns as text. The delimiter is the most frequent of , ; and tab in the header."""
     first = next(blocks).lstrip(b"\r\n")
     while b"\n" not in first and len(first) < _MAX_RECORD and (more := next(blocks, b"")):
@@ -164,16 +53,17 @@ def read_csv(blocks: Iterator[bytes]) -> Iterator[RawRows]:
     end = b"\n" if b"\n" in first else b"\r"
     header = first.partition(end)[0]
     delimiter = max((",", ";", "\t"), key=lambda character: header.count(character.encode()))
-    names: list[str] = []
+    head: _Header | None = None
     n_rows = 0
     for records in _records(_chain(first, blocks), delimiter.encode(), end):
         _check_utf8(records)  # pyarrow would drop a broken row that is not UTF-8
-        if not names:
-            names, records = _header(records, delimiter)
-            yield RawRows(pa.table({name: pa.array([], pa.string()) for name in names}), _NONE)
-        raw = _parse_csv(records, names, delimiter, n_rows)
+        if head is None:
+            head, records = _header(records, delimiter, wanted)
+            none = pa.table({name: pa.array([], pa.string()) for name in head.names})
+            yield RawRows(none, _NONE, notes=head.notes)
+        raw = _parse_csv(records, head.names, delimiter, n_rows)
         n_rows += raw.table.num_rows + len(raw.broken)
-        yield raw
+        yield replace(raw, table=with_prompts(head.form.name, raw.table))
 
 
 _NONE: Integers = np.arange(0)
@@ -184,8 +74,17 @@ def _chain(first: bytes, blocks: Iterator[bytes]) -> Iterator[bytes]:
     yield from blocks
 
 
-def _header(records: bytes, delimiter: str) -> tuple[list[str], bytes]:
-    """The columns under our own names, and the rows behind the header."""
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """The columns of a CSV under our own names."""
+
+    form: Format
+    names: Sequence[str]
+    notes: Sequence[str]
+
+
+def _header(records: bytes, delimiter: str, wanted: ManifestFormat) -> tuple[_Header, bytes]:
+    """The header, and the rows behind it."""
     text = StringIO(records.decode(), newline="")
     try:
         given = next(csv.reader(iter(text.readline, ""), delimiter=delimiter), [])
@@ -193,9 +92,11 @@ def _header(records: bytes, delimiter: str) -> tuple[list[str], bytes]:
         raise ManifestError(f"cannot be read as CSV: {error}") from error
     if repeated := sorted({name for name in given if given.count(name) > 1}):
         raise ManifestError(f"two columns have the name {repeated[0]!r}; rename one")
-    names = list(own_names(given).values())
-    check_audio(names)
-    return names, records[len(text.getvalue()[: text.tell()].encode()) :]
+    form = choose(given, wanted)
+    names = form.names(given)
+    check_audio(list(names.values()))
+    head = _Header(form, list(names.values()), describe(form, names))
+    return head, records[len(text.getvalue()[: text.tell()].encode()) :]
 
 
 def _parse_csv(records: bytes, names: Sequence[str], delimiter: str, n_before: int) -> RawRows:

@@ -76,6 +76,7 @@ def _open_checked(config: RunConfig) -> Store:
         config.storage_options,
         config.allowed_roots,
         allow_http=config.allow_http,
+        manifest_format=config.manifest_format,
     )
     return store
 
@@ -119,6 +120,7 @@ def plan_run(config: RunConfig, run: RunInfo) -> Plan:
             config.storage_options,
             config.allowed_roots,
             allow_http=config.allow_http,
+            manifest_format=config.manifest_format,
         ),
         ledger_parts(config.output, config.storage_options, fingerprint=run.fingerprint),
         run.fingerprint,

@@ -9,7 +9,7 @@ import json
 import logging
 import threading
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from tempfile import SpooledTemporaryFile
 from typing import Any, Literal, cast
@@ -31,10 +31,12 @@ from pipeline.serving.funasr_socket import add_funasr_socket
 from pipeline.serving.labelling import Labelled, Wish
 from pipeline.serving.service import Refusal, Service
 from pipeline.web.guard import Guard, Rules, hosts_for
+from pipeline.web.static import load_pages
 
 MODEL_NAME = "sensevoice"
 _ALIASES = frozenset({MODEL_NAME, "whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe"})
 _FILES, _FIELDS = 20, 20  # of a form
+PAGES = ("index.html", "app.js", "stream.js", "captions.js", "segment.js", "style.css")
 _log = logging.getLogger(__name__)
 
 
@@ -52,6 +54,7 @@ def create_app(service: Service, tokens: frozenset[str] = frozenset()) -> Guard:
     app.state.upload_timeout_s = config.upload_timeout_s
     _add_errors(app, service)
     _add_health(app, service)
+    _add_page(app)
     _add_openai(app, service)
     _add_sensevoice(app, service)
     add_funasr_socket(app, service)
@@ -59,7 +62,7 @@ def create_app(service: Service, tokens: frozenset[str] = frozenset()) -> Guard:
     rules = Rules(
         hosts=frozenset({"*"}) if "*" in names else hosts_for(config.host, names),
         tokens=tokens,
-        public=frozenset({"/healthz", "/readyz"}),
+        public=frozenset({"/", "/static/", "/healthz", "/readyz"}),
         most_bytes=config.max_upload_bytes,
     )
     return Guard(app, rules)
@@ -102,6 +105,21 @@ def _add_health(app: FastAPI, service: Service) -> None:
         waiting_s = service.labelling.model.waiting_s if service.labelling else 0.0
         text, kind = service.figures.text(waiting_s)
         return Response(text, media_type=kind)
+
+
+def _add_page(app: FastAPI) -> None:
+    """The page at `/`. It has no secret, so it needs no token; it asks for one."""
+    pages = load_pages("pipeline.serving.pages", PAGES)
+
+    @app.get("/")
+    async def index() -> Response:
+        return Response(pages["index.html"].content, media_type=pages["index.html"].media_type)
+
+    @app.get("/static/{name}")
+    async def static(name: str) -> Response:
+        if name not in pages:
+            raise HTTPException(404, f"there is no {name!r}")
+        return Response(pages[name].content, media_type=pages[name].media_type)
 
 
 def _add_openai(app: FastAPI, service: Service) -> None:
@@ -153,7 +171,7 @@ def _add_openai(app: FastAPI, service: Service) -> None:
 
 
 async def _events(
-    parts: AsyncIterator[Labelled], first: Labelled | None, form: FormData, service: Service
+    parts: AsyncGenerator[Labelled], first: Labelled | None, form: FormData, service: Service
 ) -> AsyncIterator[str]:
     """Server-sent events, as OpenAI's client reads them: one per segment, then the whole text."""
     seen: list[Labelled] = []
@@ -176,6 +194,7 @@ async def _events(
         service.figures.count_request("/v1/audio/transcriptions", error.status)
         yield _sse(error.body())
     finally:
+        await parts.aclose()  # a thread may still read the file
         await form.close()
 
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -145,7 +145,7 @@ class Service:
                     work.exception()  # seen; else asyncio reports it
         return Answer(checked(parts))
 
-    async def stream(self, wish: Wish, path: str) -> AsyncIterator[Labelled]:
+    async def stream(self, wish: Wish, path: str) -> AsyncGenerator[Labelled]:
         """The parts of a file as they are labelled. Raises Refusal."""
         with self.take(wish) as labelling:
             loop = asyncio.get_running_loop()

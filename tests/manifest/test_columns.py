@@ -101,10 +101,10 @@ def test_a_later_row_of_json_with_such_a_key_is_named(tmp_path: Path) -> None:
     assert "'offset' -> 'offset_s'" in refusal(tmp_path, data)
 
 
-def test_the_columns_of_nemo_are_named_all_at_once(tmp_path: Path) -> None:
-    data = lines({"audio_filepath": "a.wav", "offset": 0, "duration": 1, "text": "x"})
+def test_columns_that_no_format_has_are_named_all_at_once(tmp_path: Path) -> None:
+    data = lines({"audio_path": "a.wav", "offset": 0, "duration": 1, "text": "x"})
     message = refusal(tmp_path, data)
-    assert "rename 'audio_filepath' (nearest) to 'audio', 'offset' to 'offset_s'" in message
+    assert "rename 'audio_path' (nearest) to 'audio', 'offset' to 'offset_s'" in message
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The service over HTTP: OpenAI's client, SenseVoice's shape, errors, limits, and its labels."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -88,7 +89,8 @@ def names(events: Any) -> list[str]:
 
 def post(url: str, path: str, data: bytes | None, **fields: Any) -> httpx.Response:
     files = {} if data is None else {"file": ("x", data)}
-    return httpx.post(f"{url}{path}", data=fields, files=files or {"a": ("a", b"")}, timeout=60)
+    sent = files or {"a": ("a", b"")}
+    return httpx.post(f"{url}{path}", data=fields, files=sent, timeout=60, verify=False)
 
 
 def transcribe(client: openai.OpenAI, name: str, **wish: Any) -> Any:
@@ -326,17 +328,33 @@ def test_until_the_model_is_loaded_and_if_it_never_is_the_answer_is_503(
     assert service.state() == (False, "draining")
 
 
-def test_the_command_serves_until_sigterm_and_finishes_what_is_under_way(tmp_path: Path) -> None:
-    overrides = ("service.port=0", "segment.whole_below_s=0", f"output={tmp_path / 'out'}")
+def make_certificate(folder: Path) -> tuple[Path, Path]:
+    """A key and a certificate of this machine's own for a day."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    request = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"]
+    files = ["-keyout", str(key), "-out", str(certificate), "-subj", "/CN=localhost"]
+    subprocess.run([*request, *files], check=True, capture_output=True)
+    return key, certificate
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="openssl makes the certificate")
+def test_the_command_serves_by_tls_until_sigterm_and_finishes_what_is_under_way(
+    tmp_path: Path,
+) -> None:
+    key, certificate = make_certificate(tmp_path)
+    overrides = (
+        *("service.port=0", "segment.whole_below_s=0", f"output={tmp_path / 'out'}"),
+        *(f"service.tls_key={key}", f"service.tls_certificate={certificate}"),
+    )
     command = [sys.executable, "-m", "jobs", "serve", str(ROOT / "configs" / "demo.yaml")]
     for setting in overrides:
         command += ["--set", setting]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         url = process.stderr.readline().strip().removesuffix("/v1")
-        assert url.startswith("http://127.0.0.1:")
+        assert url.startswith("https://127.0.0.1:")
         for _ in range(600):
-            if httpx.get(f"{url}/readyz").status_code == 200:
+            if httpx.get(f"{url}/readyz", verify=False).status_code == 200:
                 break
             time.sleep(0.1)
         with ThreadPoolExecutor(1) as pool:
@@ -357,3 +375,17 @@ def test_the_command_refuses_a_public_address_without_a_token(tmp_path: Path) ->
     lost = ["--set", "service.tls_key=/no/key", "--set", "service.tls_certificate=/no/crt"]
     missing = CliRunner().invoke(commands.app, [*arguments, *lost])
     assert (missing.exit_code, "/no/crt: no such file" in missing.stderr) == (2, True)
+
+
+def test_a_client_that_leaves_a_stream_leaves_nothing_behind(served: tuple[str, Service]) -> None:
+    url, service = served
+    data = (AUDIO / LONG["audio"]).read_bytes()
+    with httpx.stream(
+        "POST", f"{url}/v1/audio/transcriptions", files={"file": data}, data={"stream": "true"}
+    ) as answer:
+        next(answer.iter_lines())
+    for _ in range(400):
+        if not service.n_under_way:
+            break
+        time.sleep(0.05)
+    assert not service.n_under_way
