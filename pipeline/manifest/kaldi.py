@@ -16,7 +16,10 @@ from pipeline.errors import ManifestError
 from pipeline.manifest.text import RawRows
 
 SCP = "wav.scp"
-_BESIDE = {"text": "ref_text", "utt2spk": "speaker", "utt2lang": "language"}
+_BESIDE = {  # the last two are those of our own exports
+    **{"text": "ref_text", "utt2spk": "speaker", "utt2lang": "language"},
+    **{"utt2emotion": "ref_emotion", "utt2event": "ref_event"},
+}
 _NOTE = "read as a Kaldi data directory; if that is wrong, set manifest_format"
 
 

@@ -225,9 +225,9 @@ EXPORTS: dict[Format, Callable[[Path], Path]] = {
 def test_our_own_exports_are_manifests(name: Format, labelled_root: str, tmp_path: Path) -> None:
     """A segment of the tables is a recording there, with its text as the reference."""
     target = tmp_path / name
-    export(labelled_root, target, name)
+    export(labelled_root, target, name, audio="clips" if name == "kaldi" else None)
     rows = read(EXPORTS[name](target))
     assert len(rows) >= 20
     assert {row["error_type"] for row in rows} == {""}
     texts = {row["extra"].get("ref_text") or row["extra"].get("ref_text_itn") for row in rows}
-    assert "2072." in texts
+    assert "00083." in texts
