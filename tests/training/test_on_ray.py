@@ -56,7 +56,11 @@ def prepared_for(n_workers: int, settings: Sequence[str], output: Path) -> Prepa
 def kill_a_worker() -> None:
     """SIGKILL to one of the two workers; they are children of this process."""
     for child in psutil.Process().children(recursive=True):
-        if "RayTrainWorker" in " ".join(child.cmdline()):
+        try:
+            words = child.cmdline()
+        except psutil.Error:  # a process that an earlier test killed, and nobody has waited for
+            continue
+        if "RayTrainWorker" in " ".join(words):
             child.kill()
             return
     raise AssertionError("no worker of Ray Train is running")
