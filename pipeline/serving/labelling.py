@@ -6,7 +6,6 @@ shared with other requests. Knows files and rows; nothing of HTTP.
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +20,10 @@ from pipeline.stages.label import LabelSegments
 from pipeline.stages.one_file import planned_file
 from pipeline.stages.segment import FindSegments
 from pipeline.tables.run_records import RunInfo
+
+
+class LabellingStopped(Exception):
+    """The request was cancelled. asyncio would turn a CancelledError into the end of a task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +76,7 @@ class Labelling:
         )
 
     def close(self) -> None:
-        """End the model's thread; requests under way get CancelledError."""
+        """End the model's thread; cancel the requests under way before."""
         self.model.close()
 
 
@@ -93,12 +96,12 @@ class FileLabelling:
         self._is_cancelled = threading.Event()
 
     def label(self, path: str) -> Iterator[Labelled]:
-        """The parts of the file at this path, in the order of time. Raises CancelledError."""
+        """The parts of the file at this path, in the order of time. Raises LabellingStopped."""
         windows = self._decode(planned_file(path))
         while True:
             with self._cores:
                 if self._is_cancelled.is_set():
-                    raise CancelledError
+                    raise LabellingStopped
                 window = next(windows, None)
                 found = list(self._find(window)) if window is not None else []
             if window is None:
@@ -106,7 +109,7 @@ class FileLabelling:
             for table in found:
                 rows = self._label(table).to_pylist(maps_as_pydicts="strict")
                 if self._is_cancelled.is_set():  # its clips have errors that are none of theirs
-                    raise CancelledError
+                    raise LabellingStopped
                 yield from map(_part, rows)
 
     def cancel(self) -> None:

@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -16,7 +16,13 @@ from pipeline.config import RunConfig
 from pipeline.errors import PipelineError
 from pipeline.serving.answers import Answer
 from pipeline.serving.figures import Figures
-from pipeline.serving.labelling import FileLabelling, Labelled, Labelling, Wish
+from pipeline.serving.labelling import (
+    FileLabelling,
+    Labelled,
+    Labelling,
+    LabellingStopped,
+    Wish,
+)
 from pipeline.storage.redaction import redact
 
 _POLL_S = 0.2  # how soon a client that went away is noticed
@@ -73,6 +79,9 @@ class Service:
         except PipelineError as error:
             self.failure = redact(str(error))
             _log.error("the model cannot be loaded: %s", self.failure)
+        except Exception:  # else it would be loading for ever
+            self.failure = "the model cannot be loaded; see the log"
+            _log.exception("the model cannot be loaded")
 
     @property
     def n_under_way(self) -> int:
@@ -136,7 +145,7 @@ class Service:
                     if not work.done() and await has_gone():
                         raise Refusal(499, "client_gone", "the client has gone")
                 parts = work.result()
-            except CancelledError as error:
+            except LabellingStopped as error:
                 raise Refusal(503, "draining", "the service stops", retry_s=5) from error
             finally:
                 labelling.cancel()
@@ -158,7 +167,7 @@ class Service:
                     if part is None:
                         return
                     yield checked([part])[0]
-            except CancelledError as error:
+            except LabellingStopped as error:
                 raise Refusal(503, "draining", "the service stops", retry_s=5) from error
             finally:
                 labelling.cancel()

@@ -23,6 +23,7 @@ from jobs import __main__ as commands
 from pipeline.config import RunConfig
 from pipeline.serving.answers import join_texts, read_language
 from pipeline.serving.app import create_app
+from pipeline.serving.labelling import Labelling
 from pipeline.serving.service import Service
 from pipeline.stages.one_file import FileLabeller
 from tests.support.demo import AUDIO, GOOD, LONG, ROOT, SHORT, demo_config
@@ -389,3 +390,32 @@ def test_a_client_that_leaves_a_stream_leaves_nothing_behind(served: tuple[str, 
             break
         time.sleep(0.05)
     assert not service.n_under_way
+
+
+def test_what_is_not_finished_when_the_service_closes_is_answered_with_503(
+    config: RunConfig,
+) -> None:
+    with serving(config) as (url, service):
+        assert service.labelling is not None
+        data = (AUDIO / "en_happy.mp3").read_bytes()
+        with ThreadPoolExecutor(2) as pool:
+            with service.labelling.cores:  # decoding waits for it
+                answer = pool.submit(post, url, "/v1/audio/transcriptions", data)
+                while not service.n_under_way:
+                    time.sleep(0.01)
+                closing = pool.submit(service.close)
+                while not service.is_draining:
+                    time.sleep(0.01)
+            closing.result(30)
+            got = answer.result(30)
+        assert (got.status_code, got.json()["error"]["code"]) == (503, "draining")
+
+
+def test_a_model_that_fails_to_load_in_any_way_is_told(config: RunConfig) -> None:
+    def load(config: RunConfig, figures: object) -> Labelling:
+        raise ZeroDivisionError
+
+    service = Service(config, load)
+    service.load()
+    assert service.state() == (False, "failed")
+    service.close()
