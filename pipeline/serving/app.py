@@ -140,6 +140,7 @@ def _add_openai(app: FastAPI, service: Service) -> None:
 
     @app.post("/v1/audio/transcriptions")
     async def transcriptions(request: Request) -> Response:
+        service.check_place()  # before the upload, not after it
         form = await _read_form(request)
         try:
             _check_model(_text(form, "model", MODEL_NAME))
@@ -206,6 +207,7 @@ def _add_sensevoice(app: FastAPI, service: Service) -> None:
     @app.post("/api/v1/asr")
     async def asr(request: Request) -> Response:
         """SenseVoice's api.py: files and their comma-separated keys. Without a VAD there."""
+        service.check_place()
         form = await _read_form(request)
         try:
             wish = _wish(form, "lang", use_itn=False)

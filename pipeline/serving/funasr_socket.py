@@ -7,6 +7,7 @@ one. The source is runtime/docs/websocket_protocol.md of modelscope/FunASR.
 
 import asyncio
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ class _Conversation:
         self._socket, self._service = socket, service
         self._limits = service.config.service
         self._next = self._receive_soon()
+        self._deadline_s = math.inf  # of the upload, by the event loop's clock
 
     def _receive_soon(self) -> "asyncio.Task[Mapping[str, Any]]":
         return asyncio.ensure_future(self._socket.receive())
@@ -73,8 +75,12 @@ class _Conversation:
         try:
             while True:
                 start = _read_start(await self._message())
+                self._service.check_place()  # before the upload, not after it
+                limit_s = self._limits.upload_timeout_s
+                self._deadline_s = asyncio.get_running_loop().time() + limit_s
                 with TemporaryFile() as file:  # without a name: gone with this process
                     facts = await self._label(start, file)
+                self._deadline_s = math.inf
                 await _send(self._socket, facts)
                 self._service.figures.count_request("websocket", 200)
         finally:
@@ -114,10 +120,12 @@ class _Conversation:
     async def _message(self) -> Mapping[str, Any]:
         """The next message. Raises _Ended, and Refusal if none comes in time."""
         limit_s = self._limits.upload_timeout_s
+        left_s = max(0.0, self._deadline_s - asyncio.get_running_loop().time())
         try:
-            message = await asyncio.wait_for(asyncio.shield(self._next), limit_s)
+            message = await asyncio.wait_for(asyncio.shield(self._next), min(limit_s, left_s))
         except TimeoutError as error:
-            raise Refusal(408, "request_timeout", f"nothing came for {limit_s:g} s") from error
+            text = f"the upload took longer than {limit_s:g} s"
+            raise Refusal(408, "request_timeout", text) from error
         if message["type"] == _GONE:
             raise _Ended
         self._next = self._receive_soon()
@@ -150,7 +158,7 @@ def _read_start(message: Mapping[str, Any]) -> _Start:
 def _read_object(message: Mapping[str, Any]) -> dict[str, Any]:
     try:
         facts = json.loads(message.get("text") or "")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise Refusal(400, "invalid_value", "send a JSON object before the audio") from error
     if not isinstance(facts, dict):
         raise Refusal(400, "invalid_value", "send a JSON object before the audio")

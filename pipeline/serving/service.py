@@ -111,22 +111,25 @@ class Service:
             return False, "stuck"
         return True, "ready"
 
-    @contextmanager
-    def take(self, wish: Wish) -> Iterator[FileLabelling]:
-        """A place for one request. Raises Refusal if there is none."""
+    def check_place(self) -> Labelling:
+        """The models, if a request may come now. Raises Refusal; ask before an upload."""
         is_ready, word = self.state()
         if not is_ready or self.labelling is None:
             raise Refusal(503, word, self.failure or f"the service is {word}", retry_s=5)
-        waiting_s = self.labelling.model.waiting_s
+        waiting_s, limits = self.labelling.model.waiting_s, self.config.service
+        is_full = len(self._under_way) >= limits.max_requests
+        if is_full or waiting_s > limits.max_queued_audio_s:
+            wait_s = self.figures.seconds_for(waiting_s)
+            retry_s = min(_LONGEST_RETRY_S, max(1, math.ceil(wait_s)))
+            message = f"{len(self._under_way)} requests are under way; try again"
+            raise Refusal(429, "server_busy", message, retry_s=retry_s)
+        return self.labelling
+
+    @contextmanager
+    def take(self, wish: Wish) -> Iterator[FileLabelling]:
+        """A place for one request. Raises Refusal if there is none."""
         with self._lock:
-            limits = self.config.service
-            is_full = len(self._under_way) >= limits.max_requests
-            if is_full or waiting_s > limits.max_queued_audio_s:
-                wait_s = self.figures.seconds_for(waiting_s)
-                retry_s = min(_LONGEST_RETRY_S, max(1, math.ceil(wait_s)))
-                message = f"{len(self._under_way)} requests are under way; try again"
-                raise Refusal(429, "server_busy", message, retry_s=retry_s)
-            labelling = self.labelling.open(wish)
+            labelling = self.check_place().open(wish)
             self._under_way.add(labelling)
         try:
             yield labelling

@@ -5,6 +5,7 @@ and the next batch takes them round-robin over requests, so an hour of audio adv
 turn and a clip of three seconds is in the next batch. Knows clips and threads; nothing of HTTP.
 """
 
+import logging
 import threading
 import time
 from collections import deque
@@ -20,6 +21,7 @@ from pipeline.schema import FRAMES_PER_S
 if TYPE_CHECKING:  # torch takes seconds and 600 MB
     from pipeline.models.sensevoice.model import Clip, Transcriber
 
+_log = logging.getLogger(__name__)
 OnBatch = Callable[[int, float, float], None]  # clips, seconds of audio, seconds that it took
 
 
@@ -152,7 +154,10 @@ class SharedModel:
                 one.done.set_exception(output)
             else:
                 one.done.set_result(output)
-        self._on_batch(len(batch), sum(len(one.clip) for one in batch) / FRAMES_PER_S, took_s)
+        try:
+            self._on_batch(len(batch), sum(len(one.clip) for one in batch) / FRAMES_PER_S, took_s)
+        except Exception:  # a counter must not end the thread of all requests
+            _log.exception("a model batch was not counted")
 
 
 class RequestModel:

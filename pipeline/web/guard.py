@@ -116,7 +116,7 @@ class Guard:
             return 403, "wrong_origin", "requests of other sites are refused"
         if origin == "null" or headers.get("sec-fetch-site") == "cross-site":
             return 403, "wrong_origin", "requests of other sites are refused"
-        if not self._is_known(scope["path"], headers):
+        if not self._is_known(scope, headers):
             return 401, "no_token", "send the token as `Authorization: Bearer TOKEN`"
         if scope["type"] == "websocket" or scope["method"] not in _CHANGING:
             return None
@@ -132,9 +132,11 @@ class Guard:
             return _too_large(rules.most_bytes)
         return None
 
-    def _is_known(self, path: str, headers: Mapping[str, str]) -> bool:
-        rules = self._rules
-        if not rules.tokens or path in rules.public or _is_below(path, rules.public):
+    def _is_known(self, scope: Scope, headers: Mapping[str, str]) -> bool:
+        """A public path is a page; a WebSocket at the same path does something."""
+        rules, path = self._rules, scope["path"]
+        is_public = path in rules.public or _is_below(path, rules.public)
+        if not rules.tokens or (is_public and scope["type"] == "http"):
             return True
         kind, _, bearer = headers.get("authorization", "").partition(" ")
         sent = bearer if kind.lower() == "bearer" else _cookie(headers.get("cookie", ""))

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 from funasr_client import async_file_asr_stream
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from pipeline.config import RunConfig
@@ -95,6 +96,7 @@ def test_one_connection_takes_recordings_one_after_the_other(url: str) -> None:
         ({"audio_fs": 1}, "send a rate in Hz"),
         ([1], "send a JSON object"),
         ("START", "send a JSON object"),
+        pytest.param("[" * 200_000, "send a JSON object", id="nested"),
     ],
 )
 def test_what_is_not_understood_is_told_and_the_connection_closed(
@@ -144,3 +146,27 @@ def test_the_header_before_samples_is_that_of_a_wav() -> None:
     read, rate_hz = soundfile.read(io.BytesIO(data), dtype="int16")
     assert rate_hz == 8000
     np.testing.assert_array_equal(read, samples)
+
+
+def test_a_socket_needs_the_token_though_the_page_at_its_path_does_not(config: RunConfig) -> None:
+    with serving(config, frozenset({"a-token"})) as (found, _):
+        place = found.replace("http", "ws", 1)
+        with pytest.raises(InvalidStatus):
+            connect(place)
+        data = (AUDIO / "en_happy.mp3").read_bytes()
+        with connect(place, additional_headers={"authorization": "Bearer a-token"}) as socket:
+            assert ask(socket, "x", data, wav_format="mp3")["text"]
+
+
+def test_an_upload_as_a_whole_has_a_time_limit(config: RunConfig) -> None:
+    """A byte now and then does not hold a connection for ever."""
+    hasty = config.service.model_copy(update={"upload_timeout_s": 1.0})
+    with (
+        serving(config.model_copy(update={"service": hasty})) as (found, _),
+        connect(found.replace("http", "ws", 1)) as socket,
+    ):
+        socket.send(json.dumps({"mode": "offline"}))
+        with pytest.raises(ConnectionClosed):
+            for _ in range(100):
+                socket.send(b"xx")
+                time.sleep(0.1)
