@@ -78,12 +78,12 @@ def _table(fs: Any, path: str) -> dict[str, str]:
     """`key value` lines of one file. Raises ManifestError for a key that occurs twice."""
     found: dict[str, str] = {}
     text = fs.cat_file(path).decode("utf-8-sig")
-    for number, line in enumerate(text.splitlines(), 1):
-        key, _, value = line.strip().partition(" ")
+    for number, line in enumerate(text.split("\n"), 1):  # a text may hold other ends of lines
+        key, *rest = line.split(None, 1)[:2] or [""]
         if not key:
             continue
         if key in found:
             name = posixpath.basename(path)
             raise ManifestError(f"{name}, line {number}: {key!r} occurs a second time")
-        found[key] = value.strip()
+        found[key] = rest[0].strip() if rest else ""
     return found

@@ -38,6 +38,8 @@ def _of_cut(value: Json) -> Json:
     if not isinstance(recording, Mapping):
         raise ValueError("a cut without audio (features only)")
     row = {"id": value.get("id"), "audio": _audio_of(recording), **_custom(value.get("custom"))}
+    if isinstance(value.get("channel"), int) and len(recording["sources"][0]["channels"]) > 1:
+        raise ValueError("a cut of one channel of several, which would be mixed; save its audio")
     start_s, duration_s = float(value.get("start") or 0.0), float(value.get("duration") or math.nan)
     if start_s or abs(float(recording.get("duration") or math.inf) - duration_s) > _WHOLE_S:
         row |= {"offset_s": start_s, "duration_s": duration_s}

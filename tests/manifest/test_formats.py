@@ -231,3 +231,19 @@ def test_our_own_exports_are_manifests(name: Format, labelled_root: str, tmp_pat
     assert {row["error_type"] for row in rows} == {""}
     texts = {row["extra"].get("ref_text") or row["extra"].get("ref_text_itn") for row in rows}
     assert "00083." in texts
+
+
+def test_a_kaldi_file_may_have_tabs_and_other_ends_of_lines(tmp_path: Path, wav: Path) -> None:
+    folder = kaldi(tmp_path / "data", wav_scp=f"a\t{wav}\n", text="a one\u2028two\n")
+    (row,) = read(folder)
+    assert (row["uri"], row["extra"]) == (str(wav), {"ref_text": "one\u2028two"})
+
+
+def test_a_cut_of_one_channel_of_two_is_not_labelled_from_the_mix(tmp_path: Path) -> None:
+    path = tmp_path / "two.wav"
+    soundfile.write(path, np.zeros((16_000, 2)), 16_000)
+    recordings = lhotse.RecordingSet.from_recordings([lhotse.Recording.from_file(path)])
+    cut = recordings[0].to_cut().to_mono()[1]
+    lhotse.CutSet.from_cuts([cut]).to_file(tmp_path / "cuts.jsonl.gz")
+    with pytest.raises(ManifestError, match="one channel of several"):
+        read(tmp_path / "cuts.jsonl.gz")
