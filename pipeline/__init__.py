@@ -4,6 +4,7 @@ The rooms, in their order; each may import those above it (see README.md in this
 
     schema, config, errors, arrow   what every room may import
     storage        read any URI safely; write objects that are complete or absent
+    archives       recordings inside tar, zip and parquet files
     manifest       any list of recordings to checked rows with unique ids
     audio          the bytes of a file to windows of 16 kHz mono samples
     models         waveforms to speech segments, tokens and probabilities

@@ -134,6 +134,7 @@ PLANNED_FIELDS = (
     ("language", pa.string()),  # the prompt: auto, zh, en, yue, ja, ko; "": as configured
     ("version", pa.string()),  # of the object in the store, when it was planned
     ("bytes", pa.int64()),
+    ("start", pa.int64()),  # where the recording is in its archive (archives room); 0: unknown
     ("work_key", pa.string()),  # hash of recording, version and fingerprint
     ("supersedes", pa.string()),  # ledger state that this row replaces (manifest.keys); "": none
     ("attempts", pa.int32()),  # 1 for the first attempt
@@ -261,7 +262,8 @@ TABLES: dict[str, pa.Schema] = {
         ("start_offset_s", pa.float64()),  # captions and exports of video add it
         ("audio_streams", pa.int32()),
         ("audio_stream", pa.int32()),
-        nullable=("gap_s", "start_offset_s", "audio_streams", "audio_stream"),
+        ("member", pa.string()),  # since code 3: the name of the recording in its archive
+        nullable=("gap_s", "start_offset_s", "audio_streams", "audio_stream", "member"),
     ),
 }
 

@@ -5,8 +5,11 @@ from contextlib import ExitStack, contextmanager
 from io import BytesIO, RawIOBase
 from typing import Any, BinaryIO
 
+from pipeline.archives.listing import open_by_name
+from pipeline.archives.read import Opened, Place
 from pipeline.config import AudioConfig
 from pipeline.errors import ErrorType, RecordingError
+from pipeline.storage.address import split_member
 from pipeline.storage.store import filesystem_for, read_stream
 from pipeline.storage.store_errors import explain_store_error
 from pipeline.storage.versions import version_of
@@ -151,8 +154,30 @@ class _Part(RawIOBase):
 
 
 @contextmanager
-def open_source(uri: str, config: AudioConfig, options: Mapping[str, Any]) -> Iterator[Source]:
-    """The bytes of a recording; a small file is read at once. Raises RecordingError."""
+def open_source(
+    uri: str, config: AudioConfig, options: Mapping[str, Any], start: int = 0, n_bytes: int = 0
+) -> Iterator[Source]:
+    """The bytes of a recording; a small file is read at once. Raises RecordingError.
+
+    `start` and `n_bytes` are those of the plan for a member of an archive; without them its archive
+    is listed.
+    """
+    if member := split_member(uri):
+        place = Place(member.name, start, n_bytes) if start else None
+        with open_by_name(member, place, options, config.max_bytes) as opened:
+            yield member_source(opened)
+        return
+    with _open_file(uri, config, options) as source:
+        yield source
+
+
+def member_source(opened: Opened) -> Source:
+    """A source for the bytes of a member of an archive."""
+    return Source(opened.file, opened.size, opened.version)
+
+
+@contextmanager
+def _open_file(uri: str, config: AudioConfig, options: Mapping[str, Any]) -> Iterator[Source]:
     try:
         fs, path = filesystem_for(uri, options)
         info = fs.info(path)

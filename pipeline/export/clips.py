@@ -10,11 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.audio.checks import WITHOUT_LIMITS
-from pipeline.audio.read_ahead import map_ahead
 from pipeline.audio.windows import Waveform, decode
 from pipeline.errors import ErrorType, RecordingError
 from pipeline.export.rows import ExportRow
 from pipeline.schema import SAMPLE_RATE
+from pipeline.storage.read_ahead import map_ahead
 
 _NEAR_S = 60.0  # to decode this much takes less time than to open a file
 _MISSING_S = 0.01  # a decoder's last packet may end this much before the segment

@@ -6,11 +6,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pipeline.arrow import Column, pc, to_mask
+from pipeline.storage.address import MEMBER
+
 # Of an audio file: twice 16 kHz WAV, four times MP3. Too high is better than too low: a task with
 # too much audio is cut after decoding, one with too little stays small.
 _BYTES_PER_S = 64_000.0
 _SECONDS = 10.0  # of a recording whose length and size are unknown
 _TOGETHER_S = 3600.0  # of parts of one file
+_PACKED = r"(?i)(\.tgz|\.gz|\.zst|\.zstd|\.bz2)$"  # archives that are read from their front only
 _MAX_BATCHES = 10_000  # in one round; the driver keeps track of an object for each
 _BATCHES_PER_CPU = 4  # at least, for a small corpus, so that no CPU waits for the last batch
 
@@ -42,18 +46,52 @@ def _by_file(todo: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64]]:
     """The rows with the parts of each file side by side, by time, and where each file begins.
 
     Parts of one file are decoded in one pass if they are in one row batch. So they stay together,
-    up to an hour of them; whole files stay where they are.
+    up to an hour of them; whole files stay where they are. Members of an archive come in its order,
+    so that a row batch reads it from front to back; what can only be read from its front, the whole
+    of a compressed tar or a row group of parquet, stays together, too.
     """
-    file = todo["uri"].combine_chunks().dictionary_encode().indices.to_numpy()
+    todo, unit = _by_archive(todo)
+    file = _codes(todo["uri"])
     is_part = todo["length_s"].to_numpy() > 0
-    if not is_part.any() or len(np.unique(file)) == todo.num_rows:
+    if unit is None and (not is_part.any() or len(np.unique(file)) == todo.num_rows):
         return todo, np.arange(todo.num_rows)
     _, first = np.unique(file, return_index=True)
     order = np.lexsort((todo["offset_s"].to_numpy(), first[file]))
     todo, file, is_part = todo.take(order), file[order], is_part[order]
     hour = np.floor(np.cumsum(todo["length_s"].to_numpy()) / _TOGETHER_S)
     is_new = np.append(True, (file[1:] != file[:-1]) | ~is_part[1:] | (hour[1:] != hour[:-1]))
+    if unit is not None:
+        unit = unit[order]
+        is_new[1:] &= (unit[1:] != unit[:-1]) | (unit[1:] < 0)
     return todo, np.flatnonzero(is_new[: todo.num_rows])
+
+
+def _by_archive(todo: pa.Table) -> tuple[pa.Table, npt.NDArray[np.int64] | None]:
+    """The rows with the members of each archive in its order, and what each has to be read with.
+
+    That is a number, -1 for what can be read on its own; None if there are no archives.
+    """
+    start = todo["start"].to_numpy()
+    if not start.any():
+        return todo, None
+    archive = pc.replace_substring_regex(todo["uri"], MEMBER, "")
+    code = _codes(archive)
+    _, first = np.unique(code, return_index=True)
+    order = np.lexsort((start, first[code]))
+    todo, code, start = todo.take(order), code[order], start[order]
+    uri, archive = todo["uri"], archive.take(order)
+    is_packed = to_mask(pc.match_substring_regex(archive, _PACKED)) & (start > 0)
+    is_parquet = to_mask(pc.starts_with(uri, "parquet://")) & (start > 0)
+    group = np.where(is_parquet, start >> 32, 0)
+    unit = np.unique(np.stack([code, group], axis=1), axis=0, return_inverse=True)[1].reshape(-1)
+    return todo, np.where(is_packed | is_parquet, unit, -1)
+
+
+def _codes(texts: Column) -> npt.NDArray[np.int64]:
+    """A number for each text, the same for equal ones."""
+    if isinstance(texts, pa.ChunkedArray):
+        texts = texts.combine_chunks()
+    return np.asarray(texts.dictionary_encode().indices.to_numpy(), np.int64)
 
 
 def guess_seconds(todo: pa.Table) -> npt.NDArray[np.float64]:

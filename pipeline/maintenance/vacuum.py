@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
+from pipeline.archives.index import FOLDER, superseded
 from pipeline.errors import StoreError
 from pipeline.schema import LOGGED_TABLES
 from pipeline.storage.store import Store
@@ -36,7 +37,8 @@ class Vacuumed:
     first_seq: int = 0  # the oldest commit that can still be read
     files: Sequence[str] = ()  # superseded, or written for a commit that was never made
     bundles: Sequence[str] = ()  # published, and older than the retention
-    derived: Sequence[str] = ()  # file lists and checkpoints of commits before first_seq
+    # File lists and checkpoints of commits before first_seq; listings of archives that have changed.
+    derived: Sequence[str] = ()
     forgotten: Sequence[str] = ()  # names of bundles that an earlier vacuum deleted
     n_temporaries: int = 0  # temporary files of writers that died
 
@@ -84,7 +86,8 @@ def vacuum(store: Store, *, retain_s: float = RETAIN_S, dry_run: bool = False) -
 
 
 def _list_all(store: Store) -> list[str]:
-    prefixes = (*(f"{table}/" for table in LOGGED_TABLES), BUNDLES, "_snapshots/", "_checkpoints/")
+    tables = (f"{table}/" for table in LOGGED_TABLES)
+    prefixes = (*tables, BUNDLES, "_snapshots/", "_checkpoints/", FOLDER)
     return [key for prefix in prefixes for key in store.list(prefix)]
 
 
@@ -119,7 +122,10 @@ def _find_deletable(store: Store, state: State, keys: Sequence[str], retain_s: f
         first_seq=kept.first_seq,
         files=[key for key in keys if key.startswith(tables) and key not in kept.files],
         bundles=[key for key in keys if key in kept.published],
-        derived=[key for key in keys if _is_outdated(key, kept.first_seq)],
+        derived=[
+            *(key for key in keys if _is_outdated(key, kept.first_seq)),
+            *superseded(keys),
+        ],
         forgotten=sorted((kept.published & state.consumed).difference(keys)),
     )
 

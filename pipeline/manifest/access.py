@@ -22,12 +22,15 @@ from pipeline.arrow import Column, pc
 from pipeline.errors import ErrorType, ManifestError
 from pipeline.storage.address import (
     FILE,
+    archive_of,
     has_dots,
     is_uri,
     local_path,
+    member_uri,
     readings,
     requested,
     split_address,
+    split_member,
 )
 from pipeline.storage.redaction import public_uri, redact
 
@@ -50,6 +53,8 @@ class AllowedRoots:
 
 def canonical_uri(uri: str, base: str = "") -> str:
     """The canonical spelling of a URI: no file:, no relative path, otherwise unchanged."""
+    if member := split_member(uri):
+        return member_uri(member.kind, member.name, canonical_uri(member.archive, base))
     if re.match(FILE, uri):
         # file://data/a.wav, with two slashes, is read as /data/a.wav
         uri = local_path(re.sub(r"(?i)^(file|local)://(localhost/)?/*", "file:///", uri)) or uri
@@ -114,7 +119,8 @@ def find_disallowed(uris: Column, allowed: AllowedRoots) -> dict[int, Fault]:
 def check_allowed(uri: str, allowed: AllowedRoots) -> Fault | None:
     """Why one canonical URI may not be read: BadUri or NotAllowed; None if it is allowed."""
     try:
-        return _fault(uri, allowed)
+        fault = _fault(archive_of(uri), allowed)
+        return fault and _fault(uri, allowed) and fault  # or a root may name chains
     except (ValueError, OSError) as error:  # a name that no file and no host can have
         return ErrorType.BAD_URI, f"{public_uri(uri)!r} cannot be an address: {error}"
 

@@ -6,7 +6,7 @@ transcript becomes `ref_text`, which `jobs evaluate` finds in `extra`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +16,7 @@ from pipeline.config import PROMPT_LANGUAGES, ManifestFormat
 from pipeline.errors import ManifestError
 from pipeline.manifest import lhotse
 from pipeline.manifest.columns import KNOWN, own_names
+from pipeline.storage.address import member_uri, quote_name
 
 Json = Mapping[str, Any]
 
@@ -75,6 +76,17 @@ class Format:
 
 
 _TABLE = Format("table", "a table with our columns", [("audio",)], {})
+
+
+def _of_nemo(row: Json) -> Json:
+    """A row of tarred NeMo names a member of audio_{shard_id}.tar, beside the manifest."""
+    shard, name = row.get("shard_id"), row.get("audio_filepath")
+    if not isinstance(shard, int) or not isinstance(name, str):
+        return row
+    rest = {key: value for key, value in row.items() if key != "shard_id"}
+    return rest | {"audio_filepath": member_uri("tar", quote_name(name), f"audio_{shard}.tar")}
+
+
 _NEMO = Format(
     "nemo",
     "a NeMo manifest",
@@ -89,6 +101,7 @@ _NEMO = Format(
         ref_emotion=["emotion"],
         ref_event=["event"],
     ),
+    _of_nemo,
 )
 _AUDIOFOLDER = Format(
     "audiofolder",
@@ -126,6 +139,8 @@ _SENSEVOICE = Format(
     ),
     _of_sensevoice,
 )
+# What an archive says of its recordings: the .json and .txt of a WebDataset, columns of a parquet.
+MEMBERS = replace(_AUDIOFOLDER, title="an archive", needs=[])
 _LHOTSE = Format(
     "lhotse",
     "a Lhotse manifest",

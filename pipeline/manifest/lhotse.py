@@ -29,6 +29,15 @@ def flatten(value: Json) -> Json:
     raise ValueError(_SUPERVISIONS if "recording_id" in value else "no recording in this cut")
 
 
+def of_shar(value: Json) -> Json:
+    """What a cut of a shar says of its recording, which lies beside it in a tar, and its id."""
+    return {
+        **_custom(value.get("custom")),
+        **_of_supervisions(value.get("supervisions") or ()),
+        "id": value["id"],
+    }
+
+
 def _of_recording(value: Json) -> Json:
     return {"id": value.get("id"), "audio": _audio_of(value), **_custom(value.get("custom"))}
 

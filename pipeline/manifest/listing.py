@@ -21,23 +21,19 @@ from fsspec.asyn import AsyncFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
+from pipeline.archives.endings import ARCHIVE_SUFFIXES, AUDIO_SUFFIXES
 from pipeline.errors import ManifestError
 from pipeline.manifest.access import AllowedRoots, canonical_uri, check_allowed
 
-# Endings of files that our decoders read. .ts is MPEG-TS, and TypeScript too: that becomes a row
-# NotAudio. Left out are raw samples (.raw .pcm), which any bytes are, .dat, and playlists.
-_ENDINGS = """
-    wav wave bwf rf64 w64 wv flac fla mp1 mp2 mp3 mpa mpga m2a ogg oga ogv ogx opus spx m4a m4b
-    m4p m4r m4v aac adts adif loas latm mp4 mov qt webm mkv mka mk3d wma wmv asf amr awb 3gp
-    3gpp 3g2 3gpp2 aif aiff aifc aiffc afc au snd caf sph nist nst avi flv f4v f4a ts m2ts mts
-    m2t mpg mpeg mpe vob ac3 ec3 eac3 ac4 dts dtshd mlp thd truehd ape mac tta tak shn dsf dff
-    dsd dss mpc mpp mp+ voc gsm qcp rm ra rmvb mxf nut oma omg aa3 at3 aea sds sf ircam paf fap
-    pvf avr svx 8svx 16sv iff vqf vql vqe wve xa xwma mmf ast bfstm bcstm brstm sbc msbc lc3
-    ilbc lbc g729 sox rso vag msf xvag svag wsd wtv qoa osq rka apc isma ismv htk mp4a dvf mj2
-    mca
-"""
-AUDIO_SUFFIXES = tuple(f".{ending}" for ending in _ENDINGS.split())
-_OWN = {"_log", "_bundles", "_runs", "_snapshots", "_checkpoints", "_probe"}  # in an output
+_OWN = {
+    "_log",
+    "_bundles",
+    "_runs",
+    "_snapshots",
+    "_checkpoints",
+    "_probe",
+    "_members",
+}  # in an output
 _RECORD = re.compile(r"(?:^|/)_log/\d{20}\.json$")  # the commit log of an output
 _EXPORT = "export.json"  # the description of an export
 _EXPORT_KEYS = {"format", "root", "seq", "fingerprint"}
@@ -49,6 +45,7 @@ _MAX_SUFFIX = 10  # characters; longer ones are no kind of file
 class LeftOut:
     """What a listing left out, for the user to read. Complete when the listing is at its end."""
 
+    wanted: tuple[str, ...] = AUDIO_SUFFIXES
     suffixes: Counter[str] = field(default_factory=Counter)
     hidden: Counter[str] = field(default_factory=Counter)
     ours: list[str] = field(default_factory=list)
@@ -108,9 +105,9 @@ def find_files(fs: Any, path: str, uri: str, allowed: AllowedRoots) -> Found:
         found = _walk(path, uri, allowed, left_out) if is_local else _remote(fs, path, left_out)
         audio = (_file(fs, name) for name in found)
         first = next(audio, None)
-        if first is None:
-            raise ManifestError(_without_audio(fs, path, uri))
-        return Found(_chain(first, audio), True, left_out)
+        if first is not None:
+            return Found(_chain(first, audio), True, left_out)
+        return _archives_in(fs, path, uri, allowed)
     file = path if is_local else given  # the spelling is part of the ids
     files = [file] if fs.isfile(path) else _matching(fs, path, uri, left_out)
     if not files:
@@ -119,6 +116,17 @@ def find_files(fs: Any, path: str, uri: str, allowed: AllowedRoots) -> Found:
     if len(is_audio) > 1:
         raise ManifestError(f"{uri}: matches audio and other files; name only one kind")
     return Found(iter([_file(fs, name) for name in files]), is_audio.pop(), left_out)
+
+
+def _archives_in(fs: Any, path: str, uri: str, allowed: AllowedRoots) -> Found:
+    """The archives in a directory without audio. Raises ManifestError if there are none."""
+    left_out = LeftOut(wanted=ARCHIVE_SUFFIXES)
+    is_local = isinstance(fs, LocalFileSystem)
+    found = _walk(path, uri, allowed, left_out) if is_local else _remote(fs, path, left_out)
+    files = [_file(fs, name) for name in found]
+    if not files:
+        raise ManifestError(_without_audio(fs, path, uri))
+    return Found(iter(files), False, left_out)
 
 
 def _chain(first: File, rest: Iterator[File]) -> Iterator[File]:
@@ -196,7 +204,7 @@ def _add_once(paths: list[str], path: str) -> None:
 
 
 def _is_audio(name: str, left_out: LeftOut) -> bool:
-    is_audio = name.lower().endswith(AUDIO_SUFFIXES)
+    is_audio = name.lower().endswith(left_out.wanted)
     if name.startswith("."):
         left_out.hidden[posixpath.splitext(name)[1].lower()] += is_audio
         left_out.hidden += Counter()  # without zeros

@@ -1,19 +1,22 @@
 """Read a manifest in any common format into one list of rows. Opens no audio.
 
 A manifest is a file in parquet, JSON lines or CSV format (plain, gzip or zstd; detected from its
-bytes, not its name), a glob of such files, a Kaldi data directory, or a directory of audio. See
-rows.py for our columns, and formats.py for those of other tools.
+bytes, not its name), a glob of such files, a Kaldi data directory, a directory of audio, or
+archives with audio inside. See rows.py for our columns, formats.py for those of other tools, and
+members.py for archives.
 """
 
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.archives.index import MemberIndex
 from pipeline.config import ManifestFormat
 from pipeline.errors import ManifestError
 from pipeline.manifest import kaldi
@@ -21,6 +24,7 @@ from pipeline.manifest.access import AllowedRoots, make_allowed_roots
 from pipeline.manifest.files import read_raw
 from pipeline.manifest.keys import hash_ids
 from pipeline.manifest.listing import File, find_files
+from pipeline.manifest.members import is_archive, read_archives, with_places
 from pipeline.manifest.rows import MANIFEST, normalise, rows_of_audio
 from pipeline.manifest.uniqueness import drop_repeated, make_unique, pack, unpack
 from pipeline.storage.redaction import redact
@@ -55,6 +59,7 @@ def read_manifest(
     *,
     allow_http: bool = False,
     manifest_format: ManifestFormat = "auto",
+    index: MemberIndex | None = None,
 ) -> Manifest:
     """Every row of the manifest, in order; ids are unique and never empty.
 
@@ -62,7 +67,8 @@ def read_manifest(
     that names the row. Relative paths start at the directory of the manifest. Rows may name objects
     under `allowed_roots` (URI prefixes; if empty, the bucket or directory of the manifest). The
     default id of a row is its canonical URI, with "#t=from,to" (W3C media fragments) if the row has
-    a range. Raises ManifestError.
+    a range. `index` lists archives, those that are the manifest and those whose members its rows
+    name; by default each time anew. Raises ManifestError.
     """
     with _refusing(uri):
         fs, path = filesystem_for(uri, options)
@@ -70,10 +76,13 @@ def read_manifest(
         allowed = make_allowed_roots(uri, allowed_roots, allow_http=allow_http)
         found = find_files(fs, path, uri, allowed)
     notes: dict[str, None] = {}  # each once, in order
-    read = _listed if found.is_audio else partial(_read_files, wanted=manifest_format)
+    index = index or MemberIndex(options)
+    read = _listed if found.is_audio else partial(_read_files, wanted=manifest_format, index=index)
     packed, hashes, n_repeated = [], [np.empty(0, np.uint64)], 0
     for piece in read(fs, uri, found.files, allowed, notes):
-        rows, n_dropped, note = drop_repeated(piece)
+        with _refusing(uri):
+            placed = with_places(piece, index)
+        rows, n_dropped, note = drop_repeated(placed)
         packed.append(pack(rows))
         hashes.append(hash_ids(rows["recording_id"]))
         n_repeated += n_dropped
@@ -105,7 +114,13 @@ def check_manifest(
         uri, path = _with_scp(fs, uri, path, manifest_format)
         allowed = make_allowed_roots(uri, allowed_roots, allow_http=allow_http)
         found = find_files(fs, path, uri, allowed)
-        read = _listed if found.is_audio else partial(_read_files, wanted=manifest_format)
+        if not found.is_audio and (file := next(found.files)) and is_archive(file.uri, options):
+            return  # the plan lists what is inside; that reads all headers
+        found = find_files(fs, path, uri, allowed)
+        index = MemberIndex(options)
+        read = (
+            _listed if found.is_audio else partial(_read_files, wanted=manifest_format, index=index)
+        )
         with closing(read(fs, uri, found.files, allowed, {})) as pieces:
             next(pieces, None)
 
@@ -148,10 +163,34 @@ def _read_files(
     allowed: AllowedRoots,
     notes: dict[str, None],
     wanted: ManifestFormat = "auto",
+    *,
+    index: MemberIndex,
+) -> Generator[pa.Table]:
+    for are_archives, some in groupby(
+        map(_named, files), lambda file: is_archive(file.uri, index.options)
+    ):
+        if are_archives:
+            with _refusing(uri):
+                uris = [file.uri for file in some]
+                yield from read_archives(fs, uris, index, allowed, notes)
+            continue
+        yield from _read_tables(fs, some, allowed, notes, wanted)
+
+
+def _named(file: File) -> File:
+    if file.raw:
+        raise ManifestError(redact(f"{file.uri}: the name is not UTF-8; rename the file"))
+    return file
+
+
+def _read_tables(
+    fs: Any,
+    files: Iterable[File],
+    allowed: AllowedRoots,
+    notes: dict[str, None],
+    wanted: ManifestFormat,
 ) -> Generator[pa.Table]:
     for file in files:
-        if file.raw:
-            raise ManifestError(redact(f"{file.uri}: the name is not UTF-8; rename the file"))
         try:
             for raw in read_raw(fs, file.uri, wanted):
                 notes.update(dict.fromkeys(f"{file.uri}: {note}" for note in raw.notes))

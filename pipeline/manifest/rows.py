@@ -14,13 +14,14 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.arrow import Column, Integers, Numbers, pc
+from pipeline.arrow import Column, Integers, Numbers, pc, replace_columns
 from pipeline.config import PROMPT_LANGUAGES
 from pipeline.errors import ErrorType
 from pipeline.manifest.access import (
     AllowedRoots,
     Fault,
     canonical_uri,
+    check_allowed,
     find_disallowed,
 )
 from pipeline.manifest.columns import KNOWN, holds_bytes
@@ -28,7 +29,7 @@ from pipeline.manifest.identity import name_of, names, redacted
 from pipeline.manifest.listing import File
 from pipeline.manifest.text import ROWS, RawRows, as_text
 from pipeline.schema import PLANNED
-from pipeline.storage.address import FILE, SCHEME
+from pipeline.storage.address import FILE, MEMBER, SCHEME
 from pipeline.storage.redaction import public_uri, redact
 
 _Faults = dict[int, Fault]  # by position
@@ -41,6 +42,7 @@ COLUMNS = (
     "language",
     "version",  # as the manifest gives it; "": the plan looks it up in the store
     "bytes",
+    "start",
     "extra",
     "error_stage",
     "error_type",
@@ -66,6 +68,8 @@ def normalise(raw: RawRows, source: str, allowed: AllowedRoots) -> Iterator[pa.T
         table = _rows(
             raw.table.slice(start, ROWS), raw.numbers[start : start + ROWS], source, allowed
         )
+        if raw.starts is not None:
+            table = replace_columns(table, start=pa.array(raw.starts[start : start + ROWS]))
         end = raw.numbers[start + ROWS] if start + ROWS < last else np.inf
         some = [pair for pair in broken[first:] if pair[0] < end]
         first += len(some)
@@ -107,6 +111,7 @@ def _empty(n_rows: int) -> dict[str, Column]:
         **dict.fromkeys(COLUMNS, pa.repeat("", n_rows)),
         **dict.fromkeys(("offset_s", "length_s"), number),
         "bytes": number.cast(pa.int64()),
+        "start": number.cast(pa.int64()),
         "extra": pa.MapArray.from_arrays(np.zeros(n_rows + 1, np.int32), nothing, nothing),
     }
 
@@ -142,6 +147,7 @@ def _rows(
         "language": pc.if_else(bad, "", language),
         "version": _text(raw, "audio_version"),
         "bytes": pa.array(_sizes(raw)),
+        "start": pa.array(np.zeros(raw.num_rows, np.int64)),
         "extra": _extra(raw),
         "error_stage": pc.if_else(bad, "manifest", ""),
         **_messages(faults, numbers if source else None, bad),
@@ -201,11 +207,22 @@ def _check_decoded(audio: Column, uri: Column, faults: _Faults) -> None:
 
 def _find_disallowed(uri: Column, allowed: AllowedRoots) -> _Faults:
     """`find_disallowed` of a column in which an address may stand many times."""
-    encoded = uri.dictionary_encode()
+    encoded = objects(uri).dictionary_encode()
     faults = _check_each(encoded.dictionary, allowed)
     codes = encoded.indices.to_numpy(zero_copy_only=False)
     rows: Integers = np.flatnonzero(np.isin(codes, list(faults)))
-    return {row: faults[int(codes[row])] for row in rows.tolist()}
+    return {
+        row: faults[int(codes[row])]
+        for row in rows.tolist()
+        if "::" not in uri[row].as_py() or check_allowed(uri[row].as_py(), allowed)
+    }
+
+
+def objects(uris: Column) -> Column:
+    """The objects that the addresses name: the archives of members, else the addresses."""
+    if not pc.any(pc.match_substring(uris, "::")).as_py():
+        return uris
+    return pc.replace_substring_regex(uris, MEMBER, "")
 
 
 def _check_each(uri: Column, allowed: AllowedRoots) -> _Faults:
@@ -293,13 +310,16 @@ def _sizes(raw: pa.Table) -> Integers:
 
 def _canonical(audio: Column, base: str) -> Column:
     """`canonical_uri` of a column; Python handles only the texts that Arrow cannot."""
-    is_file = pc.match_substring_regex(audio, FILE)
-    is_uri = pc.match_substring_regex(audio, SCHEME)
+    named = objects(audio)
+    is_file = pc.match_substring_regex(named, FILE)
+    is_uri = pc.match_substring_regex(named, SCHEME)
     if pc.all(pc.and_(is_uri, pc.invert(is_file))).as_py():
         return audio
-    is_path = pc.and_(pc.invert(is_uri), pc.match_substring_regex(audio, _NOT_NORMAL))
-    is_special = pc.or_(is_file, is_path)
-    is_absolute = pc.or_(is_uri, pc.starts_with(audio, "/"))
+    is_path = pc.and_(pc.invert(is_uri), pc.match_substring_regex(named, _NOT_NORMAL))
+    is_member = pc.not_equal(named, audio)
+    is_relative = pc.invert(pc.or_(is_uri, pc.starts_with(named, "/")))
+    is_special = pc.or_(pc.or_(is_file, is_path), pc.and_(is_member, is_relative))
+    is_absolute = pc.or_(pc.or_(is_uri, is_member), pc.starts_with(audio, "/"))
     joined = pc.if_else(is_absolute, audio, pc.binary_join_element_wise(base, audio, "/"))
     uri = pc.if_else(pc.equal(audio, ""), "", joined)
     special = [canonical_uri(text, base) for text in audio.filter(is_special).to_pylist()]

@@ -34,6 +34,7 @@ class RawRows:
     numbers: Integers  # (table.num_rows,): the number of each row in the file, from 1
     broken: Sequence[tuple[int, str]] = ()  # numbers of the rows not in `table`, and the reason
     notes: Sequence[str] = ()  # what a user should know of the file
+    starts: Integers | None = None  # (table.num_rows,): where each recording is in its archive
 
 
 def as_text(value: Any) -> str | None:

@@ -28,7 +28,7 @@ from pipeline.storage.redaction import redact
 N_SAMPLED = 200  # enough to know an unreadable share of 5 % to +-3 %
 _N_THREADS = 16
 _PROBED = [
-    *("recording_id", "uri", "offset_s", "length_s", "bytes"),
+    *("recording_id", "uri", "offset_s", "length_s", "bytes", "start"),
     *("error_type", "error_message"),
 ]
 # Bytes to decode of a file whose header has no duration. The estimate is then good to 5 %: FFmpeg
@@ -142,7 +142,7 @@ def probe_row(row: Mapping[str, Any], config: AudioConfig, options: Mapping[str,
     if row["error_type"]:
         return Probe(row["bytes"], 0.0, "", row["error_type"], row["error_message"])
     try:
-        with open_source(row["uri"], config, options) as source:
+        with open_source(row["uri"], config, options, row["start"], row["bytes"]) as source:
             duration_s, codec = _head(source)
     except RecordingError as error:
         return Probe(row["bytes"], 0.0, "", error.kind, str(error))

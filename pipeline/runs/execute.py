@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
+from pipeline.archives.index import MemberIndex
 from pipeline.config import RunConfig, label_precision
 from pipeline.errors import RoundEnded, RunStopped
 from pipeline.flow.gpus import check_gpus
@@ -43,7 +44,7 @@ from pipeline.storage.probe import check_local, writable
 from pipeline.storage.redaction import public_uri
 from pipeline.storage.store import Store, open_store
 from pipeline.tables.coverage import n_recordings
-from pipeline.tables.ledger import ledger_parts
+from pipeline.tables.ledger import ledger_parts, versions_of_members
 from pipeline.tables.publisher import Published, Publisher
 from pipeline.tables.run_records import RunInfo
 
@@ -112,8 +113,18 @@ def explain_slow_bf16(config: RunConfig, machine: Machine) -> str:
     )
 
 
-def plan_run(config: RunConfig, run: RunInfo) -> Plan:
-    """The recordings of the manifest that the tables do not hold."""
+def plan_run(config: RunConfig, run: RunInfo, store: Store | None = None) -> Plan:
+    """The recordings of the manifest that the tables do not hold.
+
+    With the `store` of the run, what its archives hold is kept beside the output for later plans.
+    """
+    output = store or open_store(config.output, config.storage_options)
+    index = MemberIndex(
+        config.storage_options,
+        output,
+        partial(versions_of_members, output),
+        writes=store is not None,
+    )
     return make_plan(
         read_manifest(
             config.manifest,
@@ -121,6 +132,7 @@ def plan_run(config: RunConfig, run: RunInfo) -> Plan:
             config.allowed_roots,
             allow_http=config.allow_http,
             manifest_format=config.manifest_format,
+            index=index,
         ),
         ledger_parts(config.output, config.storage_options, fingerprint=run.fingerprint),
         run.fingerprint,
@@ -168,7 +180,7 @@ class _Run:
 
     def execute(self) -> Outcome:
         adopted = self._publisher.publish()
-        plan = plan_run(self._config, self._run)
+        plan = plan_run(self._config, self._run, self._store)
         for note in plan.notes:
             log.warning("%s", note)
         self._progress.n_planned = plan.n_todo

@@ -6,21 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 
+from pipeline.archives.read import Place, read_members
 from pipeline.arrow import Row
 from pipeline.audio.checks import Stretch
 from pipeline.audio.ranges import decode_together
-from pipeline.audio.read_ahead import map_ahead
-from pipeline.audio.sources import Source, open_source
+from pipeline.audio.sources import Source, member_source, open_source
 from pipeline.audio.windows import Window, decode_source
 from pipeline.config import AudioConfig
 from pipeline.errors import ErrorType, RecordingError, StoreError
 from pipeline.schema import PLANNED_FIELDS, SAMPLE_RATE, WINDOW
 from pipeline.stages.collect import collect
 from pipeline.stages.error_rows import describe_error
+from pipeline.storage.address import split_member
+from pipeline.storage.read_ahead import map_ahead
 from pipeline.storage.redaction import public_uri
 from pipeline.storage.versions import look_up_version
 
@@ -44,12 +47,64 @@ def decode_recordings(
 def _decode_rows(
     rows: Sequence[Row], config: AudioConfig, options: Mapping[str, Any], run_id: str
 ) -> Iterator[Row]:
-    groups = _by_file(rows)
-    with ThreadPoolExecutor(_AHEAD) as pool:
-        opened = map_ahead(pool, lambda group: _open(group[0], config, options), groups, _AHEAD)
-        for group, recording in zip(groups, opened, strict=True):
-            with recording.closing:
-                yield from _decode_group(group, recording, config, options, run_id)
+    for group, recording in _open_ahead(_by_file(_by_archive(rows)), config, options):
+        with recording.closing:
+            yield from _decode_group(group, recording, config, options, run_id)
+
+
+def _by_archive(rows: Sequence[Row]) -> list[Row]:
+    """The rows with the members of each archive together, from its front to its back."""
+    firsts: dict[str, int] = {}
+    keys = []
+    for index, row in enumerate(rows):
+        archive = _archive_of(row)
+        keys.append((firsts.setdefault(archive, index) if archive else index, row["start"]))
+    return [rows[index] for index in sorted(range(len(rows)), key=lambda index: keys[index])]
+
+
+def _archive_of(row: Row) -> str:
+    """The archive of a member whose place is planned; "" for every other row."""
+    member = split_member(row["uri"]) if row["start"] and not row["error_stage"] else None
+    return member.archive if member else ""
+
+
+def _open_ahead(
+    groups: Sequence[Sequence[Row]], config: AudioConfig, options: Mapping[str, Any]
+) -> Iterator[tuple[Sequence[Row], "_Opened"]]:
+    """Each group with its recording: loose files side by side, an archive by one reader."""
+    for archive, run in itertools.groupby(groups, key=lambda group: _archive_of(group[0])):
+        some = list(run)
+        together = [group[0] for group in some]
+        with ThreadPoolExecutor(1 if archive else _AHEAD) as pool:
+            open_row = partial(_open, config=config, options=options)
+            if archive:
+                members = _members(archive, together, config, options)
+                open_row = partial(_next_of, members)
+            opened = map_ahead(pool, open_row, together, _AHEAD)
+            yield from zip(some, opened, strict=True)
+
+
+def _next_of(members: Iterator["_Opened"], row: Row) -> "_Opened":
+    return next(members)
+
+
+def _members(
+    archive: str, rows: Sequence[Row], config: AudioConfig, options: Mapping[str, Any]
+) -> Iterator["_Opened"]:
+    """The recordings of an archive, which is read once. They cannot change while they are read."""
+    places = [_place_of(row) for row in rows]
+    read = read_members(archive, places, options, config.max_bytes)
+    for row, item in zip(rows, read, strict=True):
+        if isinstance(item, RecordingError):
+            yield _Opened(row["version"], row["bytes"], error=item)
+            continue
+        item.closing.enter_context(item.file)
+        yield _Opened(item.version, item.size, item.closing, member_source(item))
+
+
+def _place_of(row: Row) -> Place:
+    member = split_member(row["uri"])
+    return Place(member.name if member else "", row["start"], row["bytes"])
 
 
 def _by_file(rows: Sequence[Row]) -> list[list[Row]]:
@@ -82,7 +137,7 @@ def _open(row: Row, config: AudioConfig, options: Mapping[str, Any]) -> _Opened:
     try:
         opened.source = opened.closing.enter_context(open_source(row["uri"], config, options))
         opened.version, opened.n_bytes = opened.source.version, opened.source.size
-        if opened.source.is_in_memory:
+        if opened.source.is_in_memory and split_member(row["uri"]) is None:
             _check_unchanged(row, opened, options)
     except (Exception, SystemExit) as error:
         opened.error = error
@@ -176,7 +231,8 @@ def _decode_one(
         return
     try:
         for window in windows:
-            if window.is_last and opened.source and not opened.source.is_in_memory:
+            is_read_now = opened.source is not None and not opened.source.is_in_memory
+            if window.is_last and is_read_now and split_member(row["uri"]) is None:
                 _check_unchanged(row, opened, options)
             base |= {
                 "window_index": window.index,

@@ -8,6 +8,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import unquote
 
 SCHEME = r"^[A-Za-z][A-Za-z0-9+.-]*://"
@@ -19,6 +20,13 @@ _OTHER_NAMES = {"s3a": "s3", "s3n": "s3"}
 FILE = r"(?i)^(file|local):/"
 _FILE_URI = re.compile(r"(?is)(?:file|local):(?://(?P<host>[^/]*)(?=/)|(?=/(?!/)))(?P<path>/.*)")
 _DOTS = re.compile(r"(^|/)\.{1,2}(/|$)")
+
+# A member of an archive has the address of a chain of filesystems, as fsspec spells it:
+# tar://folder/a.wav::s3://bucket/shard.tar. Its name is quoted where it would read as something
+# else: a scheme, a query, an absolute path or one with dots.
+MEMBER = r"(?s)^(?P<kind>tar|zip|parquet)://(?P<name>[^:]+)::"
+_MEMBER = re.compile(f"{MEMBER}(.+)")
+_UNSAFE_NAME = re.compile(r"^/|(?:^|(?<=/))\.{1,2}(?=/|$)|[\x00-\x1f\x7f%@?#:\\\udc80-\udcff]")
 
 
 def local_path(uri: str) -> str | None:
@@ -37,6 +45,44 @@ def local_path(uri: str) -> str | None:
         )
     path = "/" + match["path"].lstrip("/")
     return unquote(path) if "%" in path and not _exists(path) else path
+
+
+class Member(NamedTuple):
+    """A member of an archive: the kind and the address of the archive, and the quoted name."""
+
+    kind: str  # tar | zip | parquet
+    name: str
+    archive: str
+
+
+def member_uri(kind: str, name: str, archive: str) -> str:
+    """The address of a member; `name` is quoted (quote_name)."""
+    return f"{kind}://{name}::{archive}"
+
+
+def split_member(uri: str) -> Member | None:
+    """The parts of the address of a member; None for any other address."""
+    match = _MEMBER.fullmatch(uri) if "::" in uri else None
+    return Member(match["kind"], match["name"], match[3]) if match else None
+
+
+def archive_of(uri: str) -> str:
+    """The object that holds what the address names: the archive of a member, else itself."""
+    member = split_member(uri)
+    return member.archive if member else uri
+
+
+def quote_name(name: str) -> str:
+    """The name of a member as addresses and ids have it; no path that leads out of a directory.
+
+    Bytes of a name that are no UTF-8 (surrogates, as tarfile gives them) are quoted, too.
+    """
+    return _UNSAFE_NAME.sub(
+        lambda match: "".join(
+            f"%{byte:02X}" for byte in match[0].encode("utf-8", "surrogateescape")
+        ),
+        name,
+    )
 
 
 def is_uri(uri: str) -> bool:

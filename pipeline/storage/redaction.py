@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
 
-from pipeline.storage.address import SCHEME
+from pipeline.storage.address import SCHEME, member_uri, split_member
 from pipeline.storage.signatures import without_signature
 
 HIDDEN = "***"
@@ -52,6 +52,8 @@ def identity_uri(uri: str) -> str:
     """
     if not re.match(SCHEME, uri):
         return uri
+    if member := split_member(uri):
+        return member_uri(member.kind, member.name, identity_uri(member.archive))
     return "::".join(_identity(part) for part in _NEXT_ADDRESS.split(uri))
 
 
@@ -62,6 +64,8 @@ def public_uri(uri: str) -> str:
     """
     if not re.match(SCHEME, uri):
         return redact_addresses(uri)
+    if member := split_member(uri):
+        return member_uri(member.kind, member.name, public_uri(member.archive))
     bare = _hide_users(uri, "")
     parts = (_written(_identity(part), part) for part in _NEXT_ADDRESS.split(bare))
     return _hide_users("::".join(parts), "")

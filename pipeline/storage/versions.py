@@ -1,7 +1,8 @@
 """Look up the current version and size of objects. Opens no audio.
 
 Versions can only be compared with ==. A version is the size and mtime of a local file, the ETag and
-size in an object store, or otherwise the modification time and size.
+size in an object store, or otherwise the modification time and size. A member of an archive has the
+version of its archive here; what its own bytes are, the archives room finds.
 """
 
 import os
@@ -15,7 +16,7 @@ from typing import Any
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.errors import ErrorType, StoreError
-from pipeline.storage.address import requested
+from pipeline.storage.address import archive_of, requested
 from pipeline.storage.redaction import public_uri, redact
 from pipeline.storage.store import filesystem_for
 from pipeline.storage.store_errors import explain_store_error
@@ -47,19 +48,21 @@ def look_up_versions(uris: Sequence[str], options: Mapping[str, Any]) -> list[Ve
     Raises StoreError when the store does not answer: with guessed versions, every recording would
     be labelled again.
     """
+    objects = [archive_of(uri) for uri in uris]
     by_directory = defaultdict(list)
-    for uri in filter(None, uris):
+    for uri in filter(None, dict.fromkeys(objects)):
         by_directory[posixpath.dirname(uri)].append(uri)
     tasks = [task for group in by_directory.values() for task in _tasks(group, options)]
     versions = {"": ("", 0)}
     with ThreadPoolExecutor(_LOOKUPS) as pool:
         for found in pool.map(lambda task: task(), tasks):
             versions |= found
-    return [versions[uri] for uri in uris]
+    return [versions[uri] for uri in objects]
 
 
 def look_up_version(uri: str, options: Mapping[str, Any]) -> Version:
     """(version, size in bytes) of one object, as `look_up_versions` gives it, without threads."""
+    uri = archive_of(uri)
     try:
         fs, _ = filesystem_for(uri, options)
     except (ValueError, ImportError):  # as in _tasks

@@ -29,6 +29,7 @@ ADDED_LATER: Mapping[str, str | float | int] = {
     "start_offset_s": 0.0,
     "audio_streams": 0,  # not known
     "audio_stream": 0,
+    "start": 0,  # not known
 }
 BALANCE_S = 0.0005  # s, the allowed difference of labelled + silence + failed from the duration
 

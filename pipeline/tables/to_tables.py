@@ -7,12 +7,14 @@ loop over them would take longer than the minute between two commits.
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.arrow import Integers, pc
 from pipeline.schema import TABLES
+from pipeline.storage.address import MEMBER
 
 # table -> column of the table -> field of schema.LABELLED_SEGMENT
 _FROM_SEGMENT: Mapping[str, Mapping[str, str]] = {
@@ -81,11 +83,22 @@ def _recordings(
     for name in ("error_stage", "error_type", "error_message"):
         columns[name] = rows[name].take(error_rows)
     columns["status"] = np.where(np.isin(np.arange(len(firsts)), failed_owners), "error", "ok")
+    columns["member"] = _members(columns["uri"])
     columns["warning"] = _joined_warnings(rows, owners, len(firsts))
     columns["committed_at"] = pa.repeat(
         pa.scalar(committed_at, pa.timestamp("us", "UTC")), len(firsts)
     )
     return _table("recordings", columns)
+
+
+def _members(uris: Any) -> Any:
+    """The names of recordings in their archives; null for files."""
+    names = pc.struct_field(pc.extract_regex(uris, MEMBER).combine_chunks(), "name")
+    if names.null_count == len(names):
+        return names
+    return pa.array(
+        [name and unquote(name, errors="replace") for name in names.to_pylist()], pa.string()
+    )
 
 
 def _joined_warnings(rows: pa.Table, owners: Integers, n_recordings: int) -> "pa.Array[Any]":

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from pipeline.audio.checks import WITHOUT_LIMITS
-from pipeline.audio.read_ahead import map_ahead
 from pipeline.audio.windows import Waveform, decode
 from pipeline.errors import ErrorType, RecordingError
 from pipeline.export.clips import read_clips
@@ -27,6 +26,7 @@ from pipeline.models.sensevoice.decoding import (
     Vocabulary,
 )
 from pipeline.schema import LFR_STEP, SAMPLE_RATE
+from pipeline.storage.read_ahead import map_ahead
 from pipeline.training.rows import BadRow, TrainingRow
 from pipeline.training.settings import DataConfig
 

@@ -43,7 +43,7 @@ def tone(n_samples: int) -> np.ndarray:
 
 def planned_row(recording_id: str, uri: str) -> dict[str, Any]:
     texts: dict[str, Any] = dict.fromkeys(PLANNED.names, "")
-    numbers = {"offset_s": 0.0, "length_s": 0.0, "bytes": 0, "attempts": 1, "extra": {}}
+    numbers = {"offset_s": 0.0, "length_s": 0.0, "bytes": 0, "start": 0, "attempts": 1, "extra": {}}
     return texts | {"recording_id": recording_id, "uri": uri} | numbers
 
 

@@ -53,7 +53,8 @@ def test_objects_under_a_root_are_allowed(uri: str) -> None:
         "s3://other/s3://corpus/speech/a.wav",
         "gs://corpus/speech/a.wav",
         "/corpus/speech/a.wav",
-        "zip://a.wav::s3://corpus/speech/a.zip",
+        "zip://a.wav::s3://corpus/secret/a.zip",
+        "tar://a.wav::tar://b.tar::s3://corpus/speech/c.tar",
         "simplecache::s3://corpus/speech/a.wav",
         "http://host/a.wav",
     ],
@@ -205,6 +206,12 @@ def test_http_without_a_web_root_allows_every_public_host() -> None:
     named = make_allowed_roots("/data/list.csv", ["https://one.host/"], allow_http=True)
     assert not is_allowed("https://any.host/a.wav", named)
     assert not is_allowed("https://one.host/a.wav", make_allowed_roots("/x", ["https://one.host/"]))
+
+
+@pytest.mark.parametrize("kind", ["tar", "zip", "parquet"])
+def test_a_member_is_allowed_where_its_archive_is(kind: str) -> None:
+    assert is_allowed(f"{kind}://../../a.wav::s3://corpus/speech/a.zip", S3)
+    assert not is_allowed(f"{kind}://a.wav::s3://corpus/speech/../secret/a.zip", S3)
 
 
 def test_a_chain_of_filesystems_is_allowed_if_it_is_a_root() -> None:

@@ -130,15 +130,12 @@ _BYTES = b"RIFF" + bytes(range(256))
 @pytest.mark.parametrize(
     "audio",
     [
-        pa.array([{"bytes": _BYTES, "path": "a.wav"}]),
-        pa.array([_BYTES]),
-        pa.array([_BYTES], pa.large_binary()),
         pa.array([_BYTES[:16]], pa.binary(16)),
         pa.array([{"array": [0.1, 0.2], "sampling_rate": 16000}]),
         pa.array([[0.1, 0.2]]),
     ],
 )
-def test_audio_inside_a_parquet_file_is_refused_by_column(audio: pa.Array, tmp_path: Path) -> None:
+def test_samples_inside_a_parquet_file_are_refused(audio: pa.Array, tmp_path: Path) -> None:
     message = refusal(tmp_path, pa.table({"audio": audio}))
     assert "column 'audio' holds" in message
     assert len(message) < 600

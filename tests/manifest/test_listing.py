@@ -12,9 +12,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 from fsspec.spec import AbstractFileSystem
 
+from pipeline.archives.endings import AUDIO_SUFFIXES
 from pipeline.audio import ffmpeg
 from pipeline.errors import ManifestError
-from pipeline.manifest.listing import AUDIO_SUFFIXES
 from pipeline.manifest.read import Manifest, read_manifest
 
 IS_ROOT = os.geteuid() == 0

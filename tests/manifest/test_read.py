@@ -81,6 +81,7 @@ def test_every_format_gives_the_same_row_whatever_it_is_called(
         "language": "en",
         "version": "",
         "bytes": 0,
+        "start": 0,
         "extra": {"speaker": "Eve"},
         "error_stage": "",
         "error_type": "",

@@ -27,7 +27,14 @@ def plan_of(manifest: Path) -> Plan:
 
 def row_of(path: Path, **changes: Any) -> dict[str, Any]:
     size = path.stat().st_size if path.exists() else 0
-    row = {"uri": str(path), "offset_s": 0.0, "length_s": 0.0, "bytes": size, "error_type": ""}
+    row = {
+        "uri": str(path),
+        "offset_s": 0.0,
+        "length_s": 0.0,
+        "bytes": size,
+        "start": 0,
+        "error_type": "",
+    }
     return row | changes
 
 

@@ -15,6 +15,7 @@ PIPELINE = ROOT / "pipeline"
 # Every room may import those before it, and the ground: schema, config, errors, arrow.
 ROOMS = (
     "storage",
+    "archives",
     "manifest",
     "audio",
     "models",

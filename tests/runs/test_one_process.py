@@ -107,7 +107,14 @@ def test_a_run_that_was_interrupted_goes_on_where_it_stopped(tmp_path: Path) -> 
 
 def legs_of(seconds: float, n_rows: int = 1) -> Legs:
     row: dict[str, Any] = {field.name: "" for field in PLANNED}
-    row |= {"offset_s": 0.0, "length_s": seconds, "bytes": 0, "attempts": 1, "extra": []}
+    row |= {
+        "offset_s": 0.0,
+        "length_s": seconds,
+        "bytes": 0,
+        "start": 0,
+        "attempts": 1,
+        "extra": [],
+    }
     import pyarrow as pa
 
     return Legs.of([pa.Table.from_pylist([row] * n_rows, schema=PLANNED)])

@@ -38,6 +38,7 @@ def plan_row(uri: Path | str, **fields: Any) -> dict[str, Any]:
         "offset_s": 0.0,
         "length_s": 0.0,
         "bytes": 0,
+        "start": 0,
         "attempts": 1,
         "extra": {},
     }

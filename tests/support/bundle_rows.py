@@ -44,6 +44,7 @@ def window(
         "language": "",
         "version": version,
         "bytes": 1000,
+        "start": 0,
         "work_key": f"{recording_id}-{version}",
         "supersedes": supersedes,
         "attempts": attempts,

@@ -68,6 +68,7 @@ def first_window(**fields: Any) -> dict[str, Any]:
         "language": "yue",
         "version": "etag-1",
         "bytes": 12_345,
+        "start": 0,
         "work_key": "0a" * 16,
         "supersedes": "",
         "attempts": 4,
@@ -205,6 +206,7 @@ def test_a_row_of_recordings(store: Store) -> None:
         "work_key": "0a" * 16,
         "run_id": "run-1",
         **{"gap_s": 0.75, "start_offset_s": 2.5, "audio_streams": 3, "audio_stream": 1},
+        "member": None,
         "committed_at": committed_at,
     }
 
