@@ -1,4 +1,4 @@
-"""Measure speed and cost: python -m jobs benchmark speed|model|planning|start-up|explore."""
+"""Measure speed and cost: python -m jobs benchmark speed|model|planning|shards|start-up|explore."""
 
 import json
 import tempfile
@@ -46,6 +46,8 @@ def main() -> None:
     python -m jobs benchmark planning [--rows 10000000] [--first] [--folder DIR] [--json PATH]
 
     python -m jobs benchmark start-up [--repeats 3] [--json PATH]
+
+    python -m jobs benchmark shards [--clips 2000] [--latency-ms 20] [--json PATH]
 
     python -m jobs benchmark explore [--segments 3000000] [--folder DIR] [--json PATH]
 
@@ -250,6 +252,30 @@ def explore(
             measure_pages(str(root) if root.exists() else make_root(work, segments), repeats)
         )
     show_pages(Console(width=_WIDTH), costs, segments)
+    if json_path:
+        rows = [asdict(cost) for cost in costs]
+        write_file(json_path, (json.dumps(rows, indent=1) + "\n").encode())
+
+
+@app.command(cls=Command)
+def shards(
+    clips: Annotated[int, typer.Option(min=1, help="number of clips")] = 2000,
+    clip_s: Annotated[float, typer.Option(min=0.1, help="length of a clip")] = 3.0,
+    latency_ms: Annotated[float, typer.Option(min=0, help="what each request waits first")] = 20.0,
+    store: Annotated[
+        str, typer.Option(help="write them below this s3:// URI; default: moto, in this process")
+    ] = "",
+    json_path: Json = None,
+) -> None:
+    """Measure decoding from tar shards against loose objects in a store."""
+    from pipeline.benchmark.shards import loopback_store, measure_shards, show_shards
+
+    with refusing(), ExitStack() as stack:
+        place = Place(store, {}) if store else stack.enter_context(loopback_store())
+        costs = measure_shards(place, clips, clip_s, latency_ms)
+    console = Console(width=_WIDTH)
+    console.print(", ".join(f"{key} {value}" for key, value in describe_machine(1).items()))
+    show_shards(console, costs, latency_ms)
     if json_path:
         rows = [asdict(cost) for cost in costs]
         write_file(json_path, (json.dumps(rows, indent=1) + "\n").encode())

@@ -61,6 +61,12 @@ def main(
             "as a 16 kHz mono wav; default: reference where the format allows it"
         ),
     ] = None,
+    shard_mb: Annotated[
+        int,
+        typer.Option(
+            "--shard-mb", min=1, help="parquet, webdataset, shar: megabytes of audio in one file"
+        ),
+    ] = 256,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="count what would be exported, and write nothing")
     ] = False,
@@ -91,6 +97,7 @@ def main(
             reviewed=reviewed,
             test_share=test_share,
             dry_run=dry_run,
+            shard_bytes=shard_mb << 20,
         )
     if as_json:
         show_json(asdict(done) | {"output": output, "dry_run": dry_run})

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.archives.embedded import audio_column, place_of
-from pipeline.archives.streams import HEADER, OpenArchive, open_archive
+from pipeline.archives.streams import HEADER, OpenArchive, is_plain_tar, open_archive
 from pipeline.archives.zips import start_of, version_of
 from pipeline.errors import ErrorType, RecordingError
 from pipeline.storage.store import filesystem_for, read_stream
@@ -59,33 +59,30 @@ def read_members(
     """
     left = list(places)
     try:
-        with open_archive(uri, options, REQUEST_BYTES) as archive:
-            for item in _read(archive, uri, places, options, max_bytes):
-                left = left[1:]
-                yield item
+        for item in _read(uri, places, options, max_bytes):
+            left = left[1:]
+            yield item
     except Exception as error:
         reason = explain_store_error(error)
         yield from (reason for _ in left)
 
 
 def _read(
-    archive: OpenArchive | None,
-    uri: str,
-    places: Sequence[Place],
-    options: Mapping[str, Any],
-    max_bytes: int,
+    uri: str, places: Sequence[Place], options: Mapping[str, Any], max_bytes: int
 ) -> Iterator[Opened | RecordingError]:
-    if archive is None:
-        changed = _changed("is no archive any more")
-        yield from (changed for _ in places)
-    elif archive.kind == "zip":
-        yield from _read_zip(archive, places, max_bytes)
-    elif archive.kind == "parquet":
-        yield from _read_parquet(archive, places, max_bytes)
-    elif archive.is_stream:
-        yield from _read_stream(archive, places, max_bytes)
-    else:
+    if is_plain_tar(uri, options):
         yield from _read_tar(uri, options, places, max_bytes)
+        return
+    with open_archive(uri, options, REQUEST_BYTES) as archive:
+        if archive is None:
+            changed = _changed("is no archive any more")
+            yield from (changed for _ in places)
+        elif archive.kind == "zip":
+            yield from _read_zip(archive, places, max_bytes)
+        elif archive.kind == "parquet":
+            yield from _read_parquet(archive, places, max_bytes)
+        else:
+            yield from _read_stream(archive, places, max_bytes)
 
 
 def version_of_bytes(data: bytes) -> str:

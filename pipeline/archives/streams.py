@@ -129,6 +129,12 @@ def open_archive(
         yield _opened(head, watched)
 
 
+def is_plain_tar(uri: str, options: Mapping[str, Any]) -> bool:
+    """Whether the archive is a tar that is not compressed; one request for its first header."""
+    fs, path = filesystem_for(uri, options)
+    return _is_tar(fs.cat_file(path, start=0, end=HEADER))
+
+
 def _opened(head: bytes, watched: Watched) -> OpenArchive | None:
     file = cast(BinaryIO, watched)
     if head[:4] == b"PAR1":

@@ -17,11 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.audio.checks import WITHOUT_LIMITS
+from pipeline.audio.sources import open_source
 from pipeline.audio.windows import decode
 from pipeline.errors import ErrorType, RecordingError
 from pipeline.export.clips import read_clips, to_wav
 from pipeline.manifest.access import AllowedRoots, canonical_uri, check_allowed
 from pipeline.schema import SAMPLE_RATE
+from pipeline.storage.address import split_member
 from pipeline.storage.store import filesystem_for, write_file
 from pipeline.storage.store_errors import explain_store_error
 
@@ -113,6 +115,8 @@ class Audio:
         Raises ValueError for a range that the file does not have, RecordingError.
         """
         self._check(uri)
+        if split_member(uri):
+            return self._part_of_member(uri, wanted)
         filesystem, path = filesystem_for(uri, self._options)
         try:
             size = int(filesystem.size(path))
@@ -122,6 +126,12 @@ class Audio:
         except OSError as error:
             raise explain_store_error(error) from error
         return Part(data, start, size, _kind(head))
+
+    def _part_of_member(self, uri: str, wanted: str | None) -> Part:
+        with open_source(uri, WITHOUT_LIMITS, self._options) as source:
+            start, end = _range(wanted, source.size)
+            data = source.head(min(end - start, _MOST_RANGE), start)
+            return Part(data, start, source.size, _kind(source.head(16)))
 
     def _check(self, uri: str) -> None:
         fault = check_allowed(canonical_uri(uri), self._allowed)

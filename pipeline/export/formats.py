@@ -3,18 +3,17 @@
 Each writer reads the rows once and writes files into `target.staging`.
 """
 
-import gzip
 import json
 import shlex
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.export.columns import columns, in_batches, labels, write_line
 from pipeline.export.rows import ExportRow, ExportTarget
 from pipeline.models.sensevoice.decoding import (
     EMOTION_TAGS,
@@ -24,7 +23,6 @@ from pipeline.models.sensevoice.decoding import (
 )
 from pipeline.schema import FRAME, SAMPLE_RATE
 
-_PARQUET_BYTES = 256 << 20  # of audio in one file
 _ROW_GROUP = 200  # clips; the Hub's viewer reads whole row groups
 
 
@@ -53,7 +51,7 @@ def write_sensevoice(rows: Iterable[ExportRow], target: ExportTarget) -> None:
                 "target_len": len(row.text.split()) if " " in row.text else len(row.text),
                 "source_len": row.n_samples // FRAME,
             }
-            _write_line(files[row.split], line)
+            write_line(files[row.split], line)
 
 
 def write_nemo(rows: Iterable[ExportRow], target: ExportTarget) -> None:
@@ -68,33 +66,11 @@ def write_nemo(rows: Iterable[ExportRow], target: ExportTarget) -> None:
                 "offset": 0.0 if target.clips else row.start_s,
                 "duration": row.duration_s,
             }
-            _write_line(file, interval | _nemo_labels(row))
+            write_line(file, interval | _nemo_labels(row))
 
 
 def _nemo_labels(row: ExportRow) -> dict[str, Any]:
-    return {"text": row.text, "lang": row.language, **_labels(row), "extra": dict(row.extra)}
-
-
-def write_lhotse(rows: Iterable[ExportRow], target: ExportTarget) -> None:
-    """`recordings.jsonl.gz`, `supervisions.jsonl.gz` and `cuts.jsonl.gz`, one cut per segment.
-
-    https://lhotse.readthedocs.io/en/latest/cuts.html. Labels are in `custom`, words in `alignment`.
-    """
-    with ExitStack() as stack:
-        recordings, supervisions, cuts = (
-            stack.enter_context(_open_gzip(target.staging / f"{name}.jsonl.gz"))
-            for name in ("recordings", "supervisions", "cuts")
-        )
-        written = ""
-        for row in rows:
-            recording = _lhotse_recording(row, target)
-            if recording["id"] != written:
-                _write_line(recordings, recording)
-                written = recording["id"]
-            start_s = 0.0 if target.clips else row.start_s
-            supervision = _lhotse_supervision(row, recording, start_s)
-            _write_line(supervisions, supervision)
-            _write_line(cuts, _lhotse_cut(row, recording, supervision, start_s))
+    return {"text": row.text, "lang": row.language, **labels(row), "extra": dict(row.extra)}
 
 
 def write_audiofolder(rows: Iterable[ExportRow], target: ExportTarget) -> None:
@@ -104,7 +80,7 @@ def write_audiofolder(rows: Iterable[ExportRow], target: ExportTarget) -> None:
     """
     with (target.staging / "metadata.jsonl").open("w", encoding="utf-8") as file:
         for row in rows:
-            _write_line(file, {"file_name": row.clip} | _columns(row))
+            write_line(file, {"file_name": row.clip} | columns(row))
 
 
 def write_parquet(rows: Iterable[ExportRow], target: ExportTarget) -> None:
@@ -113,13 +89,13 @@ def write_parquet(rows: Iterable[ExportRow], target: ExportTarget) -> None:
     Removes the wav files of the clips after they are in a parquet file.
     """
     (target.staging / "data").mkdir()
-    for number, batch in enumerate(_in_batches(rows)):
+    for number, batch in enumerate(in_batches(rows, target.shard_bytes)):
         clips = ((target.staging / row.clip).read_bytes() for row in batch)
-        columns = [
-            {"audio": {"bytes": clip, "path": row.clip}} | _columns(row)
+        rows_of_file = [
+            {"audio": {"bytes": clip, "path": row.clip}} | columns(row)
             for clip, row in zip(clips, batch, strict=True)
         ]
-        table = pa.Table.from_pylist(columns, _HUB)
+        table = pa.Table.from_pylist(rows_of_file, _HUB)
         path = target.staging / "data" / f"{batch[0].split}-{number:05d}.parquet"
         pq.write_table(table, path, row_group_size=_ROW_GROUP, write_page_checksum=True)
         for row in batch:
@@ -165,34 +141,6 @@ def write_kaldi(rows: Iterable[ExportRow], target: ExportTarget) -> None:
         (target.staging / "wav.scp").write_text("".join(lines), encoding="utf-8")
 
 
-def _labels(row: ExportRow) -> dict[str, Any]:
-    return {
-        "emotion": row.emotion,
-        "event": row.event,
-        "confidence": round(row.confidence, 4),
-        "split": row.split,
-    }
-
-
-def _extra_json(row: ExportRow) -> str:
-    """The manifest's columns as JSON: a column of `datasets` has one type in all rows."""
-    return json.dumps(dict(row.extra), ensure_ascii=False, sort_keys=True)
-
-
-def _columns(row: ExportRow) -> dict[str, Any]:
-    return {
-        "segment_id": row.segment_id,
-        "recording_id": row.recording_id,
-        "start_s": row.start_s,
-        "end_s": row.end_s,
-        "duration_s": row.duration_s,
-        "text": row.text,
-        "language": row.language,
-        **_labels(row),
-        "extra": _extra_json(row),
-    }
-
-
 _HUB_TYPES = {
     **dict.fromkeys(("segment_id", "recording_id"), "string"),
     **dict.fromkeys(("start_s", "end_s", "duration_s"), "float64"),
@@ -216,80 +164,6 @@ _HUB = pa.schema(
 )
 
 
-def _in_batches(rows: Iterable[ExportRow]) -> Iterator[list[ExportRow]]:
-    """Rows of one split each, with the clips of about one file."""
-    batches: dict[str, list[ExportRow]] = defaultdict(list)
-    n_bytes: Counter[str] = Counter()
-    for row in rows:
-        batches[row.split].append(row)
-        n_bytes[row.split] += 2 * row.n_samples
-        if n_bytes[row.split] >= _PARQUET_BYTES:
-            yield batches.pop(row.split)
-            n_bytes[row.split] = 0
-    yield from batches.values()
-
-
-def _open_gzip(path: Path) -> TextIO:
-    return gzip.open(path, "wt", encoding="utf-8")
-
-
-def _lhotse_recording(row: ExportRow, target: ExportTarget) -> dict[str, Any]:
-    rate_hz, channels = (SAMPLE_RATE, 1) if target.clips else (row.sample_rate_hz, row.channels)
-    n_samples = row.n_samples if target.clips else round(row.recording_end_s * rate_hz)
-    uri = target.place(row) if target.clips else row.uri
-    kind = "url" if "://" in uri else "file"
-    return {
-        "id": row.key if target.clips else row.name,
-        "sources": [{"type": kind, "channels": list(range(channels)), "source": uri}],
-        "sampling_rate": rate_hz,
-        "num_samples": n_samples,
-        "duration": n_samples / rate_hz,
-        "channel_ids": list(range(channels)),
-    }
-
-
-def _lhotse_supervision(
-    row: ExportRow, recording: Mapping[str, Any], start_s: float
-) -> dict[str, Any]:
-    channels = recording["channel_ids"]
-    words = [
-        [
-            word["word"],
-            round(word["start_s"] - row.start_s + start_s, 4),
-            round(word["end_s"] - word["start_s"], 4),
-            round(word["confidence"], 4),
-        ]
-        for word in row.words
-    ]
-    return {
-        "id": row.key,
-        "recording_id": recording["id"],
-        "start": start_s,
-        "duration": row.duration_s,
-        "channel": channels if len(channels) > 1 else channels[0],
-        "text": row.text,
-        "language": row.language,
-        "custom": {"segment_id": row.segment_id, **_labels(row), "extra": dict(row.extra)},
-        "alignment": {"word": words},
-    }
-
-
-def _lhotse_cut(
-    row: ExportRow, recording: Mapping[str, Any], supervision: Mapping[str, Any], start_s: float
-) -> dict[str, Any]:
-    aligned = [[word, at - start_s, *rest] for word, at, *rest in supervision["alignment"]["word"]]
-    return {
-        "id": row.key,
-        "start": start_s,
-        "duration": row.duration_s,
-        "channel": supervision["channel"],
-        # The times of a supervision are relative to its cut.
-        "supervisions": [{**supervision, "start": 0.0, "alignment": {"word": aligned}}],
-        "recording": recording,
-        "type": "MultiCut" if len(recording["channel_ids"]) > 1 else "MonoCut",
-    }
-
-
 def _kaldi_pipe(uri: str, audio_stream: int) -> str:
     """The stream that was labelled, with its gaps as silence: as our decoder has it."""
     if "\n" in uri or uri.startswith("s3"):
@@ -297,7 +171,3 @@ def _kaldi_pipe(uri: str, audio_stream: int) -> str:
     source = shlex.quote(uri)
     as_labelled = f"-map 0:a:{audio_stream} -af aresample=async=1 -ac 1 -ar {SAMPLE_RATE}"
     return f"ffmpeg -nostdin -loglevel error -i {source} {as_labelled} -f wav - |"
-
-
-def _write_line(file: TextIO, value: Mapping[str, Any]) -> None:
-    file.write(json.dumps(value, ensure_ascii=False) + "\n")

@@ -122,6 +122,7 @@ class ExportTarget:
     staging: Path  # the directory to write in; it becomes `final` when it is complete
     final: str  # absolute path or URI, for formats that name clips by it
     clips: bool  # True: the clips are in `staging`; False: rows refer to whole recordings
+    shard_bytes: int = 256 << 20  # of audio in one file, where formats put clips into files
 
     def place(self, row: ExportRow) -> str:
         """Where the clip of a row will be."""

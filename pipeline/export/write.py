@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pipeline.errors import ExportError
-from pipeline.export import captions
+from pipeline.export import captions, lhotse, shards
 from pipeline.export import formats as export_formats
 from pipeline.export.clips import cut_clips
 from pipeline.export.hub_card import HUB_FORMATS, hub_card
 from pipeline.export.reviewed import Reviewed
 from pipeline.export.rows import ExportRow, ExportTarget, Order, read_rows, select_rows
-from pipeline.storage.address import is_uri
+from pipeline.storage.address import MEMBER, is_uri
 from pipeline.storage.leftovers import finish_directory, make_unfinished_directory
 from pipeline.storage.store import open_store
 from pipeline.tables import Snapshot, connect, open_snapshot
@@ -35,7 +35,17 @@ if TYPE_CHECKING:
     import duckdb
 
 Format = Literal[
-    "sensevoice", "nemo", "lhotse", "audiofolder", "parquet", "kaldi", "srt", "vtt", "rttm"
+    "sensevoice",
+    "nemo",
+    "lhotse",
+    "audiofolder",
+    "parquet",
+    "webdataset",
+    "shar",
+    "kaldi",
+    "srt",
+    "vtt",
+    "rttm",
 ]
 Audio = Literal["reference", "clips"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -43,17 +53,21 @@ FORMATS: tuple[Format, ...] = get_args(Format)
 _WRITERS: Mapping[Format, Callable[[Iterable[ExportRow], ExportTarget], None]] = {
     "sensevoice": export_formats.write_sensevoice,
     "nemo": export_formats.write_nemo,
-    "lhotse": export_formats.write_lhotse,
+    "lhotse": lhotse.write_lhotse,
     "audiofolder": export_formats.write_audiofolder,
     "parquet": export_formats.write_parquet,
+    "webdataset": shards.write_webdataset,
+    "shar": shards.write_shar,
     "kaldi": export_formats.write_kaldi,
     "srt": captions.write_srt,
     "vtt": captions.write_vtt,
     "rttm": captions.write_rttm,
 }
-_NEED_CLIPS = {"sensevoice", "audiofolder", "parquet"}  # no field for a start inside a file
+_IN_FILES = {"parquet", "webdataset", "shar"}  # the clips are inside other files
+_NEED_CLIPS = {"sensevoice", "audiofolder", *_IN_FILES}  # no field for a start inside a file
 _LAST = "export.json"  # what was exported
 _NO_CLIPS = {"srt", "vtt", "rttm"}  # their times are relative to the whole recording
+_NAMES_FILES = {"nemo", "lhotse", "kaldi"}  # without clips, they name the files of recordings
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +102,7 @@ def export(
     reviewed: Reviewed = "ignore",
     test_share: float = 0.0,
     dry_run: bool = False,
+    shard_bytes: int = 256 << 20,
 ) -> Exported:
     """Write the segments for which `where` is true to `target`: a directory or s3://bucket/prefix.
 
@@ -98,8 +113,9 @@ def export(
     "reference" if the format can refer to a part of a file. A recording whose audio is missing, or
     shorter than before, is left out and listed in `skipped`. `where` can read the tables and
     nothing else, unless `unsafe`. `reviewed` says what becomes of people's corrections (see
-    reviewed.py), `test_share` how much of the corpus is kept for tests. Raises ExportError,
-    StoreError.
+    reviewed.py), `test_share` how much of the corpus is kept for tests. Formats that put clips into
+    files (parquet, webdataset, shar) put about `shard_bytes` of audio into each. Raises
+    ExportError, StoreError.
     """
     audio = _check(format, audio)
     snapshot = open_snapshot(root, options, seq, fingerprint)
@@ -113,9 +129,11 @@ def export(
         )
         connection = stack.enter_context(connected)
         _select(connection, snapshot, where, reviewed, test_share)
+        if audio == "reference" and format in _NAMES_FILES:
+            _check_files(connection, format)
         skipped: dict[str, str] = {}
         if staging is not None:
-            files = ExportTarget(staging, place.final, clips=audio == "clips")
+            files = ExportTarget(staging, place.final, audio == "clips", shard_bytes)
             skipped = _write(connection, format, files, options or {})
         counts = _count(connection, skipped)
         if not counts[1]:
@@ -221,6 +239,15 @@ def _check(format: Format, audio: Audio | None) -> Audio:
     return audio or ("clips" if format in _NEED_CLIPS else "reference")
 
 
+def _check_files(connection: "duckdb.DuckDBPyConnection", format: Format) -> None:
+    """Raise ExportError if a recording is a member of an archive, which other tools cannot open."""
+    sql = f"SELECT uri FROM exported WHERE regexp_matches(uri, '{MEMBER}') LIMIT 1"
+    if found := connection.execute(sql).fetchone():
+        raise ExportError(
+            f"{format} cannot name {found[0]}, which lies in an archive; use --audio clips"
+        )
+
+
 def _write(
     connection: "duckdb.DuckDBPyConnection",
     format: Format,
@@ -237,8 +264,8 @@ def _write(
         _WRITERS[format](rows, target)
     except ValueError as error:
         raise ExportError(f"{format}: {error}") from error
-    if format == "parquet":
-        shutil.rmtree(target.staging / "audio", ignore_errors=True)  # the clips are in the files
+    if format in _IN_FILES:
+        shutil.rmtree(target.staging / "audio", ignore_errors=True)
     return skipped
 
 

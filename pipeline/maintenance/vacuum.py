@@ -37,7 +37,7 @@ class Vacuumed:
     first_seq: int = 0  # the oldest commit that can still be read
     files: Sequence[str] = ()  # superseded, or written for a commit that was never made
     bundles: Sequence[str] = ()  # published, and older than the retention
-    # File lists and checkpoints of commits before first_seq; listings of archives that have changed.
+    # File lists and checkpoints of commits before first_seq, listings of archives that have changed
     derived: Sequence[str] = ()
     forgotten: Sequence[str] = ()  # names of bundles that an earlier vacuum deleted
     n_temporaries: int = 0  # temporary files of writers that died

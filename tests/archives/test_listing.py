@@ -4,7 +4,6 @@ import io
 import json
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from pipeline.storage.address import archive_of, quote_name, split_member
 from tests.support.demo import AUDIO, SHORT
 from tests.support.shards import (
     WRITERS,
-    Files,
     demo_files,
     lines,
     write_parquet,

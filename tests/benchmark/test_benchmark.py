@@ -309,3 +309,16 @@ def test_made_clips_are_different_recordings_of_their_length(codec: str, s3: S3)
     ]
     assert all(len(one) == pytest.approx(SAMPLE_RATE, abs=1200) for one in waveforms)
     assert len({one.tobytes() for one in waveforms}) == 5
+
+
+def test_shards_take_few_requests_where_loose_clips_take_many(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        benchmark.app,
+        ["shards", "--clips", "40", "--latency-ms", "0", "--json", str(tmp_path / "x.json")],
+    )
+    assert done.exit_code == 0, done.output
+    loose, shards = json.loads((tmp_path / "x.json").read_text())
+    assert (loose["n_clips"], shards["n_clips"]) == (40, 40)
+    assert (loose["n_objects"], shards["n_objects"]) == (40, 1)
+    assert loose["n_requests"] >= 80
+    assert shards["n_requests"] <= 20
