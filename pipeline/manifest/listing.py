@@ -37,6 +37,7 @@ _OWN = {
 _RECORD = re.compile(r"(?:^|/)_log/\d{20}\.json$")  # the commit log of an output
 _EXPORT = "export.json"  # the description of an export
 _EXPORT_KEYS = {"format", "root", "seq", "fingerprint"}
+_METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 _MAX_SHOWN = 10  # kinds of names in a message
 _MAX_SUFFIX = 10  # characters; longer ones are no kind of file
 
@@ -51,6 +52,7 @@ class LeftOut:
     ours: list[str] = field(default_factory=list)
     outside: list[str] = field(default_factory=list)
     directories: list[str] = field(default_factory=list)
+    metadata: list[str] = field(default_factory=list)  # of Hugging Face's audiofolder
 
     def notes(self, uri: str) -> Iterator[str]:
         """A sentence for each reason."""
@@ -72,9 +74,16 @@ class LeftOut:
         ):
             if paths:
                 yield f"{uri}: left out {len(paths):,} {what}, for example {paths[0]}"
+        if self.metadata:
+            yield (
+                f"{uri}: {self.metadata[0]} is not read; name it as the manifest to keep its "
+                "columns (the ids stay the same)"
+            )
 
     def count(self, name: str) -> None:
         """Count a file that does not have the name of audio."""
+        if name in _METADATA:
+            self.metadata.append(name)
         suffix = posixpath.splitext(name)[1].lower()
         is_kind = suffix.isprintable() and 1 < len(suffix) <= _MAX_SUFFIX
         self.suffixes[suffix if is_kind else "others"] += 1

@@ -101,6 +101,7 @@ def test_labels_are_those_of_loose_files(loose: list[Row], tmp_path: Path) -> No
     assert planned(config) == []
 
 
+@pytest.mark.usefixtures("ray_session")
 def test_labels_from_a_store_are_those_of_loose_files(
     s3: S3, loose: list[Row], tmp_path: Path
 ) -> None:
@@ -110,7 +111,8 @@ def test_labels_from_a_store_are_those_of_loose_files(
         store.put(f"in/{name}", write(tmp_path / name, demo_files()).read_bytes())
     root, options = f"{bucket}/out", json.dumps(s3.storage_options)
     config = config_of(
-        tmp_path, f"{bucket}/in/shard.*", f"output={root}", f"storage_options={options}"
+        *(tmp_path, f"{bucket}/in/shard.*", f"output={root}"),
+        *(f"storage_options={options}", "ray.local=never"),
     )
     label(config)
     assert_same(labels(root, s3.storage_options), loose, n_archives=len(WRITERS))

@@ -49,3 +49,38 @@ def test_whole_files_stay_in_their_order() -> None:
 
 def test_no_rows_make_no_batches() -> None:
     assert cut_row_batches(plan(), batch_audio_s=100.0, n_cpus=1) == []
+
+
+def members(*rows: tuple[str, int]) -> pa.Table:
+    """Planned rows of (uri, start)."""
+    table = plan(*((uri, 0.0, 0.0) for uri, _ in rows))
+    starts = pa.array([start for _, start in rows], pa.int64())
+    return table.set_column(table.schema.get_field_index("start"), "start", starts)
+
+
+def test_members_come_in_the_order_of_their_archive() -> None:
+    """Rows of two tars, mixed and backwards, with a loose file between them."""
+    mixed = [
+        (f"tar://{k}.wav::/{name}.tar", 512 * (40 - k)) for k in range(40) for name in ("b", "a")
+    ]
+    table = members(*mixed[:40], ("/loose.wav", 0), *mixed[40:])
+    batches = cut_row_batches(table, batch_audio_s=100.0, n_cpus=1)
+    assert len(batches) >= 8  # a plain tar is shared among tasks
+    rows = [row for batch in batches for row in batch.to_pylist()]
+    assert sorted(row["recording_id"] for row in rows) == sorted(f"r{k}" for k in range(81))
+    archives = [row["uri"].partition("::")[2] for row in rows]
+    assert archives == ["/b.tar"] * 40 + ["/a.tar"] * 40 + [""]
+    for name in ("/a.tar", "/b.tar"):
+        starts = [row["start"] for row in rows if row["uri"].endswith(name)]
+        assert starts == sorted(starts)
+
+
+def test_what_is_read_from_its_front_is_one_batch() -> None:
+    for ending in ("tar.gz", "tgz", "tar.zst", "tar.bz2"):
+        table = members(*((f"tar://{k}.wav::/a.{ending}", 512 * (k + 1)) for k in range(50)))
+        (batch,) = cut_row_batches(table, batch_audio_s=60.0, n_cpus=2)
+        assert batch.num_rows == 50
+    groups = [(group << 32) + row + 1 for group in range(3) for row in range(20)]
+    table = members(*((f"parquet://{start}::/a.parquet", start) for start in groups))
+    batches = cut_row_batches(table, batch_audio_s=60.0, n_cpus=2)
+    assert [batch.num_rows for batch in batches] == [20, 20, 20]

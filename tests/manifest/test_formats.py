@@ -247,3 +247,14 @@ def test_a_cut_of_one_channel_of_two_is_not_labelled_from_the_mix(tmp_path: Path
     lhotse.CutSet.from_cuts([cut]).to_file(tmp_path / "cuts.jsonl.gz")
     with pytest.raises(ManifestError, match="one channel of several"):
         read(tmp_path / "cuts.jsonl.gz")
+
+
+def test_a_directory_says_that_its_metadata_is_not_read(tmp_path: Path, wav: Path) -> None:
+    """Its ids are those of the metadata's rows, so that either may be the manifest."""
+    write(wav.parent / "metadata.jsonl", {"file_name": "a.wav", "transcription": "one"})
+    manifest = read_manifest(str(wav.parent), {})
+    assert any("metadata.jsonl is not read; name it" in note for note in manifest.notes)
+    (plain,) = rows_of(manifest)
+    told = one(wav.parent / "metadata.jsonl")
+    assert told["recording_id"] == plain["recording_id"]
+    assert told["extra"] == {"ref_text": "one"}
