@@ -29,6 +29,11 @@ def labels_of(reviewed: Reviewed) -> str:
     return _SOURCES[reviewed]
 
 
+def needs_reviews(reviewed: Reviewed, test_share: float) -> bool:
+    """Whether a selection depends on reviews: by its labels, or by what is kept for tests."""
+    return reviewed != "ignore" or test_share > 0
+
+
 def split_of(test_share: float) -> str:
     """SQL for (recording_id, split): train or test. The same recording has the same one each time.
 

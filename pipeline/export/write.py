@@ -21,7 +21,7 @@ from pipeline.export import captions, lhotse, shards
 from pipeline.export import formats as export_formats
 from pipeline.export.clips import cut_clips
 from pipeline.export.hub_card import HUB_FORMATS, hub_card
-from pipeline.export.reviewed import Reviewed
+from pipeline.export.reviewed import Reviewed, needs_reviews
 from pipeline.export.rows import ExportRow, ExportTarget, Order, read_rows, select_rows
 from pipeline.storage.address import MEMBER, is_uri
 from pipeline.storage.leftovers import finish_directory, make_unfinished_directory
@@ -161,7 +161,7 @@ def _select(
     import duckdb
 
     try:
-        if reviewed != "ignore":
+        if needs_reviews(reviewed, test_share):
             current = current_reviews(snapshot.store, snapshot.state)
             create_review_views(connection, current)
         select_rows(connection, where, reviewed, test_share)

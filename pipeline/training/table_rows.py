@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.errors import ConfigError
+from pipeline.export.reviewed import needs_reviews
 from pipeline.export.rows import ExportRow, read_rows, select_rows
 from pipeline.models.sensevoice.decoding import EMOTION_TAGS, EVENT_TAGS
 from pipeline.tables import open_snapshot
@@ -24,7 +25,7 @@ def read_table_rows(chosen: TableRows, options: Mapping[str, Any]) -> Iterator[T
     n_rows = 0
     with connect_locked(snapshot) as connection:
         try:
-            if chosen.reviewed != "ignore":
+            if needs_reviews(chosen.reviewed, chosen.test_share):
                 create_review_views(connection, current_reviews(snapshot.store, snapshot.state))
             select_rows(connection, chosen.where, chosen.reviewed, chosen.test_share)
         except duckdb.Error as error:

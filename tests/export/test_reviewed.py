@@ -111,6 +111,18 @@ def test_what_was_drawn_by_chance_and_reviewed_is_never_trained_on(
     assert len(list(lines(tmp_path / "x", "train.jsonl"))) == 3
 
 
+def test_what_was_drawn_by_chance_is_kept_for_tests_though_reviews_are_ignored(
+    tmp_path: Path,
+) -> None:
+    """And though no run has folded the review into the tables yet."""
+    root = write_output(tmp_path)
+    save(open_store(root), review("ann", 1, "two words here", verdict="right", sample="random"))
+    done = export(root, tmp_path / "x", "sensevoice", reviewed="ignore", test_share=1e-9)
+    assert done.n_test == 2
+    keys = {line["key"] for line in lines(tmp_path / "x", "test.jsonl")}
+    assert keys == {"ann-000000", "ann-000001"}
+
+
 def test_a_speaker_is_in_one_split_and_in_the_same_one_each_time(tmp_path: Path) -> None:
     store = open_store(str(tmp_path / "root"))
     rows = [

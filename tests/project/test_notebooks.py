@@ -13,6 +13,7 @@ from tests.support.demo import ROOT
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 MAY_IMPORT = {
     "pipeline.tables",
+    "pipeline.tables.reviews",  # to correct without a browser
     "pipeline.report.attention",
     "pipeline.report.card",
     "pipeline.report.charts",

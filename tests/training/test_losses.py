@@ -17,12 +17,20 @@ from tests.support.demo import MODEL
 from tests.training.conftest import WriteRows, rows_of_demo
 
 
+def backwards(text: str) -> str:
+    """By words, or by characters where there are no blanks: what is in the vocabulary stays so."""
+    return " ".join(reversed(text.split())) if " " in text else text[::-1]
+
+
 @pytest.fixture
 def examples(write_rows: WriteRows, vocabulary: Vocabulary) -> list[Example]:
-    """Speech and sounds, with and without ITN, some labels not known."""
+    """Speech and sounds with wrong texts, with and without ITN, some labels not known."""
     rows = [*rows_of_demo()[:4], *rows_of_demo(itn=True)[10:14]]
     rows[1]["emo_target"] = ""
     rows[5]["event_target"] = None
+    rows[3]["emo_target"] = "<|ANGRY|>"  # it is neutral
+    for row in rows:
+        row["target"] = backwards(row["target"])
     return [*read_data(DataConfig(train=write_rows(rows)), vocabulary, {}).train.examples]
 
 
@@ -51,7 +59,11 @@ def losses_of(start: ModelFiles, batch: Batch, form: LossForm) -> tuple[float, f
 def test_the_loss_equals_funasrs_own(
     funasr: Any, start: ModelFiles, examples: list[Example], per_tag: bool, smoothing: float
 ) -> None:
-    """SenseVoiceSmall.forward on the same batch, with labels that are not known among them."""
+    """SenseVoiceSmall.forward on the same batch, with labels that are not known among them.
+
+    The texts are reversed. For those that the model writes, the loss of a frame is near 0 and hangs
+    on the last bits of its logits: float32 cannot give it to 1e-6.
+    """
     theirs = funasr.AutoModel(model=str(MODEL), device="cpu", disable_update=True).model.eval()
     theirs.criterion_att.normalize_length = per_tag
     theirs.criterion_att.confidence = 1 - smoothing
@@ -76,9 +88,9 @@ def test_the_loss_equals_funasrs_own(
     ours = losses_of(
         start, batch._replace(language=torch.tensor(prompts)), LossForm(per_tag, smoothing)
     )
-    assert ours[0] == pytest.approx(float(stats["loss_ctc"]), rel=1e-5)
-    assert ours[1] == pytest.approx(float(stats["loss_rich"]), rel=1e-5)
-    assert ours[2] == pytest.approx(float(loss), rel=1e-5)
+    assert ours[0] == pytest.approx(float(stats["loss_ctc"]), rel=1e-6)
+    assert ours[1] == pytest.approx(float(stats["loss_rich"]), rel=1e-6)
+    assert ours[2] == pytest.approx(float(loss.detach()), rel=1e-6)
 
 
 def test_a_masked_label_changes_no_loss(start: ModelFiles, examples: list[Example]) -> None:
