@@ -74,6 +74,11 @@ class RecordingError(PipelineError):
         self.kind = str(kind)
 
 
+def one_line(error: BaseException) -> str:
+    """The message of an exception on one line; pyarrow's may have several."""
+    return " ".join(str(error).split())
+
+
 _IN_MANIFEST = "Correct this row of the manifest"
 _IN_AUDIO = "Replace the file, or leave it out of the manifest"
 _LIMIT = "Raise the limit that the message names, if such recordings are wanted"

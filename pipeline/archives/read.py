@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from pipeline.archives.embedded import audio_column, place_of
 from pipeline.archives.streams import HEADER, OpenArchive, is_plain_tar, open_archive
 from pipeline.archives.zips import start_of, version_of
-from pipeline.errors import ErrorType, RecordingError
+from pipeline.errors import ErrorType, RecordingError, one_line
 from pipeline.storage.store import filesystem_for, read_stream
 from pipeline.storage.store_errors import explain_store_error
 
@@ -102,6 +102,10 @@ def _changed(what: str) -> RecordingError:
     return RecordingError(
         ErrorType.CHANGED_WHILE_READ, f"the archive {what}: it was rewritten; run again"
     )
+
+
+def _damaged(error: Exception) -> RecordingError:
+    return RecordingError(ErrorType.UNDECODABLE, f"damaged in its archive: {one_line(error)}")
 
 
 def _empty() -> RecordingError:
@@ -306,10 +310,12 @@ def _of_zip(
                 return _spooled(member, info.file_size, version_of(info))
             return _in_memory(member.read(), version_of(info))
     except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        return RecordingError(ErrorType.UNDECODABLE, f"damaged in its archive: {error}")
+        return _damaged(error)
     except Exception as error:  # zlib.error is no OSError; a store raises many types
         if type(error).__name__ == "error":
-            return RecordingError(ErrorType.UNDECODABLE, f"damaged in its archive: {error}")
+            return RecordingError(
+                ErrorType.UNDECODABLE, f"damaged in its archive: {one_line(error)}"
+            )
         return explain_store_error(error)
 
 
@@ -331,7 +337,9 @@ def _read_parquet(
         except (pa.ArrowException, OSError, ValueError) as error:
             if archive.watched.failure:
                 raise
-            yield RecordingError(ErrorType.UNDECODABLE, f"damaged in its archive: {error}")
+            yield RecordingError(
+                ErrorType.UNDECODABLE, f"damaged in its archive: {one_line(error)}"
+            )
             continue
         if data is None:
             yield _changed("has no bytes in this row")

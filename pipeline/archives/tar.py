@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.archives.members import Listing, MemberList
 from pipeline.archives.streams import HEADER, OpenArchive
+from pipeline.errors import one_line
 
 _DAMAGE = (tarfile.TarError, OSError, EOFError, ValueError, pa.ArrowException)
 
@@ -38,7 +39,7 @@ def list_tar(archive: OpenArchive) -> Listing:
     except _DAMAGE as error:
         if not archive.is_damage(error):
             raise
-        return members.listing("tar", str(error))
+        return members.listing("tar", one_line(error))
     return members.listing("tar")
 
 

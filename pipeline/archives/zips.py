@@ -5,6 +5,7 @@ from functools import partial
 
 from pipeline.archives.members import Listing, MemberList
 from pipeline.archives.streams import OpenArchive
+from pipeline.errors import one_line
 
 _ENCRYPTED = 1
 _HEADER = 30  # bytes before the name of a member: so a start is never 0
@@ -40,5 +41,5 @@ def list_zip(archive: OpenArchive) -> Listing:
     except DAMAGE as error:
         if not archive.is_damage(error):
             raise
-        return members.listing("zip", f"{error}")
+        return members.listing("zip", one_line(error))
     return members.listing("zip")

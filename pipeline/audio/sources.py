@@ -203,7 +203,8 @@ def _open_file(uri: str, config: AudioConfig, options: Mapping[str, Any]) -> Ite
         if stream is not None:
             file = stream
         elif size <= _FETCH_WHOLE and "http" not in fs.protocol:
-            file = BytesIO(fs.cat_file(path))
+            # Without a range s3fs asks for the size once more, to fetch large objects in parts.
+            file = BytesIO(fs.cat_file(path, start=0, end=size))
         else:
             file = fs.open(path, "rb", block_size=_READ_AHEAD, cache_type="readahead")
     except RecordingError:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, one_line
 from pipeline.maintenance.invariants import CHECKED, wrong_rows, wrong_schema
 from pipeline.schema import LOGGED_TABLES, SCHEMA_VERSION, TABLES
 from pipeline.storage.store import Store
@@ -202,7 +202,7 @@ def _read_file(store: Store, table: str, file: DataFile) -> tuple[pa.Table | Non
     try:
         return _check_file(table, file, data)
     except (OSError, pa.ArrowException, ValueError, KeyError) as error:
-        return None, [f"cannot be read as parquet: {error}"]
+        return None, [f"cannot be read as parquet: {one_line(error)}"]
 
 
 def _check_file(table: str, file: DataFile, data: bytes) -> tuple[pa.Table | None, list[str]]:

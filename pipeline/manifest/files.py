@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config import ManifestFormat
-from pipeline.errors import ManifestError
+from pipeline.errors import ManifestError, one_line
 from pipeline.manifest import kaldi
 from pipeline.manifest.columns import check_audio, check_types, holds_bytes, left_out
 from pipeline.manifest.formats import choose, describe, with_prompts
@@ -40,7 +40,7 @@ def read_raw(fs: Any, uri: str, wanted: ManifestFormat = "auto") -> Iterator[Raw
     except ManifestError as error:
         raise ManifestError(f"{uri}: {error}") from error
     except Exception as error:  # stores and pyarrow raise many types for damaged files
-        reason = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {one_line(error)}"
         raise ManifestError(
             f"{uri}: cannot be read, or is damaged or cut short: {reason}"
         ) from error

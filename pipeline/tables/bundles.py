@@ -14,7 +14,7 @@ from dataclasses import asdict
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.errors import DamagedError, StoreError
+from pipeline.errors import DamagedError, StoreError, one_line
 from pipeline.schema import BUNDLE, SCHEMA_VERSION
 from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
@@ -71,7 +71,7 @@ def _read(store: Store, key: str) -> tuple[RunInfo, pa.Table]:
         version = int(metadata[b"schema_version"])
         run = RunInfo(**json.loads(metadata[b"run"]))
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
-        raise DamagedError(f"{uri}: cannot be read: {error}") from error
+        raise DamagedError(f"{uri}: cannot be read: {one_line(error)}") from error
     if version > SCHEMA_VERSION:
         raise StoreError(f"{uri}: written by a newer program; upgrade this one")
     rows = _with_added(rows.replace_schema_metadata(None))

@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, one_line
 from pipeline.schema import LOGGED_TABLES
 from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
@@ -63,7 +63,7 @@ def _read_file(store: Store, path: str, schema: pa.Schema) -> pa.Table:
     except (FileNotFoundError, PermissionError):
         raise
     except _DAMAGED as error:
-        reason = str(error).removeprefix(f"{store.uri(path)}: ")
+        reason = one_line(error).removeprefix(f"{store.uri(path)}: ")
         raise StoreError(
             f"{store.uri(path)}: cannot be read or is damaged ({reason}); if this happens again, "
             "restore the file from a backup or an older version"

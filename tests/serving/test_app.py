@@ -58,7 +58,7 @@ def serving(
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    return demo_config(tmp_path_factory.mktemp("serve") / "out", "segment.whole_below_s=0")
+    return demo_config(tmp_path_factory.mktemp("serve") / "out")
 
 
 @pytest.fixture(scope="module")

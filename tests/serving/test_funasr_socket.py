@@ -26,7 +26,7 @@ NAMES = ["en_neutral.wav", "en_happy.mp3", "ja_neutral.m4a", "long_mixed.mp3"]
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    base = demo_config(tmp_path_factory.mktemp("socket") / "out", "segment.whole_below_s=0")
+    base = demo_config(tmp_path_factory.mktemp("socket") / "out")
     service = base.service.model_copy(update={"max_upload_bytes": 2 << 20})
     return base.model_copy(update={"service": service})
 

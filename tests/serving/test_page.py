@@ -35,7 +35,7 @@ def browser(chromium: str) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    return demo_config(tmp_path_factory.mktemp("page") / "out", "segment.whole_below_s=0")
+    return demo_config(tmp_path_factory.mktemp("page") / "out")
 
 
 @pytest.fixture(scope="module")
