@@ -191,6 +191,10 @@ def model(
     compiled: Annotated[
         bool, typer.Option("--compile", help="also measure with torch.compile")
     ] = False,
+    on_onnx: Annotated[
+        bool,
+        typer.Option("--onnxruntime", help="also single clips on ONNX Runtime; converts the model"),
+    ] = False,
     threads: Annotated[int, typer.Option(help="CPU threads")] = 1,
     repeats: Annotated[int, typer.Option(help="measured batches, after a warm-up")] = 5,
     json_path: Json = None,
@@ -203,6 +207,7 @@ def model(
             precision or [],
             batch_s or [],
             compiled=compiled,
+            on_onnx=on_onnx,
             threads=threads,
             repeats=repeats,
         )

@@ -20,6 +20,7 @@ from pipeline.errors import ConfigError
 Language = Literal["auto", "zh", "en", "yue", "ja", "ko"]
 SpokenLanguage = Literal["zh", "en", "yue", "ja", "ko"]
 Precision = Literal["fp32", "bf16", "int8"]
+Backend = Literal["torch", "onnxruntime"]
 Device = Literal["auto", "cpu", "cuda"]
 ManifestFormat = Literal["auto", "table", "nemo", "sensevoice", "lhotse", "audiofolder", "kaldi"]
 
@@ -104,7 +105,7 @@ class LabelConfig(_Section):
         default=False,
         description="use torch.compile on a GPU; ignored where there is no C compiler",
     )
-    backend: Literal["torch", "onnxruntime"] = Field(
+    backend: Backend = Field(
         default="torch",
         description="what runs the model: torch, or onnxruntime (CPUs; fp32 and int8)",
     )

@@ -8,9 +8,10 @@ model uses.
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from statistics import median
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
@@ -19,18 +20,19 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.benchmark.machine import describe_machine
-from pipeline.config import Device, Precision
+from pipeline.config import Backend, Device, Precision
 from pipeline.errors import ConfigError
 from pipeline.models.files import ModelFiles, resolve_model
 from pipeline.schema import FRAMES_PER_S, LFR_STACK, LFR_STEP, N_MELS, N_PROMPT_FRAMES
 
 if TYPE_CHECKING:  # torch takes seconds and 600 MB
-    from pipeline.models.sensevoice.model import SenseVoice
+    from pipeline.models.sensevoice.model import SenseVoice, Transcriber
 
 _SIZES_S = (60.0, 240.0, 1200.0)  # audio of a model batch
 _SHORTEST_S, _LONGEST_S = 1.0, 15.0  # of a clip; lengths are uniform between them
 # Milliseconds for one clip by its seconds: https://github.com/FunAudioLLM/SenseVoice, "Inference".
 _PUBLISHED_MS = {3.0: 63.0, 5.0: 67.0, 10.0: 70.0}
+_Kind = tuple[Backend, str, bool]  # backend, precision, compiled
 _MATMUL = {"cpu": 2048, "cuda": 8192}  # rows and columns of the matrices
 
 
@@ -53,6 +55,7 @@ class BatchCost:
 class Latency:
     """Median time of a model batch of one clip, and what SenseVoice's README says of it."""
 
+    backend: Backend
     precision: str
     compiled: bool
     clip_s: float
@@ -80,13 +83,14 @@ def measure_model(
     sizes_s: Sequence[float],
     *,
     compiled: bool,
+    on_onnx: bool,
     threads: int,
     repeats: int,
 ) -> ModelReport:
     """Measure batches of all sizes at all precisions. None given: the usual sizes, all precisions.
 
-    `compiled` measures torch.compile too. Raises ConfigError for what this device cannot do, and
-    ModelError.
+    `compiled` measures torch.compile too, `on_onnx` single clips on ONNX Runtime, for which a model
+    is converted once. Raises ConfigError for what this device cannot do, and ModelError.
     """
     import torch
 
@@ -99,6 +103,8 @@ def measure_model(
     known = [one for one in get_args(Precision) if place == "cpu" or one != "int8"]
     if wrong := set(precisions) - set(known):
         raise ConfigError(f"--precision {wrong.pop()}: use {', '.join(known)} on {place}")
+    if on_onnx:
+        _check_onnx(place)
     from pipeline.models.sensevoice.model import SenseVoice
 
     files = resolve_model(model)
@@ -108,8 +114,32 @@ def measure_model(
             network = SenseVoice(files, place, precision, compiled=compile_it)  # type: ignore[arg-type]
             engine = _Engine(network, files, place, precision, compile_it)
             report.passes.extend(measure_batches(engine, sizes_s or _SIZES_S, repeats))
-            report.latencies.extend(measure_latencies(engine, repeats))
+            kind: _Kind = ("torch", precision, compile_it)
+            report.latencies.extend(measure_latencies(network, kind, repeats))
+    if on_onnx:
+        report.latencies.extend(_latencies_on_onnx(files, precisions or known, threads, repeats))
     return report
+
+
+def _check_onnx(place: str) -> None:
+    if place != "cpu":
+        raise ConfigError("--onnxruntime measures on a CPU; add --device cpu")
+    if find_spec("onnxruntime") is None:
+        raise ConfigError("onnxruntime is not installed: uv sync --extra convert")
+
+
+def _latencies_on_onnx(
+    files: ModelFiles, precisions: Sequence[str], threads: int, repeats: int
+) -> Iterator[Latency]:
+    """In fp32 and int8, as far as they are asked for: it has no bf16 on CPUs."""
+    from pipeline.convert.backend import find_network
+    from pipeline.models.sensevoice.onnx_runtime import OnnxSenseVoice
+
+    for precision in precisions:
+        if precision != "bf16":
+            path = find_network(files, precision)  # type: ignore[arg-type]
+            network = OnnxSenseVoice(files, path, threads)
+            yield from measure_latencies(network, ("onnxruntime", precision, False), repeats)
 
 
 class _Engine(NamedTuple):
@@ -122,15 +152,15 @@ class _Engine(NamedTuple):
     compiled: bool
 
 
-def measure_latencies(engine: _Engine, repeats: int) -> list[Latency]:
+def measure_latencies(network: "Transcriber", kind: _Kind, repeats: int) -> list[Latency]:
     """One clip of 3, 5 and 10 s, as an idle service would get it."""
     latencies = []
     for clip_s, published_ms in _PUBLISHED_MS.items():
         rng = np.random.default_rng(0)
         features = rng.normal(size=(int(clip_s * FRAMES_PER_S), N_MELS)).astype(np.float32)
-        transcribe = partial(engine.network.transcribe, [features], ["auto"], [True])
+        transcribe = partial(network.transcribe, [features], ["auto"], [True])
         wall_ms = 1000 * _wall_s(transcribe, repeats)
-        latencies.append(Latency(engine.precision, engine.compiled, clip_s, wall_ms, published_ms))
+        latencies.append(Latency(*kind, clip_s, wall_ms, published_ms))
     return latencies
 
 
@@ -202,7 +232,7 @@ def show_model(console: Console, report: ModelReport) -> None:
     console.print(table)
     one_clip = Table("one clip", "seconds", "ms", "SenseVoice's README, ms")
     for one in report.latencies:
-        name = one.precision + ", compiled" * one.compiled
+        name = f"{one.backend} {one.precision}" + ", compiled" * one.compiled
         figures = (one.clip_s, one.wall_ms, one.published_ms)
         one_clip.add_row(name, *(f"{figure:.0f}" for figure in figures))
     console.print(one_clip)

@@ -224,15 +224,23 @@ def test_counted_operations_equal_those_that_torch_counts(n_frames: int) -> None
     assert counter.get_total_flops() == pytest.approx(counted + tags, rel=1e-4)
 
 
-def test_the_model_alone_is_compared_with_a_matrix_product(tmp_path: Path) -> None:
+def test_the_model_alone_is_compared_with_a_matrix_product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # of the converted model
     path = tmp_path / "cost.json"
-    arguments = ["model", "--batch-s", "20", "--repeats", "1", "--device", "cpu"]
+    arguments = ["model", "--batch-s", "20", "--repeats", "1", "--device", "cpu", "--onnxruntime"]
     done = CliRunner().invoke(benchmark.app, [*arguments, "--json", str(path)])
     assert done.exit_code == 0, done.output
     report = json.loads(path.read_text())
     passes = report["passes"]
     one_clip = [(one["clip_s"], one["published_ms"]) for one in report["latencies"]]
-    assert one_clip == [(3, 63), (5, 67), (10, 70)] * 3
+    assert one_clip == [(3, 63), (5, 67), (10, 70)] * 5
+    kinds = [(one["backend"], one["precision"]) for one in report["latencies"][::3]]
+    assert kinds == [
+        *(("torch", precision) for precision in ("fp32", "bf16", "int8")),
+        *(("onnxruntime", precision) for precision in ("fp32", "int8")),
+    ]
     assert all(one["wall_ms"] > 0 for one in report["latencies"])
     assert [one["precision"] for one in passes] == ["fp32", "bf16", "int8"]
     assert all(one["audio_s"] == 20 and one["real_time"] > 0 for one in passes)
