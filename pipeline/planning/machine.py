@@ -1,4 +1,4 @@
-"""What this machine has: cores, memory, instructions for bf16. Imports no torch; asks no GPU."""
+"""What this machine has: cores, memory, the CPU's instructions. Imports no torch; asks no GPU."""
 
 import os
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from pathlib import Path
 
 _CGROUP = Path("/sys/fs/cgroup")  # version 2: the limits of a container
 _BF16 = ("amx_bf16", "avx512_bf16")  # flags of Linux
+_VECTORS = {"avx512f": "AVX-512", "avx2": "AVX2"}  # widest first
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,15 +16,18 @@ class Machine:
     n_cores: int
     memory_bytes: int
     bf16: str = ""  # the CPU's fastest instructions for bf16; "": none
+    vectors: str = ""  # its widest vectors: AVX-512 or AVX2; "": another kind of CPU
     n_gpus: int = 0
 
 
 def this_machine(n_gpus: int = 0) -> Machine:
     """This machine, within the limits of its container. GPUs are counted by the caller."""
+    flags = _flags()
     return Machine(
         n_cores=available_cores(),
         memory_bytes=_memory_bytes(),
-        bf16=_bf16(),
+        bf16=next((name for name in _BF16 if name in flags), ""),
+        vectors=next((name for flag, name in _VECTORS.items() if flag in flags), ""),
         n_gpus=n_gpus,
     )
 
@@ -43,10 +47,9 @@ def _memory_bytes() -> int:
     return min(memory, int(limit)) if limit.isdecimal() else memory
 
 
-def _bf16() -> str:
+def _flags() -> list[str]:
     lines = _read(Path("/proc/cpuinfo")).splitlines()
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    return next((name for name in _BF16 if name in flags), "")
+    return next((line.split() for line in lines if line.startswith("flags")), [])
 
 
 def _read(path: Path) -> str:

@@ -95,17 +95,52 @@ def test_workers_share_a_gpu_where_there_are_cores_for_them() -> None:
     assert values(Machine(10, 64 * GIB, n_gpus=1), survey())["ray.num_gpus"] == 0.5
 
 
+def test_a_cpu_gets_the_engine_that_was_faster_on_its_kind() -> None:
+    """ONNX Runtime in int8 as a comment where there is no AVX-512, with how to try it."""
+    old, new, other, gpu = (
+        {one.key: one for one in suggest("/data", "/labels", machine, survey(), {})}
+        for machine in (
+            Machine(8, 32 * GIB, vectors="AVX2"),
+            Machine(8, 32 * GIB, vectors="AVX-512"),
+            Machine(8, 32 * GIB),
+            Machine(8, 32 * GIB, vectors="AVX2", n_gpus=1),
+        )
+    )
+    engine, precision = old["label.backend"], old["label.precision"]
+    assert (engine.value, precision.value) == ("onnxruntime", "int8")
+    assert engine.only_shown and precision.only_shown
+    assert "python -m jobs convert iic/SenseVoiceSmall -o out/onnx --int8" in engine.reason
+    assert (new["label.backend"].value, new["label.backend"].only_shown) == ("torch", False)
+    assert not {"label.backend", "label.precision"} & (other.keys() | gpu.keys())
+
+
+def test_the_suggested_engine_is_a_config_once_its_comments_are_removed(tmp_path: Path) -> None:
+    text = to_yaml(suggest("/d", "/l", Machine(8, GIB, vectors="AVX2"), survey(), {}), "title")
+    path = tmp_path / "run.yaml"
+    path.write_text(text.replace("  # ", "  "), encoding="utf-8")
+    label = load_config(path).label
+    assert (label.backend, label.precision) == ("onnxruntime", "int8")
+
+
 def test_a_small_corpus_gets_small_pieces_of_work() -> None:
     assert values(Machine(2, 8 * GIB), survey(seconds=159))["ray.batch_audio_s"] == 40
     assert values(Machine(2, 8 * GIB), survey())["ray.batch_audio_s"] == 600
 
 
-@pytest.mark.parametrize("machine", [Machine(8, 32 * GIB, "amx_bf16"), Machine(8, GIB, n_gpus=1)])
+@pytest.mark.parametrize(
+    "machine",
+    [
+        Machine(8, 32 * GIB, "amx_bf16", "AVX-512"),
+        Machine(8, 32 * GIB, vectors="AVX2"),
+        Machine(8, GIB, n_gpus=1),
+    ],
+)
 def test_a_suggestion_is_a_config_with_known_keys(machine: Machine, tmp_path: Path) -> None:
     settings = suggest("/data: 1 # x", "s3://b/l", machine, survey(longest_s=8), {"anon": True})
     path = tmp_path / "run.yaml"
     path.write_text(to_yaml(settings, "title"), encoding="utf-8")
-    assert load_config(path).manifest == "/data: 1 # x"
+    config = load_config(path)
+    assert (config.manifest, config.label.backend) == ("/data: 1 # x", "torch")
     assert {one.key for one in settings} <= {key for key, _, _ in describe_fields()}
     assert ("# precision: bf16" in path.read_text()) == bool(machine.bf16)
 
