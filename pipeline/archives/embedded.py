@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 
 from pipeline.archives.members import Listing, MemberList, as_text
 from pipeline.archives.streams import OpenArchive
+from pipeline.errors import one_line
 
+_DAMAGE = (pa.ArrowException, OSError, ValueError)
 _ROWS = 4096  # rows of other columns at a time
 _GROUP_BITS = 32  # a start is (row group << 32) + row in it + 1
 
@@ -35,14 +37,14 @@ def audio_column(schema: pa.Schema) -> str:
     return ""
 
 
-def has_audio(archive: OpenArchive) -> bool:
-    """Whether a parquet file holds recordings; a damaged one does not."""
+def has_audio(archive: OpenArchive) -> bool | None:
+    """Whether a parquet file holds recordings; None if it is damaged."""
     try:
         return bool(audio_column(pq.read_schema(archive.file)))
-    except (pa.ArrowException, OSError):
-        if archive.watched.failure:
+    except _DAMAGE as error:
+        if not archive.is_damage(error):
             raise
-        return False
+        return None
 
 
 def place_of(start: int) -> tuple[int, int]:
@@ -52,8 +54,21 @@ def place_of(start: int) -> tuple[int, int]:
 
 
 def list_parquet(archive: OpenArchive) -> Listing:
-    """The recordings in a parquet file, one for each row. Raises what the store raises."""
+    """The recordings in a parquet file, one for each row.
+
+    Raises what the store raises; damage is told in the listing.
+    """
     members = MemberList()
+    try:
+        _list_rows(archive, members)
+    except _DAMAGE as error:
+        if not archive.is_damage(error):
+            raise
+        return members.listing("parquet", one_line(error))
+    return members.listing("parquet")
+
+
+def _list_rows(archive: OpenArchive, members: MemberList) -> None:
     file = pq.ParquetFile(archive.file, pre_buffer=False)
     column = audio_column(file.schema_arrow)
     is_struct = _is_struct(file.schema_arrow.field(column).type)
@@ -78,7 +93,6 @@ def list_parquet(archive: OpenArchive) -> Listing:
                 error="audio is null" if is_null and not path else "",
                 fields=_texts(row, others),
             )
-    return members.listing("parquet")
 
 
 def _rows(file: pq.ParquetFile, group: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import pyarrow as pa
 from pipeline.archives.embedded import has_audio
 from pipeline.archives.endings import ARCHIVE_SUFFIXES
 from pipeline.archives.index import MemberIndex
+from pipeline.archives.members import MEMBERS as MEMBER_LIST
 from pipeline.archives.members import Listing, as_text
 from pipeline.archives.streams import open_archive
 from pipeline.arrow import pc, replace_columns
@@ -30,18 +32,34 @@ from pipeline.manifest.text import RawRows
 from pipeline.storage.address import MEMBER, member_uri, split_member
 
 _SHAR = re.compile(r"recording\.(\d+)\.tar(?:\.gz)?$")
+_NO_ARCHIVE = "neither a tar, a zip nor a parquet file with audio"
+_N_THREADS = 16
 _MOST_SHOWN = 10
 _TABLES = (".jsonl", ".json", ".csv", ".tsv", ".txt", ".scp", ".gz", ".zst")
 _HEAD = 1 << 16  # bytes of a request that finds out what a file is
 
 
-def is_archive(uri: str, options: Mapping[str, Any]) -> bool:
-    """Whether a file is an archive: by its name, else its first bytes; parquet by its columns."""
+def which_are_archives(uris: Sequence[str], options: Mapping[str, Any]) -> list[bool]:
+    """Whether each file is an archive: by its name, else its first bytes; parquet by its columns.
+
+    A parquet file that is damaged counts as one among others that are.
+    """
+    with ThreadPoolExecutor(_N_THREADS) as pool:
+        found = list(pool.map(lambda uri: _is_archive(uri, options), uris))
+    return [any(found) if one is None else one for one in found]
+
+
+def _is_archive(uri: str, options: Mapping[str, Any]) -> bool | None:
     name = uri.lower()
     if name.endswith((*ARCHIVE_SUFFIXES, *_TABLES)):
         return name.endswith(ARCHIVE_SUFFIXES)
-    with open_archive(uri, options, _HEAD) as archive:
-        return archive is not None and (archive.kind != "parquet" or has_audio(archive))
+    try:
+        with open_archive(uri, options, _HEAD) as archive:
+            if archive is None or archive.kind != "parquet":
+                return archive is not None
+            return has_audio(archive)
+    except Exception:  # of a store or a web server: read_raw meets it again, and tells it
+        return False
 
 
 def read_archives(
@@ -55,7 +73,9 @@ def read_archives(
     n_rows, skipped, damaged = 0, Counter[str](), list[str]()
     for uri, listing in zip(uris, index.list_all(uris), strict=True):
         if listing is None:
-            raise ManifestError(f"{uri}: is neither a tar, a zip nor a parquet file with audio")
+            if len(uris) == 1:
+                raise ManifestError(f"{uri}: is {_NO_ARCHIVE}")
+            listing = Listing("tar", MEMBER_LIST.empty_table(), damage=f"it is {_NO_ARCHIVE}")
         n_rows += listing.members.num_rows
         skipped.update(listing.skipped)
         damaged += [f"{uri} ({listing.damage})"] if listing.damage else []

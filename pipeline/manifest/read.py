@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from pipeline.manifest.access import AllowedRoots, make_allowed_roots
 from pipeline.manifest.files import read_raw
 from pipeline.manifest.keys import hash_ids
 from pipeline.manifest.listing import File, find_files
-from pipeline.manifest.members import is_archive, read_archives, with_places
+from pipeline.manifest.members import read_archives, which_are_archives, with_places
 from pipeline.manifest.rows import MANIFEST, normalise, rows_of_audio
 from pipeline.manifest.uniqueness import drop_repeated, make_unique, pack, unpack
 from pipeline.storage.redaction import redact
@@ -114,7 +115,7 @@ def check_manifest(
         uri, path = _with_scp(fs, uri, path, manifest_format)
         allowed = make_allowed_roots(uri, allowed_roots, allow_http=allow_http)
         found = find_files(fs, path, uri, allowed)
-        if not found.is_audio and (file := next(found.files)) and is_archive(file.uri, options):
+        if not found.is_audio and which_are_archives([next(found.files).uri], options)[0]:
             return  # the plan lists what is inside; that reads all headers
         found = find_files(fs, path, uri, allowed)
         index = MemberIndex(options)
@@ -166,15 +167,16 @@ def _read_files(
     *,
     index: MemberIndex,
 ) -> Generator[pa.Table]:
-    for are_archives, some in groupby(
-        map(_named, files), lambda file: is_archive(file.uri, index.options)
-    ):
+    listed = [_named(file) for file in files]
+    are = which_are_archives([file.uri for file in listed], index.options)
+    for are_archives, pairs in groupby(zip(listed, are, strict=True), key=itemgetter(1)):
+        some = [file for file, _ in pairs]
         if are_archives:
             with _refusing(uri):
                 uris = [file.uri for file in some]
                 yield from read_archives(fs, uris, index, allowed, notes)
-            continue
-        yield from _read_tables(fs, some, allowed, notes, wanted)
+        else:
+            yield from _read_tables(fs, some, allowed, notes, wanted)
 
 
 def _named(file: File) -> File:

@@ -323,3 +323,18 @@ def test_an_archive_without_audio_is_refused(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "a.tar", {"a.npy": b"x", "b.jpg": b"y"})
     with pytest.raises(ManifestError, match=r"an archive without audio; it has \.npy 1, \.jpg 1"):
         read(path)
+
+
+def test_one_damaged_shard_of_many_does_not_stop_the_others(tmp_path: Path) -> None:
+    """An upload that broke off leaves an empty tar, or a parquet without its end."""
+    write_tar(tmp_path / "a.tar", demo_files(1))
+    (tmp_path / "b.tar").write_bytes(b"")
+    whole = write_parquet(tmp_path / "c.parquet", demo_files(2))
+    (tmp_path / "d.parquet").write_bytes(whole.read_bytes()[:-100])
+    tar, empty = read(tmp_path / "*.tar")
+    assert tar["error_message"] == ""
+    assert "it is neither a tar, a zip nor a parquet file with audio" in empty["error_message"]
+    first, second, cut = read(tmp_path / "*.parquet")
+    assert first["error_message"] == second["error_message"] == ""
+    assert cut["recording_id"] == f"{tmp_path}/d.parquet#row=1"
+    assert "the archive is damaged after 0 recordings" in cut["error_message"]
