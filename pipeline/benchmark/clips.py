@@ -45,6 +45,8 @@ class ClipCost:
     cpu_ms: float
     stages_ms: dict[str, float]  # empty through Ray, whose stages run side by side
     peak_bytes: int
+    n_bundles: int = 0
+    publish_ms: float = 0.0  # of the commit, not in `cpu_ms`: another process does it
 
     @property
     def per_core_s(self) -> float:
@@ -114,10 +116,14 @@ def _in_loop(
 ) -> ClipCost:
     loop = Loop(_config(settings, place, files, f"loop-{codec}-{clip_s:g}"))
     loop.run()  # opens connections, compiles the VAD's rules
+    published = loop.publish()
     result = loop.run()
     stages_ms = {name: 1000 * result.stages[name].cpu_s / len(files) for name in STAGES}
     cpu_ms = 1000 * result.total.cpu_s / len(files)
-    return ClipCost("loop", codec, clip_s, len(files), cpu_ms, stages_ms, 0)
+    publish_ms = 1000 * published.cpu_s / len(files)
+    return ClipCost(
+        *("loop", codec, clip_s, len(files), cpu_ms, stages_ms, 0), result.n_bundles, publish_ms
+    )
 
 
 def _through_ray(
@@ -141,9 +147,15 @@ def _config(settings: SpeedSettings, place: Place, files: Sequence[str], name: s
     return config.model_copy(update={"ray": lane, "storage_options": options})
 
 
+def _bundle_ms(cost: ClipCost) -> float:
+    """CPU milliseconds to write one bundle."""
+    return cost.stages_ms["write"] * cost.n_recordings / max(1, cost.n_bundles)
+
+
 def show_clips(console: Console, costs: Sequence[ClipCost]) -> None:
     """Print a line for each cost; the last column compares Ray with the loop before it."""
-    table = Table("clip s", "codec", "", "n", "/core s", "CPU ms", *STAGES, "over loop")
+    told = ("commit", "ms/bundle", "over loop")
+    table = Table("clip s", "codec", "", "n", "/core s", "CPU ms", *STAGES, *told)
     loop_ms = 0.0
     for cost in costs:
         is_ray = cost.through == "ray"
@@ -155,6 +167,8 @@ def show_clips(console: Console, costs: Sequence[ClipCost]) -> None:
             f"{cost.per_core_s:,.0f}",
             f"{cost.cpu_ms:.2f}",
             *(f"{cost.stages_ms[name]:.2f}" if cost.stages_ms else "" for name in STAGES),
+            "" if is_ray else f"{cost.publish_ms:.2f}",
+            "" if is_ray else f"{_bundle_ms(cost):.1f}",
             f"{cost.cpu_ms - loop_ms:+.2f} ms" if is_ray else "",
         )
         loop_ms = cost.cpu_ms

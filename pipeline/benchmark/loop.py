@@ -23,6 +23,8 @@ from pipeline.stages.decode import decode_recordings
 from pipeline.stages.label import LabelSegments
 from pipeline.stages.segment import FindSegments
 from pipeline.stages.write import write_rows
+from pipeline.storage.store import open_store
+from pipeline.tables.publisher import publish
 
 if TYPE_CHECKING:
     from pipeline.models.sensevoice.decoding import ClipOutput
@@ -81,6 +83,7 @@ class LoopResult:
         float  # share of frames that are no padding, if clips were padded to the longest
     )
     kept_clips: list[KeptClip]
+    n_bundles: int
 
 
 class _TimedVad:
@@ -138,12 +141,13 @@ class Loop:
         )
         kept_clips: list[KeptClip] = []
         audio_s = segment_s = 0.0
-        n_segments = 0
+        n_segments = n_bundles = 0
         with stopwatch("total"):
             for windows in self._row_batches(stopwatch):
                 labelled = self._label(windows, find, label, stopwatch)
                 with stopwatch("write"):
                     write(labelled)
+                n_bundles += 1
                 audio_s += float(np.sum(labelled["duration_s"]))
                 segment_s += float(np.sum(labelled["labelled_s"]))
                 n_segments += sum(map(len, labelled["segments"]))
@@ -159,7 +163,16 @@ class Loop:
             n_segments=n_segments,
             attention_fill=model.n_frames / max(1, model.n_grid_frames),
             kept_clips=kept_clips,
+            n_bundles=n_bundles,
         )
+
+    def publish(self) -> Cost:
+        """Commit the bundles that were written."""
+        stopwatch = Stopwatch()
+        store = open_store(self._config.output, self._config.storage_options)
+        with stopwatch("publish"):
+            publish(store, self._run_info)
+        return stopwatch.costs["publish"]
 
     def _label(
         self, windows: pa.Table, find: FindSegments, label: LabelSegments, stopwatch: Stopwatch

@@ -305,6 +305,8 @@ def test_the_cost_of_short_recordings_is_measured_for_each_codec(tmp_path: Path)
     ]
     for one in costs:
         assert 0 < sum(one["stages_ms"].values()) <= one["cpu_ms"]
+        assert one["n_bundles"] == 1  # 16 times 0.3 s
+        assert one["publish_ms"] > 0
 
 
 @pytest.mark.parametrize("codec", ["wav", "flac", "mp3", "opus"])
