@@ -1,4 +1,4 @@
-"""A day of sound through decode, segment and label, in one process whose memory is measured."""
+"""Eight hours of sound through decode, segment and label, in one process whose memory is measured."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 _BURSTS, _GAP_S, _PIECE_S = 4, 74, 600
 
 # Every window gets real log-mel features. Loudness separates speech from silence, because silero
-# takes nine minutes for a day; silero and the demo model process only the last window.
+# takes nine minutes for 24 hours; silero and the demo model process only the last window.
 _SCRIPT = """
 import json, re, sys
 from functools import partial
@@ -67,17 +67,17 @@ print(json.dumps(found))
 
 @pytest.mark.usefixtures("patience")
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
-def test_24_hours_are_cut_in_silence_by_a_worker_under_2_gib(tmp_path: Path) -> None:
-    """MP3 at 8 kHz is the fastest to decode of the formats that can be joined: 28 CPU-seconds."""
+def test_eight_hours_are_cut_in_silence_by_a_worker_under_2_gib(tmp_path: Path) -> None:
+    """MP3 at 8 kHz is the fastest to decode of the formats that can be joined: 10 CPU-seconds."""
     burst = np.concatenate(
         [silence(_GAP_S, 8_000), noise(2, 8_000, level=0.2), silence(_GAP_S, 8_000)]
     )
     piece = encode(np.concatenate([burst] * _BURSTS), "mp3", 8_000)
-    n_pieces = 24 * 3600 // _PIECE_S
-    with (tmp_path / "day.mp3").open("wb") as file:
+    n_pieces = 8 * 3600 // _PIECE_S
+    with (tmp_path / "long.mp3").open("wb") as file:
         for _ in range(n_pieces):
             file.write(piece)
-    command = [sys.executable, "-c", _SCRIPT, str(tmp_path / "day.mp3")]
+    command = [sys.executable, "-c", _SCRIPT, str(tmp_path / "long.mp3")]
     run = subprocess.run(
         [*command, str(ROOT / "configs" / "demo" / "model")],
         capture_output=True,
@@ -87,8 +87,8 @@ def test_24_hours_are_cut_in_silence_by_a_worker_under_2_gib(tmp_path: Path) -> 
     )
     assert run.returncode == 0, run.stderr[-2000:]
     found = json.loads(run.stdout)
-    assert found["duration_s"] == pytest.approx(24 * 3600, rel=0.001)
-    assert found["windows"] >= 48
+    assert found["duration_s"] == pytest.approx(8 * 3600, rel=0.001)
+    assert found["windows"] >= 16
     assert found["edges"] < 100  # of 32768: every window begins and ends in silence
     assert found["segments"] == n_pieces * _BURSTS  # so no burst was cut in two
     assert found["shortest_s"] > 1.9
