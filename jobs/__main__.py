@@ -36,7 +36,7 @@ COMMANDS = {
     "promote": "Make the labels of one fingerprint those that readers get.",
     "convert": "Write a model in files that other programs load: ONNX, TorchScript, torch.export.",
     "release": "Copy one snapshot into plain parquet files that never change.",
-    "benchmark": "Measure the speed of labelling, of the model alone, or of planning.",
+    "benchmark": "Measure the speed of labelling, of the model alone, of planning or of serving.",
 }
 
 

@@ -1,26 +1,29 @@
-"""Measure speed and cost: python -m jobs benchmark speed|model|planning|shards|start-up|explore."""
+"""Measure speed and cost: python -m jobs benchmark COMMAND (--help lists them)."""
 
 import json
+import os
 import tempfile
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.benchmark.clips import Place, measure_clips, show_clips
+from pipeline.benchmark import serving
+from pipeline.benchmark.clips import Place, measure_clips, settings_of_clips, show_clips
 from pipeline.benchmark.contenders import ONNX_RUNTIME, PEERS, list_contenders, measure_speed
-from pipeline.benchmark.corpus import DEMO, list_files, synthesise_demo
+from pipeline.benchmark.corpus import DEMO, demo_clips, list_files, synthesise_demo
 from pipeline.benchmark.machine import describe_machine
 from pipeline.benchmark.model import measure_model, show_model
 from pipeline.benchmark.planning import make_corpus, measure_in_child, show_planning
+from pipeline.benchmark.servers import serve_funasr, serve_ours
 from pipeline.benchmark.start_up import as_rows, measure_start_up
 from pipeline.benchmark.summary import show_speed
-from pipeline.config import Device
-from pipeline.console.commands import Command, new_app, refusing
+from pipeline.config import Device, load_config
+from pipeline.console.commands import Command, ConfigKeys, new_app, refusing
 from pipeline.planning.speed_report import SpeedSettings
 from pipeline.storage.store import write_file
 
@@ -28,6 +31,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="write the numbers to 
 Model = Annotated[str, typer.Option(help="model directory or hub id")]
 
 _DEMO_MODEL = str(DEMO / "model")
+_CLIENTS = [4, 16]
 _WIDTH = 120  # characters, so that tables look the same on every terminal
 
 app = new_app()
@@ -35,7 +39,7 @@ app = new_app()
 
 @app.callback()
 def main() -> None:
-    """Measure the speed of labelling, of the model alone, or of planning.
+    """Measure the speed of labelling, of the model alone, of planning or of serving.
 
     python -m jobs benchmark speed [--model DIR] [--vad DIR] [--audio MANIFEST] [--json PATH]
 
@@ -50,6 +54,8 @@ def main() -> None:
     python -m jobs benchmark shards [--clips 2000] [--latency-ms 20] [--json PATH]
 
     python -m jobs benchmark explore [--segments 3000000] [--folder DIR] [--json PATH]
+
+    python -m jobs benchmark serve [CONFIG] [--clients 16] [--peer funasr] [--json PATH]
 
     `speed` compares this pipeline with FunASR and sherpa-onnx. Each runs in a process of its own,
     after one warm-up. Measured are the CPU seconds (user and system) of that process after its
@@ -107,7 +113,7 @@ def speed(
     """Measure each stage, the stages in a loop, Ray, and other software on the same audio."""
     console = Console(width=_WIDTH)
     if clip_s:
-        settings = _settings_of_clips(model, vad, threads, batch_s)
+        settings = settings_of_clips(model, vad, threads, batch_s)
         _measure_clips(console, settings, clip_s, recordings, store, ray=ray, json_path=json_path)
         return
     precisions = precision or (["fp32", "int8"] if device == "cpu" else ["fp32", "bf16"])
@@ -161,25 +167,7 @@ def _measure_clips(
     machine = describe_machine(settings.threads)
     console.print(", ".join(f"{key} {value}" for key, value in machine.items()))
     show_clips(console, costs)
-    if json_path:
-        report = {"machine": machine, "costs": [asdict(cost) for cost in costs]}
-        write_file(json_path, (json.dumps(report, indent=1) + "\n").encode())
-
-
-def _settings_of_clips(model: str, vad: str, threads: int, batch_s: float | None) -> SpeedSettings:
-    return SpeedSettings(
-        model=model,
-        vad=vad,
-        files=(),
-        device="cpu",
-        clock="cpu_s",
-        threads=threads,
-        repeats=1,
-        batch_s=batch_s,
-        clips=1,
-        work="",
-        exact="fp32",
-    )
+    _keep(json_path, {"machine": machine, "costs": [asdict(cost) for cost in costs]})
 
 
 @app.command(cls=Command)
@@ -236,8 +224,7 @@ def planning(
             make_corpus(work, rows)
         cost = measure_in_child(work, first=first)
     show_planning(Console(), cost)
-    if json_path:
-        write_file(json_path, (json.dumps(asdict(cost), indent=1) + "\n").encode())
+    _keep(json_path, asdict(cost))
 
 
 @app.command(cls=Command)
@@ -257,9 +244,42 @@ def explore(
             measure_pages(str(root) if root.exists() else make_root(work, segments), repeats)
         )
     show_pages(Console(width=_WIDTH), costs, segments)
-    if json_path:
-        rows = [asdict(cost) for cost in costs]
-        write_file(json_path, (json.dumps(rows, indent=1) + "\n").encode())
+    _keep(json_path, [asdict(cost) for cost in costs])
+
+
+@app.command(cls=Command)
+def serve(
+    config_path: Annotated[
+        Path, typer.Argument(metavar="CONFIG", help="YAML file of a run; default: the demo's")
+    ] = DEMO.parent / "demo.yaml",
+    overrides: ConfigKeys = None,
+    clients: Annotated[
+        list[int] | None, typer.Option(min=1, help="at a time; repeatable; one is always measured")
+    ] = None,
+    requests: Annotated[int, typer.Option(min=1, help="for each number of clients")] = 64,
+    audio: Annotated[
+        str, typer.Option(help="manifest or directory of local files; default: the demo's clips")
+    ] = "",
+    peer: Annotated[
+        Literal["none", "funasr"], typer.Option(help="also FunASR's own server; all send WAV")
+    ] = "none",
+    json_path: Json = None,
+) -> None:
+    """Measure the service of `jobs serve` for many clients at a time, and for one."""
+    console, machine = Console(width=_WIDTH), describe_machine(os.cpu_count() or 1)
+    with refusing():
+        config = load_config(config_path, overrides or [])
+        files = list_files(audio) if audio else [str(path) for path in demo_clips()]
+        forms = serving.read_forms(files, requests, as_wav=peer != "none")
+        servers = [serve_ours(config_path, overrides or [], max(clients or _CLIENTS))]
+        if peer == "funasr":
+            on_cpu = config.label.device == "cpu" or machine["cuda"] == "none"
+            servers.append(serve_funasr(config.model, "cpu" if on_cpu else "cuda"))
+        loads = serving.measure_all(
+            servers, forms, clients or _CLIENTS, lambda name: console.print(name, style="dim")
+        )
+    serving.show_loads(console, machine, loads)
+    _keep(json_path, {"machine": machine, "loads": serving.describe_loads(loads)})
 
 
 @app.command(cls=Command)
@@ -298,8 +318,13 @@ def start_up(
     for row in as_rows(results):
         table.add_row(*row)
     console.print(table)
-    if json_path:
-        write_file(json_path, json.dumps([asdict(one) for one in results], indent=1).encode())
+    _keep(json_path, [asdict(one) for one in results])
+
+
+def _keep(path: Path | None, numbers: Any) -> None:
+    """Write what --json asks for, if it is given."""
+    if path:
+        write_file(path, (json.dumps(numbers, indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -61,6 +61,23 @@ class Place(NamedTuple):
     options: Mapping[str, Any]
 
 
+def settings_of_clips(model: str, vad: str, threads: int, batch_s: float | None) -> SpeedSettings:
+    """What `measure_clips` is measured with; the directory for its files comes later."""
+    return SpeedSettings(
+        model=model,
+        vad=vad,
+        files=(),
+        device="cpu",
+        clock="cpu_s",
+        threads=threads,
+        repeats=1,
+        batch_s=batch_s,
+        clips=1,
+        work="",
+        exact="fp32",
+    )
+
+
 def measure_clips(
     settings: SpeedSettings,
     clip_s: Sequence[float],

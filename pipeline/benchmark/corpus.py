@@ -23,15 +23,16 @@ def list_files(manifest: str) -> tuple[str, ...]:
 def synthesise_demo(directory: Path, seconds: float) -> Path:
     """A corpus of the demo's short clips in a new directory; returns its manifest."""
     directory.mkdir()
-    return synthesise(directory, _demo_clips(), seconds)
+    return synthesise(directory, demo_clips(), seconds)
 
 
 def demo_waveforms() -> list[np.ndarray]:
     """int16 (n_samples,) at 16 kHz of each short clip of the demo with speech."""
-    return [_waveform(path) for path in _demo_clips()]
+    return [waveform(path) for path in demo_clips()]
 
 
-def _demo_clips() -> list[Path]:
+def demo_clips() -> list[Path]:
+    """The short clips of the demo with speech."""
     lines = (DEMO / "audio" / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     return [DEMO / "audio" / row["audio"] for row in rows if "ref_text" in row]
@@ -40,7 +41,7 @@ def _demo_clips() -> list[Path]:
 def synthesise(directory: Path, clips: Sequence[Path], seconds: float, seed: int = 0) -> Path:
     """MP3 files of 60 s, from clips of speech with pauses of 0.3 to 2 s; returns their manifest."""
     rng = np.random.default_rng(seed)
-    spoken = [_waveform(path) for path in clips]
+    spoken = [waveform(path) for path in clips]
     lines = []
     for index in range(max(1, round(seconds / 60))):
         parts: list[np.ndarray] = []
@@ -55,5 +56,6 @@ def synthesise(directory: Path, clips: Sequence[Path], seconds: float, seed: int
     return manifest
 
 
-def _waveform(path: Path) -> np.ndarray:
+def waveform(path: Path) -> np.ndarray:
+    """int16 (n_samples,) at 16 kHz of a whole file. Raises RecordingError."""
     return np.concatenate([window.waveform for window in decode(str(path), AudioConfig(), {})])

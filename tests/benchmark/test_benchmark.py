@@ -277,6 +277,39 @@ def test_pages_of_the_explorer_are_measured_over_a_whole_output(tmp_path: Path) 
     assert (verdict.problems, verdict.n_segments) == ([], 2000)
 
 
+@pytest.mark.usefixtures("patience")
+def test_a_service_is_measured_for_many_clients_and_for_one(tmp_path: Path) -> None:
+    path = tmp_path / "loads.json"
+    few = ["--clients", "8", "--requests", "16", "--set", "segment.whole_below_s=30"]
+    done = CliRunner().invoke(benchmark.app, ["serve", *few, "--json", str(path)])
+    assert done.exit_code == 0, done.output
+    assert "8 clients to one" in done.output
+    one, many = json.loads(path.read_text())["loads"]
+    assert (one["n_clients"], many["n_clients"]) == (1, 8)
+    for load in (one, many):
+        assert (load["n_requests"], load["n_failed"], load["n_clips"]) == (16, 0, 16)
+        assert 0 < load["p50_s"] <= load["p95_s"] <= load["p99_s"] <= load["wall_s"]
+        assert load["rtfx"] == pytest.approx(load["audio_s"] / load["wall_s"])
+        assert 0 < load["model_s"] < load["wall_s"]
+        assert load["cpu_s"] > 0
+    assert one["clips_per_batch"] == 1 < many["clips_per_batch"]
+    gain = many["requests_per_core_s"] / one["requests_per_core_s"]
+    assert many["to_one_client"]["requests_per_core_s"] == pytest.approx(gain)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--set", "model=/no/model"], "the service did not start: refused: "),
+        (["--audio", str(AUDIO / "broken_empty.wav")], "refused: "),
+    ],
+)
+def test_a_service_that_cannot_be_measured_is_told(arguments: list[str], reason: str) -> None:
+    done = CliRunner().invoke(benchmark.app, ["serve", "--requests", "1", *arguments])
+    assert done.exit_code == 2
+    assert reason in done.output
+
+
 def test_a_benchmark_without_results_fails_with_the_reason(tmp_path: Path) -> None:
     arguments = ["speed", "--model", str(tmp_path), "--no-ray", "--peer", "none"]
     done = CliRunner().invoke(benchmark.app, [*arguments, "--precision", "fp32", "--seconds", "60"])

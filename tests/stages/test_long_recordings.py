@@ -1,4 +1,4 @@
-"""Eight hours of sound through decode, segment and label, in one process whose memory is measured."""
+"""Eight hours of sound through decode, segment and label in one process, and its memory."""
 
 import json
 import subprocess
