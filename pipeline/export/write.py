@@ -21,6 +21,7 @@ from pipeline.export import captions
 from pipeline.export import formats as export_formats
 from pipeline.export.clips import cut_clips
 from pipeline.export.hub_card import HUB_FORMATS, hub_card
+from pipeline.export.label_studio import write_label_studio
 from pipeline.export.reviewed import Reviewed
 from pipeline.export.rows import ExportRow, ExportTarget, Order, read_rows, select_rows
 from pipeline.storage.address import is_uri
@@ -35,7 +36,16 @@ if TYPE_CHECKING:
     import duckdb
 
 Format = Literal[
-    "sensevoice", "nemo", "lhotse", "audiofolder", "parquet", "kaldi", "srt", "vtt", "rttm"
+    "sensevoice",
+    "nemo",
+    "lhotse",
+    "audiofolder",
+    "parquet",
+    "kaldi",
+    "srt",
+    "vtt",
+    "rttm",
+    "label-studio",
 ]
 Audio = Literal["reference", "clips"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -50,10 +60,12 @@ _WRITERS: Mapping[Format, Callable[[Iterable[ExportRow], ExportTarget], None]] =
     "srt": captions.write_srt,
     "vtt": captions.write_vtt,
     "rttm": captions.write_rttm,
+    "label-studio": write_label_studio,
 }
 _NEED_CLIPS = {"sensevoice", "audiofolder", "parquet"}  # no field for a start inside a file
 _LAST = "export.json"  # what was exported
-_NO_CLIPS = {"srt", "vtt", "rttm"}  # their times are relative to the whole recording
+# Their times are relative to the whole recording.
+_NO_CLIPS = {"srt", "vtt", "rttm", "label-studio"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +99,7 @@ def export(
     unsafe: bool = False,
     reviewed: Reviewed = "ignore",
     test_share: float = 0.0,
+    draw: int | None = None,
     dry_run: bool = False,
 ) -> Exported:
     """Write the segments for which `where` is true to `target`: a directory or s3://bucket/prefix.
@@ -98,8 +111,8 @@ def export(
     "reference" if the format can refer to a part of a file. A recording whose audio is missing, or
     shorter than before, is left out and listed in `skipped`. `where` can read the tables and
     nothing else, unless `unsafe`. `reviewed` says what becomes of people's corrections (see
-    reviewed.py), `test_share` how much of the corpus is kept for tests. Raises ExportError,
-    StoreError.
+    reviewed.py), `test_share` how much of the corpus is kept for tests, `draw` how many
+    segments are drawn by chance from those that fit. Raises ExportError, StoreError.
     """
     audio = _check(format, audio)
     snapshot = open_snapshot(root, options, seq, fingerprint)
@@ -112,10 +125,18 @@ def export(
             else connect_locked(snapshot, staging)
         )
         connection = stack.enter_context(connected)
-        _select(connection, snapshot, where, reviewed, test_share)
+        _select(connection, snapshot, where, reviewed, test_share, draw)
         skipped: dict[str, str] = {}
         if staging is not None:
-            files = ExportTarget(staging, place.final, clips=audio == "clips")
+            files = ExportTarget(
+                staging,
+                place.final,
+                clips=audio == "clips",
+                fingerprint=snapshot.fingerprint,
+                seq=snapshot.seq,
+                # A condition, or what people said, would choose among what was drawn.
+                sample="random" if draw and not where and reviewed == "ignore" else "",
+            )
             skipped = _write(connection, format, files, options or {})
         counts = _count(connection, skipped)
         if not counts[1]:
@@ -139,6 +160,7 @@ def _select(
     where: str,
     reviewed: Reviewed,
     test_share: float,
+    draw: int | None,
 ) -> None:
     import duckdb
 
@@ -146,7 +168,7 @@ def _select(
         if reviewed != "ignore":
             current = current_reviews(snapshot.store, snapshot.state)
             create_review_views(connection, current)
-        select_rows(connection, where, reviewed, test_share)
+        select_rows(connection, where, reviewed, test_share, draw)
     except duckdb.Error as error:
         raise ExportError(
             f"{where!r} is not an SQL condition on the view segments: {error}"
