@@ -71,7 +71,7 @@ def _choices(name: str, choice: str, values: Sequence[str]) -> Iterator[str]:
 def _task(rows: Sequence[ExportRow], target: ExportTarget) -> dict[str, Any]:
     """`data` also holds what a review needs; Label Studio gives it back as it is."""
     first = rows[0]
-    scores = [row.confidence for row in rows]
+    scores = [row.confidence for row in rows if row.confidence is not None]
     return {
         "data": {
             "audio": _address(first.uri),
@@ -86,7 +86,7 @@ def _task(rows: Sequence[ExportRow], target: ExportTarget) -> dict[str, Any]:
         "predictions": [
             {
                 "model_version": target.fingerprint[:8],
-                "score": round(sum(scores) / len(scores), 4),
+                "score": round(sum(scores) / len(scores), 4) if scores else None,
                 "result": [result for row in rows for result in _results(row)],
             }
         ],

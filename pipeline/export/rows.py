@@ -84,7 +84,7 @@ class ExportRow:
     emotion: str
     event: str
     sounds: tuple[Mapping[str, Any], ...]  # event, start_s, end_s, probability
-    confidence: float
+    confidence: float | None  # None: no text
     itn: bool
     words: tuple[Mapping[str, Any], ...]  # word, start_s, end_s, confidence
     recording_end_s: float
