@@ -27,6 +27,7 @@ COMMANDS = {
     "explore": "Browse, play and correct the labels of one snapshot in a browser.",
     "serve": "Answer over HTTP with the labels of a run, batching across clients.",
     "export": "Write labelled segments in a format that other tools read.",
+    "reviews": "Save what annotators corrected in Label Studio as reviews.",
     "evaluate": "Score the labels of a snapshot against references. Labels nothing.",
     "finetune": "Train a model further on rows with labels, and write a new model directory.",
     "diff": "Compare the labels of two models for the same recordings.",

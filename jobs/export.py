@@ -54,6 +54,14 @@ def main(
             "`test`, the same each time; what was drawn by chance and reviewed is always in it",
         ),
     ] = 0.0,
+    draw: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="only this many segments, drawn by chance from those that fit, the same each "
+            "time; without --where and --reviewed, what people say of them tells accuracy",
+        ),
+    ] = None,
     audio: Annotated[
         Audio | None,
         typer.Option(
@@ -96,6 +104,7 @@ def main(
             unsafe=unsafe,
             reviewed=reviewed,
             test_share=test_share,
+            draw=draw,
             dry_run=dry_run,
             shard_bytes=shard_mb << 20,
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1  # raised when a column changes its type or meaning, not for a new column
+SCHEMA_VERSION = 2  # raised when a column changes its type or meaning, not for a new column
 
 SAMPLE_RATE = 16_000  # Hz, the rate of the waveforms that all models here take
 FRAME = SAMPLE_RATE // 100  # 160 samples, 10 ms: the step of the log-mel features
@@ -99,7 +99,7 @@ LABELLED_SEGMENT = _struct(
     ("end_s", pa.float64()),
     ("text", pa.string()),
     ("rich_text", pa.string()),
-    ("confidence", pa.float32()),  # mean top-1 probability of the text tokens; 0 without text
+    ("confidence", pa.float32()),  # mean top-1 probability of the text tokens; 0: no text
     ("n_tokens", pa.int32()),
     ("words", pa.list_(WORD)),
     ("itn", pa.bool_()),
@@ -202,10 +202,11 @@ TABLES: dict[str, pa.Schema] = {
         ("text", pa.string()),
         ("rich_text", pa.string()),
         ("language", pa.string()),
-        ("confidence", pa.float32()),
+        ("confidence", pa.float32()),  # null without text
         ("n_tokens", pa.int32()),
         ("words", pa.list_(WORD)),
         ("itn", pa.bool_()),
+        nullable=("confidence",),
     ),
     "languages": _schema(
         *_SEGMENT_KEYS,

@@ -28,6 +28,7 @@ from pipeline.tables.reviews import (
     ReviewConflict,
     Shown,
     Verdict,
+    check_labels,
     from_row,
     history,
     save,
@@ -263,15 +264,8 @@ def _labels_of(segment: Mapping[str, Any]) -> Labels:
 
 
 def _check(correction: Correction) -> None:
-    labels = correction.labels
-    for name, value, known in (
-        ("language", labels.language, LANGUAGES),
-        ("emotion", labels.emotion, EMOTIONS),
-        ("verdict", correction.verdict, _VERDICTS),
-    ):
-        if value not in known:
-            raise ConfigError(f"{name}: {value!r} is none of {', '.join(known)}")
-    if unknown := [event for event in labels.events if event not in EVENTS]:
-        raise ConfigError(f"events: {unknown[0]!r} is none of {', '.join(EVENTS)}")
+    check_labels(correction.labels)
+    if correction.verdict not in _VERDICTS:
+        raise ConfigError(f"verdict: {correction.verdict!r} is none of {', '.join(_VERDICTS)}")
     if correction.verdict == "withdrawn":
         raise ConfigError("verdict: a review is withdrawn by undoing it")

@@ -107,7 +107,8 @@ def _vtt_text(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-def _rttm(name: str, start_s: float, end_s: float, label: str, confidence: float) -> str:
+def _rttm(name: str, start_s: float, end_s: float, label: str, confidence: float | None) -> str:
     length_s = end_s - start_s
     interval = f"{name} 1 {start_s:.3f} {length_s:.3f}"
-    return f"SPEAKER {interval} <NA> <NA> {label} {confidence:.3f} <NA>\n"
+    told = "<NA>" if confidence is None else f"{confidence:.3f}"
+    return f"SPEAKER {interval} <NA> <NA> {label} {told} <NA>\n"

@@ -14,7 +14,7 @@ def labels(row: ExportRow) -> dict[str, Any]:
     return {
         "emotion": row.emotion,
         "event": row.event,
-        "confidence": round(row.confidence, 4),
+        "confidence": None if row.confidence is None else round(row.confidence, 4),
         "split": row.split,
     }
 

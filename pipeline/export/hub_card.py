@@ -35,7 +35,7 @@ an empty `text`.
 | `segment_id`, `recording_id` | keys of the tables that it was exported from |
 | `start_s`, `end_s`, `duration_s` | where it is in its recording, in seconds |
 | `text`, `language`, `emotion`, `event` | labels of SenseVoice in lower case; `unknown`: none |
-| `confidence` | mean probability of the tokens of the text |
+| `confidence` | mean probability of the tokens of the text; null without text |
 | `split` | train or test; a recording, and a speaker, is in one of them only |
 | `extra` | the other columns of the manifest, as JSON |
 

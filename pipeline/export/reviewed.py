@@ -15,10 +15,10 @@ REVIEWED: tuple[Reviewed, ...] = get_args(Reviewed)
 
 # The views come from tables.review_table. A segment that people called unusable is in none of them.
 _SOURCES: Mapping[Reviewed, str] = {
-    "ignore": "SELECT *, text AS model_text, NULL AS verdict FROM segments",
+    "ignore": "SELECT *, text AS model_text, NULL AS verdict, 0 AS revision FROM segments",
     "only": "SELECT * FROM segments_reviewed WHERE verdict IN ('right', 'fixed')",
     "prefer": "SELECT * FROM segments_reviewed WHERE verdict IS DISTINCT FROM 'unusable'",
-    "exclude": "SELECT *, text AS model_text, NULL AS verdict FROM segments "
+    "exclude": "SELECT *, text AS model_text, NULL AS verdict, 0 AS revision FROM segments "
     "WHERE segment_id NOT IN (SELECT segment_id FROM segment_reviews)",
 }
 _GROUP = "coalesce(nullif(r.extra['speaker'], ''), r.recording_id)"

@@ -23,14 +23,15 @@ _NAMES = r"""
     SELECT
         c.*, name, name || substr(segment_id, length(recording_id) + 1) AS key,
         left(md5(recording_id), 2) AS subfolder,
-        recording_end_s, sample_rate_hz, channels, start_offset_s, audio_stream,
+        version, recording_end_s, sample_rate_hz, channels, start_offset_s, audio_stream,
         split, speaker,
         coalesce(v.tag, 'unknown') AS event,
         coalesce(v.sounds, []) AS sounds
     FROM selected c
     JOIN (
         SELECT
-            recording_id, sample_rate_hz, channels, offset_s + duration_s AS recording_end_s,
+            recording_id, version, sample_rate_hz, channels,
+            offset_s + duration_s AS recording_end_s,
             coalesce(start_offset_s, 0) AS start_offset_s,
             coalesce(audio_stream, 0) AS audio_stream,
             CASE WHEN regexp_full_match(recording_id, '[\p{L}\p{N}_][\p{L}\p{N}_.-]{0,49}')
@@ -83,7 +84,7 @@ class ExportRow:
     emotion: str
     event: str
     sounds: tuple[Mapping[str, Any], ...]  # event, start_s, end_s, probability
-    confidence: float
+    confidence: float | None  # None: no text
     itn: bool
     words: tuple[Mapping[str, Any], ...]  # word, start_s, end_s, confidence
     recording_end_s: float
@@ -94,6 +95,8 @@ class ExportRow:
     speaker: str = ""  # of the manifest, safe as a word of a line; "": not known
     start_offset_s: float = 0.0  # how much later than its video the audio of the file starts
     audio_stream: int = 0  # the one that was decoded, from 0
+    version: str = ""  # of the audio
+    revision: int = 0  # of the review that these labels are of; 0: the model's own
 
     @property
     def duration_s(self) -> float:
@@ -123,6 +126,9 @@ class ExportTarget:
     final: str  # absolute path or URI, for formats that name clips by it
     clips: bool  # True: the clips are in `staging`; False: rows refer to whole recordings
     shard_bytes: int = 256 << 20  # of audio in one file, where formats put clips into files
+    fingerprint: str = ""  # whose labels these are, ...
+    seq: int = 0  # ... and of which commit
+    sample: Literal["random", ""] = ""  # random: drawn by chance from the whole corpus
 
     def place(self, row: ExportRow) -> str:
         """Where the clip of a row will be."""
@@ -134,7 +140,7 @@ _COLUMNS = (
     *("key", "name", "subfolder", "recording_id", "segment_id", "uri", "start_s", "end_s", "text"),
     *("language", "emotion", "event", "sounds", "confidence", "itn", "words", "extra", "split"),
     *("speaker", "recording_end_s", "sample_rate_hz", "channels", "start_offset_s"),
-    *("audio_stream", *_OF_REVIEW),
+    *("audio_stream", "version", "revision", *_OF_REVIEW),
 )
 
 
@@ -143,8 +149,12 @@ def select_rows(
     where: str,
     reviewed: Reviewed = "ignore",
     test_share: float = 0.0,
+    draw: int | None = None,
 ) -> None:
     """Select the segments for `read_rows` by an SQL condition on the view `segments`.
+
+    `draw` leaves this many of them, chosen by chance and the same each time: twice as many hold
+    those of the first draw.
 
     With corrections (`reviewed`), the condition sees the corrected labels. DuckDB parses it as one
     expression, so it cannot contain statements. Raises duckdb.Error.
@@ -152,6 +162,8 @@ def select_rows(
     selected = connection.sql(labels_of(reviewed))
     if where:
         selected = selected.filter(where)
+    if draw is not None:
+        selected = selected.order("md5(segment_id), segment_id").limit(draw)
     selected.create_view("selected", replace=True)
     connection.execute(f"CREATE OR REPLACE VIEW splits AS {split_of(test_share)}")
     connection.execute(_NAMES)
@@ -175,10 +187,14 @@ def _row(values: dict[str, Any]) -> ExportRow:
         values["event"], sounds = corrected_events(values["event"], sounds, events, _span(values))
     if model_text != values["text"]:
         words = kept_words(words, values["text"])
-    extra, speaker = dict(values["extra"] or {}), values["speaker"] or ""
-    return ExportRow(
-        **(values | {"words": words, "sounds": sounds, "extra": extra, "speaker": speaker})
-    )
+    changed = {
+        "words": words,
+        "sounds": sounds,
+        "extra": dict(values["extra"] or {}),
+        "speaker": values["speaker"] or "",
+        "revision": values["revision"] or 0,
+    }
+    return ExportRow(**(values | changed))
 
 
 def _span(values: Mapping[str, Any]) -> tuple[float, float]:

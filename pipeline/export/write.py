@@ -21,6 +21,7 @@ from pipeline.export import captions, lhotse, shards
 from pipeline.export import formats as export_formats
 from pipeline.export.clips import cut_clips
 from pipeline.export.hub_card import HUB_FORMATS, hub_card
+from pipeline.export.label_studio import write_label_studio
 from pipeline.export.reviewed import Reviewed, needs_reviews
 from pipeline.export.rows import ExportRow, ExportTarget, Order, read_rows, select_rows
 from pipeline.storage.address import MEMBER, is_uri
@@ -46,6 +47,7 @@ Format = Literal[
     "srt",
     "vtt",
     "rttm",
+    "label-studio",
 ]
 Audio = Literal["reference", "clips"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -62,12 +64,14 @@ _WRITERS: Mapping[Format, Callable[[Iterable[ExportRow], ExportTarget], None]] =
     "srt": captions.write_srt,
     "vtt": captions.write_vtt,
     "rttm": captions.write_rttm,
+    "label-studio": write_label_studio,
 }
 _IN_FILES = {"parquet", "webdataset", "shar"}  # the clips are inside other files
 _NEED_CLIPS = {"sensevoice", "audiofolder", *_IN_FILES}  # no field for a start inside a file
 _LAST = "export.json"  # what was exported
-_NO_CLIPS = {"srt", "vtt", "rttm"}  # their times are relative to the whole recording
-_NAMES_FILES = {"nemo", "lhotse", "kaldi"}  # without clips, they name the files of recordings
+# Their times are relative to the whole recording.
+_NO_CLIPS = {"srt", "vtt", "rttm", "label-studio"}
+_NAMES_FILES = {"nemo", "lhotse", "kaldi", "label-studio"}  # without clips, files of recordings
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ def export(
     unsafe: bool = False,
     reviewed: Reviewed = "ignore",
     test_share: float = 0.0,
+    draw: int | None = None,
     dry_run: bool = False,
     shard_bytes: int = 256 << 20,
 ) -> Exported:
@@ -113,9 +118,9 @@ def export(
     "reference" if the format can refer to a part of a file. A recording whose audio is missing, or
     shorter than before, is left out and listed in `skipped`. `where` can read the tables and
     nothing else, unless `unsafe`. `reviewed` says what becomes of people's corrections (see
-    reviewed.py), `test_share` how much of the corpus is kept for tests. Formats that put clips into
-    files (parquet, webdataset, shar) put about `shard_bytes` of audio into each. Raises
-    ExportError, StoreError.
+    reviewed.py), `test_share` how much of the corpus is kept for tests, `draw` how many
+    segments are drawn by chance from those that fit. Formats that put clips into files (parquet,
+    webdataset, shar) put about `shard_bytes` of audio into each. Raises ExportError, StoreError.
     """
     audio = _check(format, audio)
     snapshot = open_snapshot(root, options, seq, fingerprint)
@@ -128,12 +133,21 @@ def export(
             else connect_locked(snapshot, staging)
         )
         connection = stack.enter_context(connected)
-        _select(connection, snapshot, where, reviewed, test_share)
+        _select(connection, snapshot, where, reviewed, test_share, draw)
         if audio == "reference" and format in _NAMES_FILES:
             _check_files(connection, format)
         skipped: dict[str, str] = {}
         if staging is not None:
-            files = ExportTarget(staging, place.final, audio == "clips", shard_bytes)
+            files = ExportTarget(
+                staging,
+                place.final,
+                clips=audio == "clips",
+                shard_bytes=shard_bytes,
+                fingerprint=snapshot.fingerprint,
+                seq=snapshot.seq,
+                # A condition, or what people said, would choose among what was drawn.
+                sample="random" if draw and not where and reviewed == "ignore" else "",
+            )
             skipped = _write(connection, format, files, options or {})
         counts = _count(connection, skipped)
         if not counts[1]:
@@ -157,6 +171,7 @@ def _select(
     where: str,
     reviewed: Reviewed,
     test_share: float,
+    draw: int | None,
 ) -> None:
     import duckdb
 
@@ -164,7 +179,7 @@ def _select(
         if needs_reviews(reviewed, test_share):
             current = current_reviews(snapshot.store, snapshot.state)
             create_review_views(connection, current)
-        select_rows(connection, where, reviewed, test_share)
+        select_rows(connection, where, reviewed, test_share, draw)
     except duckdb.Error as error:
         raise ExportError(
             f"{where!r} is not an SQL condition on the view segments: {error}"
@@ -243,9 +258,8 @@ def _check_files(connection: "duckdb.DuckDBPyConnection", format: Format) -> Non
     """Raise ExportError if a recording is a member of an archive, which other tools cannot open."""
     sql = f"SELECT uri FROM exported WHERE regexp_matches(uri, '{MEMBER}') LIMIT 1"
     if found := connection.execute(sql).fetchone():
-        raise ExportError(
-            f"{format} cannot name {found[0]}, which lies in an archive; use --audio clips"
-        )
+        remedy = "take it out of its archive" if format in _NO_CLIPS else "use --audio clips"
+        raise ExportError(f"{format} cannot name {found[0]}, which lies in an archive; {remedy}")
 
 
 def _write(

@@ -48,17 +48,22 @@ CHECKED = {
 
 
 def wrong_schema(table: str, schema: pa.Schema) -> Iterator[str]:
-    """Columns that differ from schema.TABLES; a nullable column may be absent."""
+    """Columns that differ from schema.TABLES; a nullable column may be absent, or have no nulls."""
     expected = LOGGED_TABLES[table]
     for field in expected:
         if field.name not in schema.names:
             if not field.nullable:
                 yield f"column {field.name} is missing"
-        elif not schema.field(field.name).equals(field):
+        elif not _is_as(schema.field(field.name), field):
             yield f"column {field.name} is {schema.field(field.name)}, not {field}"
     for name in schema.names:
         if name not in expected.names:
             yield f"column {name} is unknown"
+
+
+def _is_as(found: "pa.Field[Any]", expected: "pa.Field[Any]") -> bool:
+    """Older programs allowed no nulls in some columns that are nullable now."""
+    return bool(found.type == expected.type) and (expected.nullable or not found.nullable)
 
 
 def wrong_rows(tables: Tables, fingerprint: str) -> Iterator[str]:
@@ -81,7 +86,7 @@ def wrong_rows(tables: Tables, fingerprint: str) -> Iterator[str]:
     yield from _wrong_events(tables["events"], transcripts, recordings)
     for table, column in _PROBABILITIES.items():
         values = tables[table][column].to_numpy()
-        bad = ~((values >= 0) & (values <= 1 + 1e-4))
+        bad = ~((values >= 0) & (values <= 1 + 1e-4)) & np.asarray(tables[table][column].is_valid())
         yield from _report(_ids(tables[table]), bad, f"{table}.{column} is not a probability")
 
 

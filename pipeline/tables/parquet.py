@@ -12,6 +12,7 @@ from pipeline.schema import LOGGED_TABLES
 from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
 from pipeline.storage.store_errors import uri_in_errors
+from pipeline.tables.older_files import in_todays_meaning, with_needed
 
 N_READERS = 8  # requests at a time; a small GET is mostly waiting
 
@@ -81,8 +82,8 @@ def _read_columns(store: Store, path: str, schema: pa.Schema) -> pa.Table:
         # Page checksums do not cover the names of the columns.
         if lost := [f.name for f in schema if f.name not in names and not f.nullable]:
             raise pa.ArrowInvalid(f"it has no column {lost[0]}")
-        table = parquet.read(names, use_threads=False)
-    return with_absent_columns(table, schema)
+        table = parquet.read(with_needed(names), use_threads=False)
+    return with_absent_columns(in_todays_meaning(table), schema)
 
 
 def with_absent_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -20,6 +20,7 @@ from pipeline.schema import SCHEMA_VERSION, TABLES
 from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
 from pipeline.tables.commit_log import DataFile, State
+from pipeline.tables.older_files import in_todays_meaning
 from pipeline.tables.parquet import from_parquet, to_parquet, with_absent_columns
 
 PART_BYTES = 256 << 20  # Arrow bytes of a part, all tables: limits memory, makes 50-100 MB on disk
@@ -93,7 +94,7 @@ def read_part(store: Store, state: State, recordings_path: str) -> Tables:
     tables = {table: schema.empty_table() for table, schema in TABLES.items()}
     for table, file in part_files(state, recordings_path):
         data = read_twice(partial(_get, store, file), DamagedError)
-        rows = from_parquet(data)
+        rows = in_todays_meaning(from_parquet(data))
         if newer := [name for name in rows.column_names if name not in TABLES[table].names]:
             raise StoreError(
                 f"{store.uri(file.path)}: a newer program wrote it, with the column {newer[0]}, "

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 TABLE = "reviews"
 FINGERPRINT = ""  # the files belong to no model
 
-_SAME = 0.8  # share of the joint stretch that a review and a segment must have in common
+SAME_SHARE = 0.8  # share of the joint stretch that a review and a segment must have in common
 
 # A review belongs to the segment of the same audio that covers nearly the same stretch. Segments
 # hardly overlap, so there is at most one; of two reviews of one segment, the nearer and newer.
@@ -41,7 +41,7 @@ _FITTED = f"""
     JOIN recordings r ON r.recording_id = v.recording_id AND r.version = v.version
     JOIN transcripts s ON s.recording_id = v.recording_id
         AND least(s.end_s, v.end_s) - greatest(s.start_s, v.start_s)
-            >= {_SAME} * (greatest(s.end_s, v.end_s) - least(s.start_s, v.start_s))
+            >= {SAME_SHARE} * (greatest(s.end_s, v.end_s) - least(s.start_s, v.start_s))
     WHERE v.channel IS NULL
     QUALIFY row_number() OVER (
         PARTITION BY s.segment_id
@@ -63,7 +63,7 @@ _REVIEWED = """
             coalesce(v.emotion, s.emotion) AS emotion,
             coalesce(v.events, s.events) AS events
         ),
-        v.verdict, v.reviewer, v.note, s.text AS model_text
+        v.verdict, v.reviewer, v.note, v.revision, s.text AS model_text
     FROM segments s
     LEFT JOIN (SELECT * FROM segment_reviews WHERE verdict <> 'unsure') v USING (segment_id)
 """

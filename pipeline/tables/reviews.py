@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from pipeline.errors import PipelineError, StoreError
-from pipeline.schema import REVIEWS
+from pipeline.errors import ConfigError, PipelineError, StoreError
+from pipeline.schema import EMOTIONS, EVENTS, LANGUAGES, REVIEWS
 from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
 from pipeline.tables.parquet import N_READERS
@@ -93,6 +93,17 @@ class ReviewConflict(PipelineError):
             f"{theirs.revision} of this segment in the meantime; compare it and save again"
         )
         self.theirs = theirs
+
+
+def check_labels(labels: Labels) -> None:
+    """Raises ConfigError for a label that the models do not know."""
+    for name, values, known in (
+        ("language", (labels.language,), LANGUAGES),
+        ("emotion", (labels.emotion,), EMOTIONS),
+        ("events", labels.events, EVENTS),
+    ):
+        if unknown := [value for value in values if value not in known]:
+            raise ConfigError(f"{name}: {unknown[0]!r} is none of {', '.join(known)}")
 
 
 def save(store: Store, review: Review) -> Review:

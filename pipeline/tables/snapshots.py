@@ -15,6 +15,7 @@ from pipeline.errors import StoreError
 from pipeline.schema import TABLES
 from pipeline.storage.store import Store, open_store
 from pipeline.tables.commit_log import State, read_state
+from pipeline.tables.older_files import REPLACED
 from pipeline.tables.parquet import read_files
 from pipeline.tables.review_table import committed_reviews, create_review_views
 from pipeline.tables.snapshot_files import SnapshotFiles
@@ -161,6 +162,8 @@ def create_views(
         keys = [file.path for file in snapshot.state.table(table, snapshot.fingerprint)]
         uris = [snapshot.store.uri(key) if is_native else files.add(key) for key in keys]
         source = _source(connection, uris, f"{prefix}empty_{table}", schema)
+        if table in REPLACED:
+            source = f"SELECT * REPLACE ({REPLACED[table]}) FROM ({source})"
         connection.execute(f"CREATE VIEW {prefix}{table} AS {source}")
         opened += uris
     return opened

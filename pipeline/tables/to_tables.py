@@ -138,7 +138,18 @@ def _segment_tables(rows: pa.Table, owners: Integers) -> dict[str, pa.Table]:
         )
         for table, fields in _FROM_SEGMENT.items()
     }
+    tables["transcripts"] = _without_empty_confidence(tables["transcripts"])
     return {**tables, "events": _events(pc.struct_field(segments, "events"), keys)}
+
+
+def _without_empty_confidence(rows: pa.Table) -> pa.Table:
+    """A segment without text has no confidence: 0 would count in every mean."""
+    is_text = pc.and_(
+        pc.not_equal(rows["text"], _EMPTY), pc.greater(rows["n_tokens"], pa.scalar(0, pa.int32()))
+    )
+    told = pc.if_else(is_text, rows["confidence"], pa.scalar(None, pa.float32()))
+    place = rows.column_names.index("confidence")
+    return rows.set_column(place, rows.schema.field(place), told)
 
 
 def _events(nested: "pa.ListArray[Any]", keys: Mapping[str, "pa.Array[Any]"]) -> pa.Table:

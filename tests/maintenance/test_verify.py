@@ -18,16 +18,11 @@ from pipeline.storage.store import Store, open_store
 from pipeline.tables import commit_log as commits
 from pipeline.tables import open_snapshot
 from pipeline.tables.bundles import write_bundle
-from pipeline.tables.commit_log import read_state, record_key
-from pipeline.tables.parquet import from_parquet, to_parquet
+from pipeline.tables.commit_log import record_key
 from pipeline.tables.publisher import publish
 from tests.support.bundle_rows import OTHER_MODEL, RUN, bundle, whole, window
+from tests.support.rewritten import file_of, put_record, rewrite
 from tests.support.s3_server import S3
-
-
-def put_record(store: Store, seq: int, values: dict[str, Any]) -> None:
-    """Write a record as in LOG_VERSION 1, which had no digest."""
-    store.put(record_key(seq), json.dumps(values | {"log_version": 1}).encode())
 
 
 @pytest.fixture
@@ -37,36 +32,6 @@ def store(tmp_path: Path) -> Store:
     write_bundle(store, RUN, bundle(*rows))
     publish(store, RUN)
     return store
-
-
-def file_of(store: Store, table: str) -> str:
-    return next(iter(read_state(store).files[table]))
-
-
-def rewrite(
-    store: Store,
-    table: str,
-    change: Callable[[pa.Table], pa.Table],
-    metadata: dict[str, str] | None = None,
-) -> None:
-    """Change the rows of a file and its record, so that only a check of rows can find it."""
-    path = file_of(store, table)
-    rows = from_parquet(store.get(path))
-    kept = {key.decode(): value.decode() for key, value in rows.schema.metadata.items()}
-    changed = change(rows.replace_schema_metadata(None))
-    data = to_parquet(changed, metadata or kept)
-    store.put(path, data)
-    record = json.loads(store.get(record_key(1)))
-    (file,) = (file for file in record["added"][table] if file["path"] == path)
-    ids = changed["recording_id"].to_pylist()
-    file |= {
-        "rows": len(ids),
-        "bytes": len(data),
-        "sha256": hashlib.sha256(data).hexdigest(),
-        "first_id": ids[0],
-        "last_id": ids[-1],
-    }
-    put_record(store, 1, record)
 
 
 def problem(store: Store) -> str:
