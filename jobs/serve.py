@@ -60,6 +60,7 @@ def _run(config: RunConfig, tokens: frozenset[str]) -> None:
 
     from pipeline.serving.app import create_app
     from pipeline.serving.service import Service
+    from pipeline.web.connections import limited_protocol
     from pipeline.web.listening import listen
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -73,6 +74,7 @@ def _run(config: RunConfig, tokens: frozenset[str]) -> None:
         messages().print(f"{kind}://{shown}:{socket.getsockname()[1]}/v1", soft_wrap=True)
         settings = uvicorn.Config(
             app,
+            http=limited_protocol(service.max_connections),
             log_level="warning",
             access_log=False,
             server_header=False,

@@ -182,6 +182,14 @@ class ServiceConfig(_Section):
     )
     max_upload_bytes: int = Field(default=200 << 20, ge=1, description="largest request, bytes")
     upload_timeout_s: float = Field(default=600.0, gt=0, description="longest upload, s")
+    ping_s: float = Field(
+        default=15.0,
+        gt=0,
+        description="time without an event after which a stream gets a comment, s",
+    )
+    max_connections: int = Field(
+        default=512, ge=1, description="open connections; more get 503, but for /healthz"
+    )
     stuck_s: float = Field(
         default=120.0, gt=0, description="not ready while a model batch takes longer, s"
     )

@@ -5,30 +5,23 @@ event loop only moves bytes, so health checks are answered whatever the model do
 """
 
 import asyncio
-import json
 import logging
 import threading
-import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from tempfile import SpooledTemporaryFile
 from typing import Any, Literal, cast
 
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
-from pipeline.serving.answers import (
-    RESPONSE_FORMATS,
-    Answer,
-    read_language,
-    segment_facts,
-    text_after,
-)
+from pipeline.serving.answers import RESPONSE_FORMATS, read_language
+from pipeline.serving.events import answer_by_events
 from pipeline.serving.funasr_socket import add_funasr_socket
-from pipeline.serving.labelling import Labelled, Wish
+from pipeline.serving.labelling import Wish
 from pipeline.serving.service import Refusal, Service
 from pipeline.web.guard import Guard, Rules, hosts_for
 from pipeline.web.static import load_pages
@@ -82,7 +75,7 @@ def _add_errors(app: FastAPI, service: Service) -> None:
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> Response:
-        key = uuid.uuid4().hex[:12]
+        key = request.state.request_id
         _log.error("request %s failed", key, exc_info=error)
         service.figures.count_request(request.url.path, 500)
         return Refusal(
@@ -152,12 +145,8 @@ def _add_openai(app: FastAPI, service: Service) -> None:
             with_words = _wants_words(form, kind)
             path = _path_of(form.get("file"), "file")
             if _is_true(form, "stream", default=False):
-                parts = service.stream(wish, path)
-                first = await anext(parts, None)  # what is refused at once is no stream
-                events = _events(parts, first, form, service)
-                form = FormData()  # closed with the last event
-                headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-                return StreamingResponse(events, 200, headers, "text/event-stream")
+                file, form = form, FormData()  # closed with the last event
+                return await answer_by_events(service, service.stream(wish, path), file)
             answer = await service.run(request.is_disconnected, wish, path)
         finally:
             await form.close()
@@ -169,38 +158,6 @@ def _add_openai(app: FastAPI, service: Service) -> None:
             return PlainTextResponse(answer.text + "\n")
         facts = answer.to_json() if kind == "json" else answer.to_verbose(with_words=with_words)
         return JSONResponse(facts)
-
-
-async def _events(
-    parts: AsyncGenerator[Labelled], first: Labelled | None, form: FormData, service: Service
-) -> AsyncIterator[str]:
-    """Server-sent events, as OpenAI's client reads them: one per segment, then the whole text."""
-    seen: list[Labelled] = []
-    n_segments, text = 0, ""
-    try:
-        part = first
-        while part is not None:
-            seen.append(part)
-            for segment in part.segments:
-                delta = text_after(text, segment)
-                text += delta
-                facts = segment_facts(n_segments, segment)
-                n_segments += 1
-                yield _sse({"type": "transcript.text.delta", "delta": delta, "segment": facts})
-            part = await anext(parts, None)
-        usage = Answer(seen).usage
-        yield _sse({"type": "transcript.text.done", "text": text, "usage": usage})
-        service.figures.count_request("/v1/audio/transcriptions", 200)
-    except Refusal as error:
-        service.figures.count_request("/v1/audio/transcriptions", error.status)
-        yield _sse(error.body())
-    finally:
-        await parts.aclose()  # a thread may still read the file
-        await form.close()
-
-
-def _sse(facts: dict[str, Any]) -> str:
-    return f"data: {json.dumps(facts, ensure_ascii=False)}\n\n"
 
 
 def _add_sensevoice(app: FastAPI, service: Service) -> None:

@@ -24,10 +24,10 @@ from pipeline.serving.labelling import (
     Wish,
 )
 from pipeline.storage.redaction import redact
+from pipeline.web.errors import error_body
 
 _POLL_S = 0.2  # how soon a client that went away is noticed
 _LONGEST_RETRY_S = 120  # OpenAI's client ignores a longer Retry-After
-_OPENAI_TYPES = {401: "authentication_error", 429: "rate_limit_error", 404: "not_found_error"}
 _log = logging.getLogger(__name__)
 
 
@@ -49,11 +49,7 @@ class Refusal(Exception):
 
     def body(self) -> dict[str, Any]:
         """OpenAI's error object."""
-        kind = _OPENAI_TYPES.get(
-            self.status, "invalid_request_error" if self.status < 500 else "server_error"
-        )
-        facts = {"message": str(self), "type": kind, "param": self.param, "code": self.code}
-        return {"error": facts}
+        return error_body(self.status, self.code, str(self), self.param)
 
 
 class Service:

@@ -8,11 +8,14 @@ multipart with our Origin, and every path that is not public needs the token.
 
 import hmac
 import json
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from typing import Any
+
+from pipeline.web.errors import error_body
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -75,7 +78,7 @@ def hosts_for(address: str, names: frozenset[str] = frozenset()) -> frozenset[st
 
 
 class Guard:
-    """Refuses what `rules` do not allow, and adds the security headers to every answer."""
+    """Refuses what `rules` do not allow, and adds security headers and an id to every answer."""
 
     def __init__(self, app: App, rules: Rules) -> None:
         self._app = app
@@ -89,21 +92,24 @@ class Guard:
             name.decode("latin-1").lower(): value.decode("latin-1")
             for name, value in scope["headers"]
         }
+        request_id = secrets.token_hex(8)
+        sending = _with_headers(send, request_id)
         refusal = self._refusal(scope, headers)
         if refusal is not None:
-            await _refuse(scope, receive, send, *refusal)
+            await _refuse(scope, receive, sending, *refusal)
             return
         if scope["type"] == "websocket":
             await self._app(scope, receive, send)
             return
-        exchange = _Exchange(receive, _with_headers(send), self._rules.most_bytes)
+        scope.setdefault("state", {})["request_id"] = request_id  # an app can log it
+        exchange = _Exchange(receive, sending, self._rules.most_bytes)
         try:
             await self._app(scope, exchange.receive, exchange.send)
         except Exception:
             if not exchange.is_refused:
                 raise  # else the app says that its client has gone
         if exchange.is_refused:
-            await _refuse(scope, receive, send, *_too_large(self._rules.most_bytes))
+            await _refuse(scope, receive, sending, *_too_large(self._rules.most_bytes))
 
     def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str, str] | None:
         """(status, code, message), or None if the request may pass."""
@@ -206,12 +212,13 @@ def _cookie(header: str) -> str:
     return found.value if found is not None else ""
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, request_id: str) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             given = [*message.get("headers", ())]
             names = {name.lower() for name, _ in given}
             added = [pair for pair in _HEADERS if pair[0] not in names]
+            added.append((b"x-request-id", request_id.encode()))
             if b"cache-control" not in names:
                 added.append((b"cache-control", b"private, no-store"))
             message = {**message, "headers": [*given, *added]}
@@ -227,11 +234,10 @@ async def _refuse(
         await receive()  # the connect message
         await send({"type": "websocket.close", "code": 1008, "reason": message})
         return
-    body = json.dumps({"error": {"code": code, "message": message}}).encode()
+    body = json.dumps(error_body(status, code, message)).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),
-        *_HEADERS,
     ]
     if status == 401:
         headers.append((b"www-authenticate", b"Bearer"))

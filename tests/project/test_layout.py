@@ -67,7 +67,7 @@ HOMES = {
     "jinja2": {"report"},
     "fastapi": {"serving", "explorer"},
     "prometheus_client": {"serving"},
-    "uvicorn": set[str](),
+    "uvicorn": {"web"},
     "rich": {"benchmark", "console"},
     "typer": {"benchmark", "console"},
     "psutil": {"benchmark"},

@@ -26,6 +26,7 @@ from pipeline.serving.app import create_app
 from pipeline.serving.labelling import Labelling
 from pipeline.serving.service import Service
 from pipeline.stages.one_file import FileLabeller
+from pipeline.web.connections import HEADER_S, limited_protocol
 from tests.support.demo import AUDIO, GOOD, LONG, ROOT, SHORT, demo_config
 
 TOKEN = "a-token-of-this-test"
@@ -33,13 +34,18 @@ TOKEN = "a-token-of-this-test"
 
 @contextmanager
 def serving(
-    config: RunConfig, tokens: frozenset[str] = frozenset()
+    config: RunConfig, tokens: frozenset[str] = frozenset(), header_s: float = HEADER_S
 ) -> Iterator[tuple[str, Service]]:
     """A real server on a free port of loopback: its address, and the service behind it."""
+    http = limited_protocol(config.service.max_connections, header_s)
     service = Service(config)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(service, tokens), port=0, log_level="warning", timeout_graceful_shutdown=5
+            create_app(service, tokens),
+            port=0,
+            http=http,
+            log_level="warning",
+            timeout_graceful_shutdown=5,
         )
     )
     thread = threading.Thread(target=server.run, daemon=True)

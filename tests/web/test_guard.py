@@ -71,6 +71,8 @@ def test_a_body_without_a_length_is_counted_while_it_comes(
         assert answer.json["error"] == {
             "code": "too_large",
             "message": "the body may have 1,000 bytes",
+            "type": "invalid_request_error",
+            "param": None,
         }
         assert "content-security-policy" in answer.headers
 
