@@ -263,7 +263,7 @@ TABLES: dict[str, pa.Schema] = {
         ("start_offset_s", pa.float64()),  # captions and exports of video add it
         ("audio_streams", pa.int32()),
         ("audio_stream", pa.int32()),
-        ("member", pa.string()),  # since code 3: the name of the recording in its archive
+        ("member", pa.string()),  # since schema 2: the name in its archive
         nullable=("gap_s", "start_offset_s", "audio_streams", "audio_stream", "member"),
     ),
 }
