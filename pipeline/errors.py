@@ -3,8 +3,9 @@
 States for each error type whether a retry can help, and what to do. Imports nothing of the project.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 
 class PipelineError(Exception):
@@ -66,12 +67,13 @@ class RecordingError(PipelineError):
     """This recording cannot be labelled; its row states the reason and the run continues.
 
     `kind` becomes the `error_type` of the row: an ErrorType, or the name of another library's
-    exception.
+    exception. `found` is what was known of the audio by then, as columns of schema.WINDOW.
     """
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = str(kind)
+        self.found: Mapping[str, Any] = {}
 
 
 def one_line(error: BaseException) -> str:

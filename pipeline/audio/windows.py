@@ -75,22 +75,45 @@ def decode_source(
     """
     report = Report(config, Stretch(offset_s, length_s))
     n_before = 0
-    for index, (waveform, is_last) in enumerate(_cut(samples(source, report), config.window_s)):
-        yield Window(
-            index=index,
-            start_s=offset_s + n_before / SAMPLE_RATE,
-            waveform=waveform,
-            is_last=is_last,
-            sample_rate_hz=report.stream.rate_hz,
-            channels=report.stream.channels,
-            codec=report.stream.codec,
-            warning="; ".join(report.warnings),
-            gap_s=report.stream.gap_s,
-            start_offset_s=report.stream.start_offset_s,
-            n_audio_streams=report.stream.n_audio_streams,
-            audio_stream=report.stream.audio_stream,
-        )
-        n_before += waveform.size
+    try:
+        for index, (waveform, is_last) in enumerate(_cut(samples(source, report), config.window_s)):
+            yield Window(
+                index=index,
+                start_s=offset_s + n_before / SAMPLE_RATE,
+                waveform=waveform,
+                is_last=is_last,
+                sample_rate_hz=report.stream.rate_hz,
+                channels=report.stream.channels,
+                codec=report.stream.codec,
+                warning="; ".join(report.warnings),
+                gap_s=report.stream.gap_s,
+                start_offset_s=report.stream.start_offset_s,
+                n_audio_streams=report.stream.n_audio_streams,
+                audio_stream=report.stream.audio_stream,
+            )
+            n_before += waveform.size
+    except RecordingError as error:
+        error.found = _found(report, n_before)
+        raise
+
+
+def _found(report: Report, n_before: int) -> dict[str, Any]:
+    """What is known of a recording that failed, and the seconds decoded since its last window."""
+    stream = report.stream
+    if not stream.codec:
+        return {}
+    return {
+        "window_start_s": report.stretch.offset_s + n_before / SAMPLE_RATE,
+        "duration_s": (report.n_samples - n_before) / SAMPLE_RATE,
+        "sample_rate_hz": stream.rate_hz,
+        "channels": stream.channels,
+        "codec": stream.codec,
+        "warning": "; ".join(report.warnings),
+        "gap_s": stream.gap_s,
+        "start_offset_s": stream.start_offset_s,
+        "audio_streams": stream.n_audio_streams,
+        "audio_stream": stream.audio_stream,
+    }
 
 
 # --------------------------------------------------------------------------- waveform

@@ -70,7 +70,9 @@ def write_nemo(rows: Iterable[ExportRow], target: ExportTarget) -> None:
 
 
 def _nemo_labels(row: ExportRow) -> dict[str, Any]:
-    return {"text": row.text, "lang": row.language, **labels(row), "extra": dict(row.extra)}
+    """`pred_text`, NeMo's name for a hypothesis, is the model's; `text` may be corrected."""
+    said = {"text": row.text, "pred_text": row.model_text, "lang": row.language}
+    return {**said, **labels(row), "extra": dict(row.extra)}
 
 
 def write_audiofolder(rows: Iterable[ExportRow], target: ExportTarget) -> None:

@@ -96,6 +96,7 @@ class ExportRow:
     start_offset_s: float = 0.0  # how much later than its video the audio of the file starts
     audio_stream: int = 0  # the one that was decoded, from 0
     version: str = ""  # of the audio
+    model_text: str = ""  # what the model said, also where a person corrected it
     revision: int = 0  # of the review that these labels are of; 0: the model's own
 
     @property
@@ -135,12 +136,12 @@ class ExportTarget:
         return f"{self.final}/{row.clip}"
 
 
-_OF_REVIEW = ("model_text", "verdict", "events")
+_OF_REVIEW = ("verdict", "events")
 _COLUMNS = (
     *("key", "name", "subfolder", "recording_id", "segment_id", "uri", "start_s", "end_s", "text"),
     *("language", "emotion", "event", "sounds", "confidence", "itn", "words", "extra", "split"),
     *("speaker", "recording_end_s", "sample_rate_hz", "channels", "start_offset_s"),
-    *("audio_stream", "version", "revision", *_OF_REVIEW),
+    *("audio_stream", "version", "revision", "model_text", *_OF_REVIEW),
 )
 
 
@@ -181,11 +182,11 @@ def read_rows(
 
 
 def _row(values: dict[str, Any]) -> ExportRow:
-    model_text, verdict, events = (values.pop(name) for name in _OF_REVIEW)
+    verdict, events = (values.pop(name) for name in _OF_REVIEW)
     words, sounds = tuple(values["words"]), tuple(values["sounds"])
     if verdict is not None:
         values["event"], sounds = corrected_events(values["event"], sounds, events, _span(values))
-    if model_text != values["text"]:
+    if values["model_text"] != values["text"]:
         words = kept_words(words, values["text"])
     changed = {
         "words": words,

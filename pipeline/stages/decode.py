@@ -253,7 +253,9 @@ def _decode_one(
             base |= {"window_index": window.index + 1, "n_windows": window.index + 2}
     except (Exception, SystemExit) as error:
         # Earlier windows stay valid; this row is the recording's last window and has the reason.
-        yield {**base, "duration_s": 0.0, "waveform": b"", **describe_error("decode", error)}
+        found = error.found if isinstance(error, RecordingError) else {}
+        row = {**base, "duration_s": 0.0, "waveform": b"", **found}
+        yield row | describe_error("decode", error)
 
 
 def _attempt_id(run_id: str, work_key: str, version: str) -> str:

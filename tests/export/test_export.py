@@ -161,7 +161,7 @@ def test_nemo_lines_have_the_offset_in_the_file(labelled_root: str, tmp_path: Pa
     export(labelled_root, tmp_path / "x", "nemo", "recording_id = 'long_mixed'")
     first = lines_of(tmp_path / "x" / "manifest.jsonl")[0]
     assert first["audio_filepath"] == str(AUDIO / "long_mixed.mp3")
-    assert (first["text"], first["lang"]) == ("02745.", "en")
+    assert (first["text"], first["pred_text"], first["lang"]) == ("02745.", "02745.", "en")
     assert first["offset"] == pytest.approx(1.5, abs=0.35)
     assert first["duration"] == pytest.approx(2.6, abs=0.7)
 

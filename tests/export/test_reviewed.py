@@ -20,6 +20,8 @@ from pipeline.tables.reviews import Labels, save
 from tests.support.bundle_rows import RUN, bundle, window
 from tests.support.explored import review, write_output
 
+NUMBERS = ("two", "three", "four")  # of the model's texts
+
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -53,7 +55,9 @@ def test_an_export_takes_whose_labels_it_was_told(
     root: str, tmp_path: Path, reviewed: Reviewed, texts: list[str]
 ) -> None:
     export(root, tmp_path / "x", "nemo", "text NOT LIKE '<img%'", reviewed=reviewed)
-    found = [line["text"] for line in lines(tmp_path / "x")]
+    told = list(lines(tmp_path / "x"))
+    assert {line["pred_text"] for line in told} <= {f"{n} words here" for n in NUMBERS}
+    found = [line["text"] for line in told]
     assert found == texts + (["four words here"] if reviewed == "ignore" else [])
 
 

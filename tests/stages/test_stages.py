@@ -179,6 +179,29 @@ def test_an_error_from_the_plan_stays_unchanged() -> None:
     assert (got["error_type"], got["n_windows"], got["duration_s"]) == ("BadRange", 1, 0.0)
 
 
+def test_a_failed_recording_says_what_was_decoded() -> None:
+    (got,) = label_rows(plan_row(AUDIO / "broken_truncated.flac"))
+    (whole,) = label_rows(plan_row(AUDIO / "zh_angry.flac"))
+    assert got["error_type"] == "Truncated"
+    assert got["codec"].startswith("flac/")
+    names = ("sample_rate_hz", "channels", "audio_streams")
+    assert [got[name] for name in names] == [whole[name] for name in names]
+    assert got["error_message"].startswith(f"{got['duration_s']:.2f} s decoded")
+    assert got["failed_s"] == got["duration_s"] > 0.5
+
+
+def test_a_recording_that_fails_after_its_first_windows_counts_each_second_once(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "cut.wav"
+    whole = encode(silence(160))
+    path.write_bytes(whole[: len(whole) // 2])
+    rows = decode_rows(plan_row(path), config=AudioConfig(window_s=60.0))
+    assert [row["error_type"] for row in rows] == ["", "Truncated"]
+    assert sum(row["duration_s"] for row in rows) == pytest.approx(80.0, abs=0.01)
+    assert rows[1]["window_start_s"] == rows[0]["duration_s"] > 0
+
+
 def test_silence_is_a_good_row_without_segments() -> None:
     (got,) = label_rows(plan_row(AUDIO / "silence.wav"), vad="silero")
     assert (got["error_stage"], got["segments"]) == ("", [])
