@@ -25,6 +25,7 @@ Device = Literal["auto", "cpu", "cuda"]
 ManifestFormat = Literal["auto", "table", "nemo", "sensevoice", "lhotse", "audiofolder", "kaldi"]
 
 _VARIABLE = "SENSEVOICE_"  # what the names of environment variables for keys begin with
+_OF_COMMANDS = {"SENSEVOICE_SERVE_TOKEN", "SENSEVOICE_EXPLORE_TOKEN"}  # secrets are no keys
 _log = logging.getLogger(__name__)
 
 
@@ -379,7 +380,7 @@ def _take_environment(values: dict[str, Any]) -> None:
     known = [key for key, _, _ in describe_fields()]
     unknown = []
     for name, text in sorted(os.environ.items()):
-        if name.startswith(_VARIABLE):
+        if name.startswith(_VARIABLE) and name not in _OF_COMMANDS:
             key = name.removeprefix(_VARIABLE).lower().replace("__", ".")
             if _is_known(key, known):
                 _assign(values, key, text, source=name)

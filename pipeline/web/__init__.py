@@ -1,4 +1,4 @@
-"""What the service and the explorer share: token, Host and Origin checks, CSP, static files.
+"""What the service and the explorer share: token, Host and Origin checks, connections, CSP, files.
 
 Knows nothing of models and tables.
 """

@@ -5,6 +5,7 @@ and ray-operator/apis/ray/v1/*_types.go; only those that we use, so that a typo 
 Pod templates were also checked once against the models of the Kubernetes Python client 37.
 """
 
+import asyncio
 import json
 import os
 import re
@@ -27,9 +28,13 @@ from ray._private.runtime_env.validation import parse_and_validate_excludes
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.runtime_env import RuntimeEnv
 
-from pipeline.config import RunConfig, load_config
+from jobs.__main__ import COMMANDS
+from pipeline.config import RunConfig, ServiceConfig, load_config
 from pipeline.flow.telemetry import COUNTERS, GAUGES, MODEL_COUNTERS
+from pipeline.serving.app import create_app
+from pipeline.serving.service import Service
 from pipeline.training.settings import load_finetune_config
+from pipeline.web.guard import Message
 from tests.support.demo import ROOT
 
 CONFIGS = ROOT / "configs"
@@ -70,13 +75,19 @@ AMOUNTS: Schema = {
     "additionalProperties": False,
 }
 RESOURCES = strict("requests limits", requests=AMOUNTS, limits=AMOUNTS)
-PROBE = strict(
-    "exec",
-    exec=strict("command", command=many(TEXT)),
-    periodSeconds=COUNT,
-    timeoutSeconds=COUNT,
-    failureThreshold=COUNT,
-)
+EXEC = strict("command", command=many(TEXT))
+OFTEN = {"periodSeconds": COUNT, "timeoutSeconds": COUNT, "failureThreshold": COUNT}
+HTTP_GET = strict("path port", path={"pattern": "^/"}, port=NAME)
+PROBE: Schema = {
+    "anyOf": [strict("exec", exec=EXEC, **OFTEN), strict("httpGet", httpGet=HTTP_GET, **OFTEN)]
+}
+SECRET = strict("secretKeyRef", secretKeyRef=strict("name key", name=NAME, key=TEXT))
+VARIABLE: Schema = {
+    "anyOf": [
+        strict("name value", name=TEXT, value=TEXT),
+        strict("name valueFrom", name=TEXT, valueFrom=SECRET),
+    ]
+}
 CONTAINER = strict(
     "name image resources",
     name=NAME,
@@ -84,8 +95,9 @@ CONTAINER = strict(
     command=many(TEXT),
     args=many(TEXT),
     ports=many(strict("name containerPort", name=NAME, containerPort=COUNT)),
-    env=many(strict("name value", name=TEXT, value=TEXT)),
+    env=many(VARIABLE),
     resources=RESOURCES,
+    lifecycle=strict("preStop", preStop=strict("exec", exec=EXEC)),
     startupProbe=PROBE,
     readinessProbe=PROBE,
     livenessProbe=PROBE,
@@ -101,7 +113,7 @@ VOLUME = strict(
 )
 POD = strict(
     "spec",
-    metadata=strict(annotations=TEXTS),
+    metadata=strict(annotations=TEXTS, labels=TEXTS),
     spec=strict(
         "containers",
         serviceAccountName=NAME,
@@ -150,7 +162,57 @@ ROLE_REF = strict("apiGroup kind name", apiGroup=TEXT, kind={"const": "Role"}, n
 RULE = strict(
     "apiGroups resources verbs", apiGroups=many(TEXT), resources=many(TEXT), verbs=many(TEXT)
 )
+LABELS = strict("matchLabels", matchLabels=TEXTS)
+SCALED = strict("apiVersion kind name", apiVersion=TEXT, kind=TEXT, name=NAME)
 KINDS: dict[tuple[str, str], Schema] = {
+    ("apps/v1", "Deployment"): strict(
+        "spec",
+        spec=strict(
+            "selector template",
+            replicas=COUNT,
+            selector=LABELS,
+            strategy=strict(
+                "type rollingUpdate",
+                type={"const": "RollingUpdate"},
+                rollingUpdate=strict("", maxUnavailable=COUNT, maxSurge=COUNT),
+            ),
+            template=POD,
+        ),
+    ),
+    ("v1", "Service"): strict(
+        "spec",
+        spec=strict(
+            "selector ports",
+            selector=TEXTS,
+            ports=many(strict("port", name=NAME, port=COUNT, targetPort=NAME)),
+        ),
+    ),
+    ("autoscaling/v2", "HorizontalPodAutoscaler"): strict(
+        "spec",
+        spec=strict(
+            "scaleTargetRef maxReplicas",
+            scaleTargetRef=SCALED,
+            minReplicas=COUNT,
+            maxReplicas=COUNT,
+            metrics=many(
+                strict(
+                    "type resource",
+                    type={"const": "Resource"},
+                    resource=strict(
+                        "name target",
+                        name={"enum": ["cpu", "memory"]},
+                        target=strict(
+                            "type", type={"const": "Utilization"}, averageUtilization=COUNT
+                        ),
+                    ),
+                )
+            ),
+            behavior=strict(scaleDown=strict(stabilizationWindowSeconds=COUNT)),
+        ),
+    ),
+    ("policy/v1", "PodDisruptionBudget"): strict(
+        "spec", spec=strict("selector", minAvailable=COUNT, selector=LABELS)
+    ),
     ("ray.io/v1", "RayJob"): strict("spec", spec=JOB),
     ("ray.io/v1", "RayCronJob"): strict(
         "spec",
@@ -318,7 +380,7 @@ def test_every_pod_has_an_account_that_a_file_defines() -> None:
         for document in documents(name)
         if document["kind"] == "ServiceAccount"
     }
-    assert len(PODS) == 9
+    assert len(PODS) == 10
     assert {pod["serviceAccountName"] for _, pod in PODS} == accounts
 
 
@@ -344,6 +406,70 @@ def test_every_variable_of_the_manifests_is_a_key_of_the_config(
     assert {one["value"] for one in found} == {
         *(config.manifest, config.output, config.model, config.vad)
     }
+
+
+SERVED = {document["kind"]: document for document in documents("serve.yaml")}
+(SERVE,) = SERVED["Deployment"]["spec"]["template"]["spec"]["containers"]
+
+
+def test_the_service_runs_a_command_of_ours_that_may_be_public(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    python, flag, package, command, path, *settings = SERVE["args"]
+    assert (python, flag, package) == ("python", "-m", "jobs")
+    assert command in COMMANDS
+    for variable in SERVE["env"]:
+        monkeypatch.setenv(variable["name"], variable.get("value", "a-token"))
+    config = load_config(path.replace("/app", str(ROOT)), settings[1::2])
+    assert caplog.records == []  # each variable is a key, or the token
+    assert {config.model, config.vad} <= {one.get("value") for one in SERVE["env"]}
+    assert (config.service.host, config.service.host_names) == ("0.0.0.0", ("*",))
+    assert {"containerPort": config.service.port, "name": "http"} in SERVE["ports"]
+    cpus = config.ray.label_cpus + config.service.front_threads
+    assert int(SERVE["resources"]["requests"]["cpu"]) == cpus
+
+
+def test_the_service_finds_its_pods_and_they_finish_what_is_under_way() -> None:
+    spec = SERVED["Deployment"]["spec"]
+    labels = spec["template"]["metadata"]["labels"]
+    selectors = [SERVED["Service"]["spec"]["selector"], spec["selector"]["matchLabels"]]
+    selectors.append(SERVED["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"])
+    assert selectors == [labels] * 3
+    assert labels != documents("rayjob.yaml")[0]["metadata"]["labels"]
+    assert "replicas" not in spec  # the autoscaler's
+    target = SERVED["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    deployment = SERVED["Deployment"]
+    assert target["name"] == deployment["metadata"]["name"]
+    assert (target["apiVersion"], target["kind"]) == (deployment["apiVersion"], "Deployment")
+    (port,) = SERVE["ports"]
+    assert [one["targetPort"] for one in SERVED["Service"]["spec"]["ports"]] == [port["name"]]
+    waits_s = int(SERVE["lifecycle"]["preStop"]["exec"]["command"][1]) + ServiceConfig().drain_s
+    assert spec["template"]["spec"]["terminationGracePeriodSeconds"] > waits_s
+
+
+def test_the_probes_of_the_service_ask_for_paths_that_need_no_token() -> None:
+    app = create_app(Service(load_config(CONFIGS / "demo.yaml")), frozenset({"a-token"}))
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    kinds = "startupProbe", "readinessProbe", "livenessProbe"
+    probes = [SERVE[kind]["httpGet"]["path"] for kind in kinds]
+    for path in (*probes, "/metrics"):
+        headers = [(b"host", b"localhost:8000")]
+        scope = {"type": "http", "method": "GET", "path": path, "headers": headers}
+        asyncio.run(app(scope | {"query_string": b""}, receive, send))
+    told = [message["status"] for message in sent if "status" in message]
+    assert told == [503, 503, 200, 401]  # it is loading, but it lives
+
+
+def test_the_image_holds_what_serves() -> None:
+    text = (CONFIGS / "docker" / "Dockerfile").read_text(encoding="utf-8")
+    assert "--extra serve " in text
 
 
 def value_at(document: Any, pointer: str) -> Any:
