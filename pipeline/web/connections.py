@@ -12,7 +12,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from pipeline.web.errors import error_body
-from pipeline.web.guard import App, Receive, Scope, Send
+from pipeline.web.guard import App, Receive, Scope, Send, name_request, read_headers
 
 HEADER_S = 20.0
 
@@ -83,7 +83,9 @@ def _answering_busy(app: App) -> App:
         if scope["path"] == "/healthz":
             await app(scope, receive, send)
             return
-        await send({"type": "http.response.start", "status": 503, "headers": headers})
+        request_id = (b"x-request-id", name_request(read_headers(scope)).encode())
+        told = [*headers, request_id]
+        await send({"type": "http.response.start", "status": 503, "headers": told})
         await send({"type": "http.response.body", "body": body})
 
     return answer

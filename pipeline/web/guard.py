@@ -8,6 +8,7 @@ multipart with our Origin, and every path that is not public needs the token.
 
 import hmac
 import json
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ _HEADERS = (
 )
 _CHANGING = {"POST", "PUT", "PATCH", "DELETE"}
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]")
+_HARMLESS_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")  # in a header and in a line of a log
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,19 @@ def hosts_for(address: str, names: frozenset[str] = frozenset()) -> frozenset[st
     return frozenset({*_LOCAL_HOSTS, address})
 
 
+def read_headers(scope: Scope) -> dict[str, str]:
+    """By names in lower case; of a header that is given twice, the last."""
+    return {
+        name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]
+    }
+
+
+def name_request(headers: Mapping[str, str]) -> str:
+    """The client's own x-request-id, so that its log and ours agree; a new one if it is no id."""
+    own = headers.get("x-request-id", "")
+    return own if _HARMLESS_ID.fullmatch(own) else secrets.token_hex(8)
+
+
 class Guard:
     """Refuses what `rules` do not allow, and adds security headers and an id to every answer."""
 
@@ -88,11 +103,8 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers = {
-            name.decode("latin-1").lower(): value.decode("latin-1")
-            for name, value in scope["headers"]
-        }
-        request_id = secrets.token_hex(8)
+        headers = read_headers(scope)
+        request_id = name_request(headers)
         sending = _with_headers(send, request_id)
         refusal = self._refusal(scope, headers)
         if refusal is not None:

@@ -1,6 +1,7 @@
 """Host names and addresses; tests/explorer/test_app.py shows the rest of the guard at work."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -100,3 +101,22 @@ def test_a_length_that_is_no_number_is_refused(length: str) -> None:
     scope = {"type": "http", "method": "POST", "path": "/count", "headers": headers}
     asyncio.run(Guard(app, Rules(frozenset({"localhost"})))(scope, receive, send))
     assert sent[0]["status"] == 400
+
+
+# ------------------------------------------------------------ the id of a request
+
+
+@pytest.mark.parametrize("own", ["a", "req_01-2.3:4", "x" * 128])
+def test_the_id_that_a_client_sends_is_that_of_the_answer(counter: Client, own: str) -> None:
+    for n_bytes, status in ((10, 200), (1001, 413)):
+        answer = counter.send("POST", "/count", b"x" * n_bytes, {"x-request-id": own})
+        assert (answer.status, answer.headers["x-request-id"]) == (status, own)
+
+
+@pytest.mark.parametrize("own", [None, "", "x" * 129, "two words", "<b>", "a\tb", "\u00e9"])
+def test_a_request_without_a_harmless_id_gets_a_new_one(counter: Client, own: str | None) -> None:
+    headers = {} if own is None else {"x-request-id": own}
+    answers = [counter.send("POST", "/count", b"x", headers) for _ in range(2)]
+    one, other = (answer.headers["x-request-id"] for answer in answers)
+    assert one != other
+    assert all(re.fullmatch("[0-9a-f]{16}", name) for name in (one, other))
