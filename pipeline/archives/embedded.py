@@ -14,11 +14,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.archives.members import Listing, MemberList, as_text
+from pipeline.archives.opened import (
+    Opened,
+    Place,
+    changed,
+    damaged,
+    empty,
+    in_memory,
+    too_large,
+)
 from pipeline.archives.streams import OpenArchive
-from pipeline.errors import one_line
+from pipeline.errors import RecordingError, one_line
 
 _DAMAGE = (pa.ArrowException, OSError, ValueError)
 _ROWS = 4096  # rows of other columns at a time
+_READ_ROWS = 8  # of audio at a time
 _GROUP_BITS = 32  # a start is (row group << 32) + row in it + 1
 
 
@@ -151,3 +161,62 @@ def _holds_binary(kind: pa.DataType) -> bool:
     if pa.types.is_nested(kind):
         return any(_holds_binary(kind.field(index).type) for index in range(kind.num_fields))
     return _is_binary(kind) or bool(pa.types.is_fixed_size_binary(kind))
+
+
+# ---------------------------------------------------------------------- reading
+
+
+def read_parquet(
+    archive: OpenArchive, places: Sequence[Place], max_bytes: int
+) -> Iterator[Opened | RecordingError]:
+    file = pq.ParquetFile(archive.file, pre_buffer=False)
+    column = audio_column(file.schema_arrow)
+    if not column:
+        yield from (changed("has no column of audio any more") for _ in places)
+        return
+    values = _Values(file, column)
+    for place in places:
+        try:
+            data = values.at(*place_of(place.start))
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if archive.watched.failure:
+                raise
+            yield damaged(error)
+            continue
+        if data is None:
+            yield changed("has no bytes in this row")
+        elif len(data) > max_bytes:
+            yield too_large(len(data), max_bytes)
+        else:
+            yield in_memory(data) if data else empty()
+
+
+class _Values:
+    """The binary values of a column, read forward, some at a time."""
+
+    def __init__(self, file: pq.ParquetFile, column: str) -> None:
+        self._file = file
+        self._column = column
+        self._group = -1
+        self._batches: Iterator[pa.RecordBatch] = iter(())
+        self._first = 0  # row of the batch in the group
+        self._batch: Any = ()
+
+    def at(self, group: int, row: int) -> bytes | None:
+        """The bytes of a row; None if it is null, or there is no such row."""
+        if group != self._group or row < self._first:
+            if group >= self._file.num_row_groups:
+                return None
+            self._group, self._first, self._batch = group, 0, ()
+            self._batches = self._file.iter_batches(
+                _READ_ROWS, row_groups=[group], columns=[self._column], use_threads=False
+            )
+        while row >= self._first + len(self._batch):
+            self._first += len(self._batch)
+            batch = next(self._batches, None)
+            if batch is None:
+                return None
+            self._batch = batch.column(self._column)
+        value = self._batch[row - self._first].as_py()
+        data: bytes | None = value["bytes"] if isinstance(value, dict) else value
+        return data

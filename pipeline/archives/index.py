@@ -22,7 +22,8 @@ import pyarrow as pa
 
 from pipeline.archives.listing import list_archive
 from pipeline.archives.members import MEMBERS, Listing
-from pipeline.archives.read import Place, read_members
+from pipeline.archives.opened import Place
+from pipeline.archives.read import read_members
 from pipeline.arrow import replace_columns
 from pipeline.errors import RecordingError
 from pipeline.storage.address import member_uri

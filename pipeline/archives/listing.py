@@ -8,7 +8,8 @@ from typing import Any
 
 from pipeline.archives.embedded import list_parquet
 from pipeline.archives.members import Listing
-from pipeline.archives.read import Opened, Place, open_member
+from pipeline.archives.opened import Opened, Place
+from pipeline.archives.read import open_member
 from pipeline.archives.streams import open_archive
 from pipeline.archives.tar import list_tar
 from pipeline.archives.zips import list_zip

@@ -6,7 +6,7 @@ from io import BytesIO, RawIOBase
 from typing import Any, BinaryIO
 
 from pipeline.archives.listing import open_by_name
-from pipeline.archives.read import Opened, Place
+from pipeline.archives.opened import Opened, Place
 from pipeline.config import AudioConfig
 from pipeline.errors import ErrorType, RecordingError
 from pipeline.storage.address import split_member

@@ -11,7 +11,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.archives.read import Place, read_members
+from pipeline.archives.opened import Place
+from pipeline.archives.read import read_members
 from pipeline.arrow import Row
 from pipeline.audio.checks import Stretch
 from pipeline.audio.ranges import decode_together

@@ -9,7 +9,8 @@ import pytest
 from pipeline.archives.index import MemberIndex, from_bytes, superseded, to_bytes
 from pipeline.archives.listing import list_archive
 from pipeline.archives.members import Listing
-from pipeline.archives.read import Place, read_members
+from pipeline.archives.opened import Place
+from pipeline.archives.read import read_members
 from pipeline.errors import RecordingError
 from pipeline.storage.address import member_uri
 from pipeline.storage.store import Store, open_store

@@ -11,7 +11,9 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.archives.listing import list_archive
-from pipeline.archives.read import Place, neighbours, read_members, version_of_bytes
+from pipeline.archives.opened import Place, version_of_bytes
+from pipeline.archives.read import read_members
+from pipeline.archives.tar import neighbours
 from pipeline.audio.sources import open_source
 from pipeline.config import AudioConfig
 from pipeline.errors import RecordingError
