@@ -1,4 +1,4 @@
-"""The JSON export of Label Studio, as annotations and their regions. Knows its format; no tables.
+"""The JSON export of Label Studio, as annotations and their regions. Knows its format; no store.
 
 https://labelstud.io/guide/export.html#Label-Studio-JSON-format-of-annotated-tasks
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 from pipeline.errors import ConfigError
 from pipeline.export import label_studio as controls
+from pipeline.tables.reviews import Labels
 
 _KNOWN = (
     *(controls.REGION, controls.TEXT, controls.LANGUAGE, controls.EMOTION, controls.SOUNDS),
@@ -34,6 +35,17 @@ class Region:
         """The share of the joint stretch that both have in common; below 0: they are apart."""
         common = min(self.end_s, end_s) - max(self.start_s, start_s)
         return common / max(max(self.end_s, end_s) - min(self.start_s, start_s), 1e-9)
+
+    def labels(self, shown: Labels) -> Labels:
+        """A control without a result is empty; but the model's language and emotion stay."""
+        text = " ".join(self.said.get(controls.TEXT, [])).strip()
+        events = tuple(self.said.get(controls.SOUNDS, []))
+        return Labels(
+            text=shown.text if text == shown.text.strip() else text,
+            language=(self.said.get(controls.LANGUAGE) or [shown.language])[0],
+            emotion=(self.said.get(controls.EMOTION) or [shown.emotion])[0],
+            events=shown.events if {*events} == {*shown.events} else events,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,6 +93,7 @@ class Imported:
 class _Segment:
     """A segment that was shown, as the tables have it."""
 
+    region_id: str
     shown: Shown
     start_s: float
     end_s: float
@@ -126,8 +127,8 @@ def _segments(
     options: Mapping[str, Any] | None,
     annotations: Sequence[Annotation],
     found: Imported,
-) -> dict[str, dict[tuple[str, str], list[_Segment]]]:
-    """The segments of the annotated recordings, by fingerprint, then by recording and version."""
+) -> dict[str, dict[tuple[str, str], dict[str, _Segment]]]:
+    """By fingerprint, then by recording and version, then by the id that their region had."""
     wanted: dict[str, set[str]] = defaultdict(set)
     for one in annotations:
         wanted[one.task.fingerprint].add(one.task.recording_id)
@@ -146,9 +147,9 @@ def _segments(
 
 def _read_segments(
     root: str, options: Mapping[str, Any] | None, fingerprint: str, recording_ids: Sequence[str]
-) -> dict[tuple[str, str], list[_Segment]]:
+) -> dict[tuple[str, str], dict[str, _Segment]]:
     snapshot = open_snapshot(root, options, None, fingerprint)
-    found = defaultdict(list)
+    found: dict[tuple[str, str], dict[str, _Segment]] = defaultdict(dict)
     with connect(root, options, snapshot.seq, fingerprint) as connection:
         create_review_views(connection, current_reviews(snapshot.store, snapshot.state))
         connection.register("wanted", pa.table({"recording_id": recording_ids}))
@@ -156,12 +157,12 @@ def _read_segments(
             recording_id, version, segment_id, start_s, end_s, *labels, from_s, to_s = row
             text, language, emotion, events = labels
             shown = Labels(text, language, emotion, tuple(events))
-            found[recording_id, version].append(
-                _Segment(
-                    Shown(segment_id, fingerprint, snapshot.seq, shown),
-                    *(start_s, end_s),
-                    Interval(recording_id, version, from_s, to_s),
-                )
+            region_id = controls.region_id(recording_id, segment_id)
+            found[recording_id, version][region_id] = _Segment(
+                region_id,
+                Shown(segment_id, fingerprint, snapshot.seq, shown),
+                *(start_s, end_s),
+                Interval(recording_id, version, from_s, to_s),
             )
     return found
 
@@ -169,7 +170,7 @@ def _read_segments(
 def _import_annotation(
     store: Store,
     annotation: Annotation,
-    known: Mapping[tuple[str, str], Sequence[_Segment]],
+    known: Mapping[tuple[str, str], Mapping[str, _Segment]],
     found: Imported,
 ) -> None:
     task = annotation.task
@@ -177,7 +178,7 @@ def _import_annotation(
     def problem(reason: Reason, segment: str, message: str) -> None:
         found.problems.append(Problem(reason, task.number, segment, message))
 
-    segments = known.get((task.recording_id, task.version), ())
+    segments = known.get((task.recording_id, task.version))
     if not segments:
         problem("unknown task", "", f"{task.recording_id}: this audio has no such labels here")
         return
@@ -192,13 +193,13 @@ def _import_annotation(
         if segment is None:
             problem("unknown segment", region.region_id, _where(region, "no segment is there"))
             continue
-        seen.add(controls.region_id(task.recording_id, segment.shown.segment_id))
+        seen.add(segment.region_id)
         name = segment.shown.segment_id
         if region.overlap(segment.start_s, segment.end_s) < SAME_SHARE:
             problem("moved", name, _where(region, "is another stretch than the segment's"))
             continue
         try:
-            is_new = _save(store, annotation, _review(annotation, region, segment), region)
+            is_new = _save(store, annotation, segment, _review(annotation, region, segment))
         except ConfigError as error:
             problem("bad label", name, str(error))
         except ReviewConflict as conflict:
@@ -215,22 +216,19 @@ def _where(region: Region, text: str) -> str:
     return f"the region at {region.start_s:.3f}-{region.end_s:.3f} s: {text}"
 
 
-def _segment_of(region: Region, segments: Sequence[_Segment]) -> _Segment | None:
+def _segment_of(region: Region, segments: Mapping[str, _Segment]) -> _Segment | None:
     """By the region's id, which Label Studio keeps as a rule; else by the stretch of audio."""
-    for segment in segments:
-        if controls.region_id(segment.interval.recording_id, segment.shown.segment_id) == (
-            region.region_id
-        ):
-            return segment
-    nearest = max(segments, key=lambda one: region.overlap(one.start_s, one.end_s))
+    if region.region_id in segments:
+        return segments[region.region_id]
+    nearest = max(segments.values(), key=lambda one: region.overlap(one.start_s, one.end_s))
     is_near = region.overlap(nearest.start_s, nearest.end_s) >= SAME_SHARE
     return nearest if is_near else None
 
 
 def _review(annotation: Annotation, region: Region, segment: _Segment) -> Review:
     """Revision 0: _save finds the right one. Raises ConfigError for a label that is none."""
-    shown = segment.shown.labels
-    labels = _labels(region, shown)
+    shown, revisions = segment.shown.labels, annotation.task.revisions
+    labels = region.labels(shown)
     check_labels(labels)
     said = next(iter(region.said.get(controls.VERDICT, [])), None)
     if said is not None and said not in _VERDICTS:
@@ -249,19 +247,8 @@ def _review(annotation: Annotation, region: Region, segment: _Segment) -> Review
         request_id=f"{_prefix(annotation)}{digest}",
         note=region.note,
         spent_s=round(annotation.lead_s / max(len(annotation.regions), 1), 3),
-        sample="random" if annotation.task.sample else "",
-    )
-
-
-def _labels(region: Region, shown: Labels) -> Labels:
-    """A control without a result is empty; of one language and one emotion, the model's stays."""
-    text = " ".join(region.said.get(controls.TEXT, [])).strip()
-    events = tuple(region.said.get(controls.SOUNDS, []))
-    return Labels(
-        text=shown.text if text == shown.text.strip() else text,
-        language=(region.said.get(controls.LANGUAGE) or [shown.language])[0],
-        emotion=(region.said.get(controls.EMOTION) or [shown.emotion])[0],
-        events=shown.events if {*events} == {*shown.events} else events,
+        # A segment that the annotator added was not drawn by chance.
+        sample="random" if annotation.task.sample and segment.region_id in revisions else "",
     )
 
 
@@ -269,7 +256,7 @@ def _prefix(annotation: Annotation) -> str:
     return f"label-studio:{annotation.key}:"
 
 
-def _save(store: Store, annotation: Annotation, review: Review, region: Region) -> bool:
+def _save(store: Store, annotation: Annotation, segment: _Segment, review: Review) -> bool:
     """Whether the review is new. Raises ReviewConflict if the annotator did not see the newest."""
     revisions = history(store, review.interval)
     if any(one.request_id == review.request_id for one in revisions):
@@ -280,7 +267,7 @@ def _save(store: Store, annotation: Annotation, review: Review, region: Region) 
     newest = revisions[-1]
     if _adds_nothing(newest, annotation, review):
         return False
-    if not _may_follow(newest, annotation, region) and not _is_same(newest, review):
+    if not _may_follow(newest, annotation, segment) and not _is_same(newest, review):
         raise ReviewConflict(newest)
     # Drawn by chance once, it stays so.
     sample = review.sample or newest.sample
@@ -288,9 +275,9 @@ def _save(store: Store, annotation: Annotation, review: Review, region: Region) 
     return True
 
 
-def _may_follow(newest: Review, annotation: Annotation, region: Region) -> bool:
+def _may_follow(newest: Review, annotation: Annotation, segment: _Segment) -> bool:
     """Whether the annotator saw the newest review, made it, or it was withdrawn."""
-    saw = annotation.task.revisions.get(region.region_id, 0) == newest.revision
+    saw = annotation.task.revisions.get(segment.region_id, 0) == newest.revision
     return saw or newest.verdict == "withdrawn" or _is_of(newest, annotation)
 
 

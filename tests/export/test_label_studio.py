@@ -263,6 +263,21 @@ def test_a_region_that_was_drawn_again_is_found_by_its_time(root: str, tmp_path:
     assert (done.n_saved, done.problems) == (2, [])
 
 
+def test_a_segment_that_was_not_drawn_counts_as_not_drawn(root: str, tmp_path: Path) -> None:
+    (task,) = tasks_of(root, tmp_path / "x", draw=1)
+    (drawn,) = task["data"]["segments"]
+    results = annotate(task)
+    start_s = 4.0 if drawn == "000000" else 0.0
+    value = {"start": start_s, "end": start_s + 2.5, "channel": 0, "labels": ["segment"]}
+    results.append({"id": "Xy_1", "from_name": "segment", "type": "labels", "value": value})
+    assert import_tasks(root, tmp_path, [task]).n_saved == 2
+    rows = connect(root).sql("SELECT segment_id, sample FROM reviews").fetchall()
+    assert {(name[-6:], sample) for name, sample in rows} == {
+        (drawn, "random"),
+        ("000001" if drawn == "000000" else "000000", ""),
+    }
+
+
 def test_unusable_and_skipped_are_what_the_annotator_said(root: str, tmp_path: Path) -> None:
     tasks = tasks_of(root, tmp_path / "x")
     value = {"start": 0.0, "end": 2.5, "channel": 0, "choices": ["unusable"]}
