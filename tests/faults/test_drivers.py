@@ -108,7 +108,7 @@ def test_a_driver_that_is_killed_several_times_loses_and_repeats_nothing(
 
 def test_two_runs_at_once_label_each_recording_once(start_driver: Start, tmp_path: Path) -> None:
     root = tmp_path / "out"
-    rows = copies(2)
+    rows = copies(1)
     settings = (
         f"manifest={write_manifest(tmp_path, rows)}",
         *("publish_every_s=0.3", "ray.batch_audio_s=5", "vad=none"),

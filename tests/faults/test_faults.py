@@ -142,8 +142,8 @@ def test_recordings_that_crash_workers_are_rows_and_others_are_labelled(
         {"audio": write_wav(tmp_path / "segfault.wav", segfault), "recording_id": "segfault"},
         {"audio": write_wav(tmp_path / "killed.wav", killed), "recording_id": "killed"},
     ]
-    rows = copies(2)
-    rows[5:5], rows[12:12], rows[20:20] = [[row] for row in deadly]
+    rows = copies(1)
+    rows[5:5], rows[10:10], rows[15:15] = [[row] for row in deadly]
     manifest = write_manifest(tmp_path, rows)
     build = poison.with_parts(
         decode=poison.exiting_decode, load_vad=poison.deadly_vad, load_model=poison.deadly_model
