@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pipeline.audio.channels import Waveform
 from pipeline.audio.checks import WITHOUT_LIMITS
-from pipeline.audio.windows import Waveform, decode
+from pipeline.audio.windows import decode
 from pipeline.errors import ErrorType, RecordingError
 from pipeline.export.rows import ExportRow
 from pipeline.schema import SAMPLE_RATE

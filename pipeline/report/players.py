@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.audio.channels import Waveform
 from pipeline.audio.checks import WITHOUT_LIMITS
 from pipeline.audio.mp3 import encode_mp3
-from pipeline.audio.windows import Waveform, decode
+from pipeline.audio.windows import decode
 from pipeline.errors import RecordingError
 from pipeline.report.segment_lists import SegmentRow
 from pipeline.schema import SAMPLE_RATE

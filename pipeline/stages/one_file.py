@@ -19,7 +19,7 @@ from pipeline.storage.address import is_uri
 from pipeline.tables.run_records import RunInfo
 
 _RUN_ID = "one-file"
-_NO_VALUE: dict[Any, Any] = {pa.string(): "", pa.float64(): 0.0, pa.int64(): 0, pa.int32(): 1}
+_NO_VALUE: dict[Any, Any] = {pa.string(): "", pa.float64(): 0.0, pa.int64(): 0, pa.int32(): 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,4 +69,5 @@ def planned_file(file: str) -> pa.Table:
     """The planned row of a whole file."""
     row = {field.name: _NO_VALUE.get(field.type, {}) for field in PLANNED}
     uri = file if is_uri(file) else str(Path(file).expanduser().absolute())
-    return pa.Table.from_pylist([row | {"recording_id": file, "uri": uri}], schema=PLANNED)
+    row |= {"recording_id": file, "uri": uri, "attempts": 1}
+    return pa.Table.from_pylist([row], schema=PLANNED)

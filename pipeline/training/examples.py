@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.audio.channels import Waveform
 from pipeline.audio.checks import WITHOUT_LIMITS
-from pipeline.audio.windows import Waveform, decode
+from pipeline.audio.windows import decode
 from pipeline.errors import ErrorType, RecordingError
 from pipeline.export.clips import read_clips
 from pipeline.models.features import count_frames
