@@ -130,6 +130,7 @@ def _show(labelled: LabelledFile, *, as_srt: bool, as_vtt: bool, has_title: bool
 def _lines(labelled: LabelledFile) -> Iterator[str]:
     for segment in labelled.segments:
         text = cue_text(segment["text"], segment["events"])
+        text = f"[channel {segment['channel']}] {text}" if segment["channel"] else text
         yield (
             f"{segment['start_s']:8.2f} {segment['end_s']:8.2f}  {segment['language']:<8} "
             f"{segment['emotion']:<9} {segment['confidence']:.2f}  {text}"
@@ -142,7 +143,8 @@ def _cues(labelled: LabelledFile) -> Iterator[Cue]:
     for index, segment in enumerate(labelled.segments):
         if text := cue_text(segment["text"], segment["events"]):
             key = f"{Path(labelled.file).stem}-{index:06d}"
-            yield Cue(key, segment["start_s"], segment["end_s"], text)
+            voice = f"Channel {segment['channel']}" if segment["channel"] else ""
+            yield Cue(key, segment["start_s"], segment["end_s"], text, voice)
 
 
 app = one_command(main)

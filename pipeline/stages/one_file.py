@@ -28,7 +28,7 @@ class LabelledFile:
 
     file: str
     duration_s: float
-    segments: Sequence[Row]  # schema.LABELLED_SEGMENT, in the order of time
+    segments: Sequence[Row]  # schema.LABELLED_SEGMENT and `channel`, in the order of time
     warning: str
     error_stage: str
     error_type: str
@@ -53,10 +53,14 @@ class FileLabeller:
             for found in self._find(window):
                 rows += self._label(found).to_pylist(maps_as_pydicts="strict")
         failed = next((row for row in rows if row["error_stage"]), rows[-1])
-        segments = [segment for row in rows for segment in row["segments"]]
+        segments = [
+            segment | {"channel": row["channel"] or None}
+            for row in rows
+            for segment in row["segments"]
+        ]
         return LabelledFile(
             file=file,
-            duration_s=sum(row["duration_s"] for row in rows),
+            duration_s=max(row["window_start_s"] + row["duration_s"] for row in rows),
             segments=sorted(segments, key=lambda segment: float(segment["start_s"])),
             warning="; ".join(dict.fromkeys(row["warning"] for row in rows if row["warning"])),
             error_stage=failed["error_stage"],
