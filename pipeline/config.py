@@ -108,6 +108,11 @@ class LabelConfig(_Section):
     precision: Literal["auto", Precision] = Field(
         default="auto", description="fp32 (exact), bf16 or int8; auto: bf16 on a GPU, else fp32"
     )
+    word_times: Literal["peak", "contour"] = Field(
+        default="peak",
+        description="peak: words where CTC has them, starts are late; contour: grown to the edges "
+        "of loudness",
+    )
     compile: bool = Field(
         default=False,
         description="use torch.compile on a GPU; ignored where there is no C compiler",

@@ -69,8 +69,8 @@ class Segment:
         return self.end_s - self.start_s
 
 
-def _struct(*fields: tuple[str, pa.DataType]) -> pa.DataType:
-    return pa.struct([pa.field(name, kind, nullable=False) for name, kind in fields])
+def _struct(*fields: tuple[str, pa.DataType], nullable: tuple[str, ...] = ()) -> pa.DataType:
+    return pa.struct([pa.field(name, kind, nullable=name in nullable) for name, kind in fields])
 
 
 def _schema(*fields: tuple[str, pa.DataType], nullable: tuple[str, ...] = ()) -> pa.Schema:
@@ -82,6 +82,10 @@ WORD = _struct(
     ("start_s", pa.float64()),
     ("end_s", pa.float64()),
     ("confidence", pa.float32()),
+    # The middle of the frames in which CTC has it; start_s and end_s are their edges, or where the
+    # word sounds (label.word_times). Null in older rows.
+    ("peak_s", pa.float64()),
+    nullable=("peak_s",),
 )
 LANGUAGE_PROBABILITIES = _struct(*((name, pa.float32()) for name in LANGUAGES))
 EMOTION_PROBABILITIES = _struct(*((name, pa.float32()) for name in EMOTIONS))
@@ -100,6 +104,9 @@ LABELLED_SEGMENT = _struct(
     ("text", pa.string()),
     ("rich_text", pa.string()),
     ("confidence", pa.float32()),  # mean top-1 probability of the text tokens; 0: no text
+    # Null where there is no text or an older program wrote the bundle.
+    ("confidence_frames", pa.float32()),  # geometric mean over all text frames, blanks too
+    ("confidence_min", pa.float32()),  # of its least certain word
     ("n_tokens", pa.int32()),
     ("words", pa.list_(WORD)),
     ("itn", pa.bool_()),
@@ -117,6 +124,7 @@ LABELLED_SEGMENT = _struct(
     ("emotion_entropy", pa.float32()),
     ("emotion_forced", pa.string()),  # the most probable emotion other than "unknown"
     ("events", pa.list_(EVENT)),
+    nullable=("confidence_frames", "confidence_min"),
 )
 
 ERROR_FIELDS = (
@@ -215,7 +223,10 @@ TABLES: dict[str, pa.Schema] = {
         ("words", pa.list_(WORD)),
         ("itn", pa.bool_()),
         _CHANNEL,
-        nullable=("confidence", "channel"),
+        # Since schema 2; null in older rows, and without text.
+        ("confidence_frames", pa.float32()),  # geometric mean over all text frames, blanks too
+        ("confidence_min", pa.float32()),  # of its least certain word
+        nullable=("confidence", "channel", "confidence_frames", "confidence_min"),
     ),
     "languages": _schema(
         *_SEGMENT_KEYS,

@@ -62,8 +62,20 @@ def wrong_schema(table: str, schema: pa.Schema) -> Iterator[str]:
 
 
 def _is_as(found: "pa.Field[Any]", expected: "pa.Field[Any]") -> bool:
-    """Older programs allowed no nulls in some columns that are nullable now."""
-    return bool(found.type == expected.type) and (expected.nullable or not found.nullable)
+    """Older programs wrote fewer nullable fields, and allowed no nulls where they are now."""
+    return _is_type(found.type, expected.type) and (expected.nullable or not found.nullable)
+
+
+def _is_type(found: pa.DataType, expected: pa.DataType) -> bool:
+    if pa.types.is_list(expected) and pa.types.is_list(found):
+        return _is_type(found.value_type, expected.value_type)
+    if not (pa.types.is_struct(expected) and pa.types.is_struct(found)):
+        return bool(found == expected)
+    theirs = {field.name: field for field in found}
+    return theirs.keys() <= {field.name for field in expected} and all(
+        _is_as(theirs[field.name], field) if field.name in theirs else field.nullable
+        for field in expected
+    )
 
 
 def wrong_rows(tables: Tables, fingerprint: str) -> Iterator[str]:

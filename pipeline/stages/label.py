@@ -55,15 +55,28 @@ class LabelSegments:
         ]
         use_itn = [self._config.use_itn] * len(clips)
         allowed = self._config.allowed_languages
-        outputs = iter(self._model.transcribe(clips, languages, use_itn, allowed))
-        labelled = [self._finish(row, [next(outputs) for _ in row["segments"]]) for row in rows]
+        outputs = self._model.transcribe(clips, languages, use_itn, allowed)
+        found = zip(outputs, self._contours(clips), strict=True)
+        labelled = [self._finish(row, [next(found) for _ in row["segments"]]) for row in rows]
         return pa.Table.from_pylist(labelled, schema=BUNDLE)
 
-    def _finish(self, row: Row, outputs: Sequence[ClipOutput | Exception]) -> Row:
+    def _contours(self, clips: "Sequence[Clip]") -> "Sequence[np.ndarray | None]":
+        """The loudness of each clip's frames, if words are placed by it."""
+        if self._config.word_times == "peak":
+            return [None] * len(clips)
+        from pipeline.models.features import loudness
+
+        on_host = [clip for clip in clips if isinstance(clip, np.ndarray)]
+        on_device = [clip for clip in clips if not isinstance(clip, np.ndarray)]  # or all, or none
+        return [np.asarray(clip.mean(axis=1)) for clip in on_host] or loudness(on_device)
+
+    def _finish(
+        self, row: Row, found: "Sequence[tuple[ClipOutput | Exception, np.ndarray | None]]"
+    ) -> Row:
         vocabulary = self._model.vocabulary
         labels: list[Row] = []
         failed_s = 0.0 if not row["error_stage"] else row["duration_s"]
-        for segment, output in zip(row["segments"], outputs, strict=True):
+        for segment, (output, contour) in zip(row["segments"], found, strict=True):
             in_window = Segment(segment["start_s"], segment["end_s"])
             if isinstance(output, Exception):
                 failed_s += in_window.duration_s
@@ -71,11 +84,11 @@ class LabelSegments:
                 continue
             start_s = round(row["window_start_s"] + in_window.start_s, 3)
             end_s = round(row["window_start_s"] + in_window.end_s, 3)
-            label = label_clip(output, vocabulary, start_s, end_s, self._config.use_itn)
+            label = label_clip(output, vocabulary, start_s, end_s, self._config.use_itn, contour)
             labels.append(without_text_of_silence(label) if segment["is_silence"] else label)
         labelled_s = sum(
             segment["end_s"] - segment["start_s"]
-            for segment, output in zip(row["segments"], outputs, strict=True)
+            for segment, (output, _) in zip(row["segments"], found, strict=True)
             if isinstance(output, ClipOutput)
         )
         return {
@@ -92,7 +105,8 @@ def without_text_of_silence(label: Row) -> Row:
     tags = {event["event"] for event in label["events"] if event["source"] == "tag"}
     if label["language"] != "nospeech" and "speech" in tags:
         return label
-    return label | {"text": "", "words": [], "n_tokens": 0, "confidence": 0.0}
+    nothing = {"confidence": 0.0, "confidence_frames": None, "confidence_min": None}
+    return label | nothing | {"text": "", "words": [], "n_tokens": 0}
 
 
 class FindAndLabelSegments:

@@ -88,9 +88,21 @@ def _with_added(rows: pa.Table) -> pa.Table:
         field = BUNDLE.field(name)
         values = pa.repeat(pa.scalar(ADDED_LATER[name], field.type), rows.num_rows)
         rows = rows.append_column(field, values)
-    return (
-        rows.select(BUNDLE.names) if missing and {*BUNDLE.names} <= {*rows.column_names} else rows
-    )
+    if missing and {*BUNDLE.names} <= {*rows.column_names}:
+        rows = rows.select(BUNDLE.names)
+    return _with_added_fields(rows)
+
+
+def _with_added_fields(rows: pa.Table) -> pa.Table:
+    """Fields of `segments` that are missing are null, where they may be."""
+    field = BUNDLE.field("segments")
+    place = rows.schema.get_field_index("segments")
+    if place < 0 or rows.schema.field(place).type == field.type:
+        return rows
+    try:
+        return rows.set_column(place, field, rows["segments"].cast(field.type))
+    except pa.ArrowInvalid:  # other fields, or types: its columns are wrong
+        return rows
 
 
 def _digest(data: bytes) -> str:

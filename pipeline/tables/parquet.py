@@ -89,10 +89,16 @@ def _read_columns(store: Store, path: str, schema: pa.Schema) -> pa.Table:
 def with_absent_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
     """The columns of `schema`, in its order; those that an older program did not write are null."""
     columns = [
-        table[field.name] if field.name in table.column_names else _nulls(table.num_rows, field)
+        _column(table, field) if field.name in table.column_names else _nulls(table.num_rows, field)
         for field in schema
     ]
     return pa.table(columns, schema=schema)
+
+
+def _column(table: pa.Table, field: "pa.Field[Any]") -> "pa.ChunkedArray[Any]":
+    """As an older program wrote it; the fields of a struct that it did not write are null."""
+    column = table[field.name]
+    return column if column.type == field.type else column.cast(field.type)
 
 
 def _nulls(n_rows: int, field: "pa.Field[Any]") -> "pa.Array[Any]":

@@ -29,7 +29,7 @@ _SEGMENTS = """
     CREATE VIEW segments AS
     SELECT
         t.recording_id, t.segment_id, r.uri, t.start_s, t.end_s,
-        t.text, t.confidence,
+        t.text, t.confidence, t.confidence_frames, t.confidence_min,
         l.language, l.probability AS language_probability,
         e.emotion, e.probability AS emotion_probability, e.emotion_forced,
         coalesce(v.events, []) AS events,
@@ -42,6 +42,18 @@ _SEGMENTS = """
         SELECT segment_id, list(event ORDER BY start_s, source DESC) AS events
         FROM events GROUP BY segment_id
     ) v USING (segment_id)
+"""
+# The commonest error of a language label is a short segment that differs from all others of its
+# recording. A view of its own: as columns of `recordings` every query would pay for it.
+_LANGUAGES = """
+    CREATE VIEW recording_languages AS
+    SELECT
+        recording_id, arg_max(language, {'s': seconds, 'l': language}) AS recording_language,
+        max(seconds) / sum(seconds) AS language_agreement
+    FROM (
+        SELECT recording_id, language, sum(end_s - start_s) AS seconds
+        FROM languages WHERE language <> 'nospeech' GROUP BY ALL
+    ) GROUP BY recording_id
 """
 
 
@@ -135,6 +147,7 @@ def create_all_views(
     """Create all views of `connect`; returns the files as DuckDB opens them."""
     uris = create_views(connection, snapshot, read_only=read_only)
     connection.execute(_SEGMENTS)
+    connection.execute(_LANGUAGES)
     create_review_views(connection, committed_reviews(snapshot.store, snapshot.state))
     return uris
 
@@ -176,13 +189,15 @@ def _source(
     quoted = ", ".join("'" + uri.replace("'", "''") + "'" for uri in uris)
     read = f"read_parquet([{quoted}], union_by_name = true, hive_partitioning = false)"
     source = f"SELECT * FROM {read}"
-    if uris:
-        present = {row[0] for row in connection.execute(f"DESCRIBE {source}").fetchall()}
-        if {*schema.names} <= present:
-            return source
     connection.register(empty, schema.empty_table())
     if not uris:
         return f"SELECT * FROM {empty}"
+    present, wanted = (
+        {row[:2] for row in connection.execute(f"DESCRIBE {one}").fetchall()}
+        for one in (source, f"SELECT * FROM {empty}")
+    )
+    if wanted <= present:  # also the fields of their structs
+        return source
     columns = ", ".join(f'"{name}"' for name in schema.names)  # older programs wrote fewer
     return f"SELECT {columns} FROM ({source} UNION ALL BY NAME SELECT * FROM {empty})"
 

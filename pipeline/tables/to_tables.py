@@ -20,7 +20,10 @@ from pipeline.storage.address import MEMBER
 _FROM_SEGMENT: Mapping[str, Mapping[str, str]] = {
     "transcripts": {
         name: name
-        for name in ("text", "rich_text", "language", "confidence", "n_tokens", "words", "itn")
+        for name in (
+            *("text", "rich_text", "language", "confidence", "n_tokens", "words", "itn"),
+            *("confidence_frames", "confidence_min"),
+        )
     },
     "languages": {
         "language": "language",
@@ -166,9 +169,11 @@ def _without_empty_confidence(rows: pa.Table) -> pa.Table:
     is_text = pc.and_(
         pc.not_equal(rows["text"], _EMPTY), pc.greater(rows["n_tokens"], pa.scalar(0, pa.int32()))
     )
-    told = pc.if_else(is_text, rows["confidence"], pa.scalar(None, pa.float32()))
-    place = rows.column_names.index("confidence")
-    return rows.set_column(place, rows.schema.field(place), told)
+    for name in ("confidence", "confidence_frames", "confidence_min"):
+        told = pc.if_else(is_text, rows[name], pa.scalar(None, pa.float32()))
+        place = rows.column_names.index(name)
+        rows = rows.set_column(place, rows.schema.field(place), told)
+    return rows
 
 
 def _or_null(channels: Any) -> Any:

@@ -90,8 +90,11 @@ def _segment(start_s: float, text: str) -> dict[str, Any]:
         "text": text,
         "rich_text": f"<|en|><|HAPPY|><|Speech|>{text}",
         "confidence": 0.9,
+        **{"confidence_frames": 0.8, "confidence_min": 0.7},
         "n_tokens": 4,
-        "words": [{"word": text, "start_s": start_s, "end_s": end_s, "confidence": 0.9}],
+        "words": [
+            {"word": text, "start_s": start_s, "end_s": end_s, "confidence": 0.9, "peak_s": None}
+        ],
         "itn": True,
         "language": "en",
         "language_probability": 0.8,

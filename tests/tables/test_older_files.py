@@ -32,7 +32,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def as_version_1(rows: pa.Table) -> pa.Table:
-    later = {"channel"}
+    later = {"channel", "confidence_frames", "confidence_min"}
     fields = [field for field in TABLES["transcripts"] if field.name not in later]
     old = pa.schema([field.with_nullable(False) for field in fields])
     values = [row | {"confidence": row["confidence"] or 0.0} for row in rows.to_pylist()]
@@ -73,4 +73,34 @@ def test_a_file_of_schema_version_1_is_read_verified_and_rewritten_as_of_today(
     assert schema.metadata[b"schema_version"] == str(SCHEMA_VERSION).encode()
     assert confidences(store.root) == [0.9, None, 0.9, 0.9, 0.9, 0.9]
     assert pq.read_table(pa.BufferReader(store.get(path)))["confidence"].null_count == 1
+    assert verify(store).problems == []
+
+
+def before_peaks(rows: pa.Table) -> pa.Table:
+    """The words as they were before they had a peak."""
+    later = ("channel", "confidence_frames", "confidence_min")
+    words = TABLES["transcripts"].field("words").type.value_type
+    old = pa.list_(pa.struct([field for field in words if field.name != "peak_s"]))
+    values = [
+        [{name: word[name] for name in word if name != "peak_s"} for word in row]
+        for row in rows["words"].to_pylist()
+    ]
+    rows = rows.drop_columns(list(later))
+    place = rows.column_names.index("words")
+    return rows.set_column(place, pa.field("words", old, nullable=False), pa.array(values, old))
+
+
+def test_words_without_peaks_are_read_verified_and_rewritten(store: Store) -> None:
+    metadata = {"fingerprint": RUN.fingerprint, "schema_version": str(SCHEMA_VERSION)}
+    rewrite(store, "transcripts", before_peaks, metadata)
+    assert verify(store).problems == []
+    peaks = "SELECT words[1].peak_s, confidence_min FROM segments"
+    assert connect(store.root).sql(peaks).fetchall() == [(None, None)] * 4
+    read = open_snapshot(store.root).read("transcripts")
+    assert read.schema.equals(TABLES["transcripts"])
+    write_bundle(store, RUN, bundle(window("c")))
+    publish(store, RUN)
+    assert len(connect(store.root).sql(peaks).fetchall()) == 6
+    compact(store)
+    assert open_snapshot(store.root).read("transcripts").num_rows == 6
     assert verify(store).problems == []

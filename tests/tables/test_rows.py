@@ -17,6 +17,7 @@ from pipeline.tables.run_records import RunInfo
 from tests.support.bundle_rows import bundle
 
 RUN = RunInfo("run-1", "f1" * 16, "iic/SenseVoiceSmall", "d0" * 32, "silero-vad 6.2.1")
+WORD = {"word": "one", "start_s": 0.25, "end_s": 0.5, "confidence": 0.75, "peak_s": 0.375}
 # Eighths and the like: exact in float32, so that literals compare.
 LANGUAGE = dict(zip(LANGUAGES, (0.5, 0.25, 0.125, 0.0625, 0.03125, 0.03125), strict=True))
 EMOTION = dict(
@@ -31,8 +32,11 @@ def segment(start_s: float, end_s: float, **fields: Any) -> dict[str, Any]:
         "text": "one two",
         "rich_text": "<|zh|> one two",
         "confidence": 0.875,
+        **{"confidence_frames": 0.625, "confidence_min": 0.375},
         "n_tokens": 5,
-        "words": [{"word": "one", "start_s": 0.25, "end_s": 0.5, "confidence": 0.75}],
+        "words": [
+            {"word": "one", "start_s": 0.25, "end_s": 0.5, "confidence": 0.75, "peak_s": 0.375}
+        ],
         "itn": True,
         "language": "zh",
         "language_probability": 0.5,
@@ -128,8 +132,11 @@ def test_a_row_of_transcripts(store: Store) -> None:
         "rich_text": "<|zh|> one two",
         "language": "zh",
         "confidence": 0.875,
+        **{"confidence_frames": 0.625, "confidence_min": 0.375},
         "n_tokens": 5,
-        "words": [{"word": "one", "start_s": 0.25, "end_s": 0.5, "confidence": 0.75}],
+        "words": [
+            {"word": "one", "start_s": 0.25, "end_s": 0.5, "confidence": 0.75, "peak_s": 0.375}
+        ],
         "itn": True,
         "channel": None,
     }
@@ -268,6 +275,7 @@ def test_a_row_of_the_segments_view(segments: list[dict[str, Any]]) -> None:
         "end_s": 31.5,
         "text": "one two",
         "confidence": 0.875,
+        **{"confidence_frames": 0.625, "confidence_min": 0.375},
         "language": "zh",
         "language_probability": 0.5,
         "emotion": "fearful",
@@ -278,7 +286,9 @@ def test_a_row_of_the_segments_view(segments: list[dict[str, Any]]) -> None:
             "laughter",
         ],  # both begin at the same time: the segment's own event is first
         "rich_text": "<|zh|> one two",
-        "words": [{"word": "one", "start_s": 0.25, "end_s": 0.5, "confidence": 0.75}],
+        "words": [
+            {"word": "one", "start_s": 0.25, "end_s": 0.5, "confidence": 0.75, "peak_s": 0.375}
+        ],
         "n_tokens": 5,
         "itn": True,
         "extra": {"speaker": "s7"},
@@ -293,3 +303,17 @@ def test_a_segment_without_events_has_an_empty_list_of_them(tmp_path: Path) -> N
     publish(store, RUN)
     with connect(store.root) as connection:
         assert connection.sql("SELECT events FROM segments").fetchall() == [([],)]
+
+
+def test_the_language_of_a_recording_is_that_of_most_seconds_of_speech(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    segments = [
+        segment(30.0, 33.0, language="en"),
+        segment(33.0, 34.0, language="zh"),
+        segment(34.0, 39.0, language="nospeech"),
+    ]
+    write_bundle(store, RUN, bundle(first_window(n_windows=1, segments=segments)))
+    publish(store, RUN)
+    with connect(store.root) as connection:
+        rows = connection.sql("SELECT * FROM recording_languages").fetchall()
+    assert rows == [("talk", "en", 0.75)]
