@@ -1,6 +1,7 @@
 """The service over HTTP: OpenAI's client, SenseVoice's shape, errors, limits, and its labels."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -43,6 +44,7 @@ def serving(
         uvicorn.Config(
             create_app(service, tokens),
             port=0,
+            loop="asyncio",
             http=http,
             log_level="warning",
             timeout_graceful_shutdown=5,
@@ -364,6 +366,8 @@ def test_the_command_serves_by_tls_until_sigterm_and_finishes_what_is_under_way(
             if httpx.get(f"{url}/readyz", verify=False).status_code == 200:
                 break
             time.sleep(0.1)
+        libraries = Path(f"/proc/{process.pid}/maps").read_text()
+        assert not re.search("uvloop|httptools|raylet", libraries)  # extras do not change it
         with ThreadPoolExecutor(1) as pool:
             data = (AUDIO / LONG["audio"]).read_bytes()
             answer = pool.submit(post, url, "/v1/audio/transcriptions", data)
