@@ -429,3 +429,19 @@ def test_a_model_that_fails_to_load_in_any_way_is_told(config: RunConfig) -> Non
     service.load()
     assert service.state() == (False, "failed")
     service.close()
+
+
+def test_a_segment_without_text_has_no_confidence_in_any_format(config: RunConfig) -> None:
+    """As in the tables; OpenAI's own keys stay numbers, which its clients demand."""
+    segment = config.segment.model_copy(update={"whole_below_s": 30})  # the VAD hides applause
+    with serving(config.model_copy(update={"segment": segment})) as (url, _):
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        (whole,) = transcribe(
+            client, "event_applause.opus", response_format="verbose_json"
+        ).segments
+        event, done = transcribe(client, "event_applause.opus", stream=True)
+        told = transcribe(client, "event_applause.opus", response_format="srt")
+    assert (whole.text, whole.model_extra["confidence"], whole.avg_logprob) == ("", None, -100.0)
+    assert event.model_extra["segment"]["confidence"] is None
+    assert (event.delta, done.text) == ("", "")
+    assert "[applause]" in told
