@@ -36,7 +36,7 @@ from pipeline.evaluation.gates import (
     metrics_of,
     parse_limits,
 )
-from pipeline.evaluation.hypotheses import Hypothesis, read_hypotheses
+from pipeline.evaluation.hypotheses import Hypothesis, read_channels, read_hypotheses
 from pipeline.evaluation.intervals import Difference
 from pipeline.evaluation.page import (
     between,
@@ -139,7 +139,10 @@ def main(
                     if references
                     else _own(hypotheses, found.root)
                 )
-                joined = join(right, {name: row.uri for name, row in hypotheses.items()})
+                uris = {name: row.uri for name, row in hypotheses.items()}
+                channels = read_channels(one, found.options)
+                joined = join(right, uris, channels)
+                hypotheses |= channels
             if ignore_missing:
                 joined = replace(joined, missing=())
             return evaluate(

@@ -132,6 +132,7 @@ def _lines(labelled: LabelledFile) -> Iterator[str]:
         text = cue_text(segment["text"], segment["events"])
         confidence = segment["confidence"]
         told = "    " if confidence is None else f"{confidence:.2f}"
+        text = f"[channel {segment['channel']}] {text}" if segment["channel"] else text
         yield (
             f"{segment['start_s']:8.2f} {segment['end_s']:8.2f}  {segment['language']:<8} "
             f"{segment['emotion']:<9} {told}  {text}"
@@ -144,7 +145,8 @@ def _cues(labelled: LabelledFile) -> Iterator[Cue]:
     for index, segment in enumerate(labelled.segments):
         if text := cue_text(segment["text"], segment["events"]):
             key = f"{Path(labelled.file).stem}-{index:06d}"
-            yield Cue(key, segment["start_s"], segment["end_s"], text)
+            voice = f"Channel {segment['channel']}" if segment["channel"] else ""
+            yield Cue(key, segment["start_s"], segment["end_s"], text, voice)
 
 
 app = one_command(main)

@@ -22,6 +22,7 @@ SpokenLanguage = Literal["zh", "en", "yue", "ja", "ko"]
 Precision = Literal["fp32", "bf16", "int8"]
 Backend = Literal["torch", "onnxruntime"]
 Device = Literal["auto", "cpu", "cuda"]
+ChannelMode = Literal["mix", "split", "first", "loudest"]
 ManifestFormat = Literal["auto", "table", "nemo", "sensevoice", "lhotse", "audiofolder", "kaldi"]
 
 _VARIABLE = "SENSEVOICE_"  # what the names of environment variables for keys begin with
@@ -48,6 +49,11 @@ class AudioConfig(_Section):
     max_channels: int = Field(default=64, gt=0, description="refuse files with more channels")
     min_decoded_share: float = Field(
         default=0.9, ge=0, le=1, description="refuse if less of the declared length can be decoded"
+    )
+    channels: ChannelMode = Field(
+        default="mix",
+        description="mix: label all channels as one; split: each on its own; first or loudest: one "
+        "of them. A channel in the manifest has priority",
     )
 
 

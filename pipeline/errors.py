@@ -118,6 +118,7 @@ class ErrorType(StrEnum):
     NOT_A_FILE = "NotAFile", True, _IN_MANIFEST
     NOT_AUDIO = "NotAudio", True, _IN_AUDIO
     NO_AUDIO_STREAM = "NoAudioStream", True, _IN_AUDIO
+    BAD_CHANNEL = "BadChannel", True, "Check the column channel of the manifest, or audio.channels"
     NO_SAMPLES = "NoSamples", True, _IN_AUDIO
     NON_FINITE = "NonFinite", True, _IN_AUDIO
     OUT_OF_RANGE = "OutOfRange", True, _IN_AUDIO

@@ -131,6 +131,7 @@ PLANNED_FIELDS = (
     ("uri", pa.string()),
     ("offset_s", pa.float64()),  # where in the file the recording starts
     ("length_s", pa.float64()),  # length of the recording; 0: to the end of the file
+    ("channel", pa.int32()),  # the only one that is wanted, from 1; 0: as audio.channels says
     ("language", pa.string()),  # the prompt: auto, zh, en, yue, ja, ko; "": as configured
     ("version", pa.string()),  # of the object in the store, when it was planned
     ("bytes", pa.int64()),
@@ -144,6 +145,7 @@ PLANNED_FIELDS = (
 PLANNED = _schema(*PLANNED_FIELDS)
 
 # What decoding adds. All windows of a recording have one `attempt_id`; the last has `n_windows`.
+# Here `channel` is the one of the waveform, from 1; 0: all channels as one.
 WINDOW_FIELDS = (
     *PLANNED_FIELDS,
     ("attempt_id", pa.string()),
@@ -160,9 +162,13 @@ WINDOW_FIELDS = (
     ("audio_streams", pa.int32()),  # in the file
     ("audio_stream", pa.int32()),  # the one that was decoded, from 0; what FFmpeg calls 0:a:N
 )
-# The waveform is int16, mono, at SAMPLE_RATE: half the bytes of float32. Rounding adds noise of 0.3
-# of a step, a third of the dither that FunASR adds by default.
-WINDOW = _schema(*WINDOW_FIELDS, ("waveform", pa.large_binary()))
+# The waveform is int16, one channel, at SAMPLE_RATE: half the bytes of float32. Rounding adds noise
+# of 0.3 of a step, a third of the dither that FunASR adds by default.
+WINDOW = _schema(
+    *WINDOW_FIELDS,
+    ("is_only", pa.bool_()),  # the recording is this window, or one such window of each channel
+    ("waveform", pa.large_binary()),
+)
 
 # Features of the segments only, one segment after the other: float32 (sum of n_frames, N_MELS).
 SEGMENTED = _schema(
@@ -196,6 +202,8 @@ _SEGMENT_KEYS = (
     ("end_s", pa.float64()),
 )
 
+_CHANNEL = ("channel", pa.int32())  # of the file, from 1; null: all channels as one
+
 TABLES: dict[str, pa.Schema] = {
     "transcripts": _schema(
         *_SEGMENT_KEYS,
@@ -206,7 +214,8 @@ TABLES: dict[str, pa.Schema] = {
         ("n_tokens", pa.int32()),
         ("words", pa.list_(WORD)),
         ("itn", pa.bool_()),
-        nullable=("confidence",),
+        _CHANNEL,
+        nullable=("confidence", "channel"),
     ),
     "languages": _schema(
         *_SEGMENT_KEYS,
@@ -216,6 +225,8 @@ TABLES: dict[str, pa.Schema] = {
         ("runner_up_probability", pa.float32()),
         ("probabilities", LANGUAGE_PROBABILITIES),
         ("entropy", pa.float32()),
+        _CHANNEL,
+        nullable=("channel",),
     ),
     "emotions": _schema(
         *_SEGMENT_KEYS,
@@ -226,12 +237,16 @@ TABLES: dict[str, pa.Schema] = {
         ("probabilities", EMOTION_PROBABILITIES),
         ("entropy", pa.float32()),
         ("emotion_forced", pa.string()),
+        _CHANNEL,
+        nullable=("channel",),
     ),
     "events": _schema(
         *_SEGMENT_KEYS,
         ("event", pa.string()),
         ("probability", pa.float32()),
         ("source", pa.string()),
+        _CHANNEL,
+        nullable=("channel",),
     ),
     "recordings": _schema(
         ("recording_id", pa.string()),
@@ -263,8 +278,15 @@ TABLES: dict[str, pa.Schema] = {
         ("start_offset_s", pa.float64()),  # captions and exports of video add it
         ("audio_streams", pa.int32()),
         ("audio_stream", pa.int32()),
-        ("member", pa.string()),  # since schema 2: the name in its archive
-        nullable=("gap_s", "start_offset_s", "audio_streams", "audio_stream", "member"),
+        # Since schema 2; null in older rows.
+        ("member", pa.string()),  # the name in its archive
+        _CHANNEL,  # the only one that was labelled; null: all, as one or each on its own
+        # Channels that were labelled each on its own, all of which the seconds count; or 1.
+        ("n_streams", pa.int32()),
+        nullable=(
+            *("gap_s", "start_offset_s", "audio_streams", "audio_stream", "member", "channel"),
+            "n_streams",
+        ),
     ),
 }
 
@@ -279,7 +301,7 @@ LABELS_SHOWN = _struct(
 )
 REVIEWS = _schema(
     ("recording_id", pa.string()),
-    ("channel", pa.int32()),  # null: all channels, mixed
+    _CHANNEL,
     ("version", pa.string()),  # of the audio, as in `recordings`
     ("start_s", pa.float64()),
     ("end_s", pa.float64()),

@@ -34,11 +34,13 @@ WITHOUT_LIMITS = AudioConfig(
 class Stretch:
     """A part of a recording, in seconds from its start; a length of 0 means up to the end.
 
-    Raises RecordingError(BadRange) if there can be no such part.
+    `channel` is the only one that is wanted, from 1; 0: as configured. Raises
+    RecordingError(BadRange) if there can be no such part.
     """
 
     offset_s: float = 0.0
     length_s: float = 0.0
+    channel: int = 0
 
     def __post_init__(self) -> None:
         offset_s, length_s = self.offset_s, self.length_s

@@ -4,7 +4,7 @@ from io import BytesIO
 
 import soundfile
 
-from pipeline.audio.windows import Waveform
+from pipeline.audio.channels import Waveform
 from pipeline.schema import SAMPLE_RATE
 
 

@@ -11,15 +11,16 @@ caller decodes it alone, and it gets the warnings and errors of its own part.
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 
+from pipeline.audio.channels import Selection, Waveforms
 from pipeline.audio.checks import CLIPPED_SHARE, WITHOUT_LIMITS, Report, Stretch
 from pipeline.audio.headers import format_of
 from pipeline.audio.sources import Source
-from pipeline.audio.windows import Waveform, Window, samples
+from pipeline.audio.windows import Window, make_window, most_samples, samples
 from pipeline.config import AudioConfig
 from pipeline.schema import FRAME_LENGTH, SAMPLE_RATE
 
@@ -41,11 +42,12 @@ class _Wanted:
 
 def decode_together(
     source: Source, config: AudioConfig, stretches: Sequence[Stretch]
-) -> Iterator[tuple[int, Window]]:
-    """(index, its only window) of the stretches that could be decoded together, by time.
+) -> Iterator[tuple[int, list[Window]]]:
+    """(index, its only window of each stream) of what could be decoded together, by time.
 
-    About one window is in memory, and what overlaps. Raises nothing: a stretch that is not yielded
-    has to be decoded alone (windows.decode_source), which tells what is wrong.
+    All stretches are of one channel, or all as configured. About one window is in memory, and what
+    overlaps. Raises nothing: a stretch that is not yielded has to be decoded alone
+    (windows.decode_source), which tells what is wrong.
     """
     # Whatever a library raises here, it raises again where the part is decoded alone, and there it
     # becomes that part's row.
@@ -54,7 +56,7 @@ def decode_together(
         passes = list(_passes(source, config, stretches))
     for wanted in passes:
         with suppress(Exception, SystemExit):
-            yield from _one_pass(source, config, wanted)
+            yield from _one_pass(source, config, wanted, stretches[0].channel)
 
 
 def _passes(
@@ -84,41 +86,42 @@ def _passes(
 
 
 def _one_pass(
-    source: Source, config: AudioConfig, wanted: list[_Wanted]
-) -> Iterator[tuple[int, Window]]:
+    source: Source, config: AudioConfig, wanted: list[_Wanted], channel: int
+) -> Iterator[tuple[int, list[Window]]]:
     first, last = wanted[0].start, max(one.end for one in wanted)
     stretch = Stretch(first / SAMPLE_RATE, (last - first) / SAMPLE_RATE)
     # The limits of a recording hold for each stretch, not for all of them together.
     limits = {"max_duration_s": WITHOUT_LIMITS.max_duration_s, "min_decoded_share": 0.0}
     report = Report(config.model_copy(update=limits), stretch)
-    held: deque[tuple[int, Waveform]] = deque()  # pieces that are needed, and where each begins
+    held: deque[tuple[int, Waveforms]] = deque()  # pieces that are needed, and where each begins
     end, n_next = first, 0
     waiting: list[_Wanted] = []
     # A resampler gives samples one piece late, so the count of two pieces ago is before them.
     clipped = [0, 0]
-    for piece in samples(source, report):
+    for piece in samples(source, report, Selection(config.channels, channel)):
         held.append((end, piece))
-        end += piece.size
+        end += len(piece)
         while n_next < len(wanted) and wanted[n_next].start < end:
             wanted[n_next].n_clipped = clipped[0]
             waiting.append(wanted[n_next])
             n_next += 1
         for one in [one for one in waiting if one.end <= end]:
             waiting.remove(one)
-            if _is_clean(report, one):
-                yield one.index, _window(_joined(held, one), one, report)
+            is_whole = one.end - one.start <= most_samples(config.window_s, piece.shape[1])
+            if is_whole and _is_clean(report, one):
+                yield one.index, _windows(_joined(held, one), one, report, channel)
         clipped = [clipped[1], report.n_clipped]
         needed = min((one.start for one in waiting), default=end)
-        while held and held[0][0] + held[0][1].size <= needed:
+        while held and held[0][0] + len(held[0][1]) <= needed:
             held.popleft()
 
 
-def _joined(held: Iterable[tuple[int, Waveform]], one: _Wanted) -> Waveform:
+def _joined(held: Iterable[tuple[int, Waveforms]], one: _Wanted) -> Waveforms:
     """A copy of the samples of a stretch. Joined once: piece by piece would be quadratic."""
     pieces = [
         piece[max(0, one.start - at) : one.end - at]
         for at, piece in held
-        if at < one.end and at + piece.size > one.start
+        if at < one.end and at + len(piece) > one.start
     ]
     return np.concatenate(pieces)
 
@@ -132,18 +135,19 @@ def _is_clean(report: Report, one: _Wanted) -> bool:
     return is_whole and n_clipped <= CLIPPED_SHARE * n_values
 
 
-def _window(waveform: Waveform, one: _Wanted, report: Report) -> Window:
-    stream = report.stream
-    return Window(
-        index=0,
-        start_s=one.start_s,
-        waveform=waveform,
-        is_last=True,
-        sample_rate_hz=stream.rate_hz,
-        channels=stream.channels,
-        codec=stream.codec,
-        warning="",
-        start_offset_s=stream.start_offset_s,
-        n_audio_streams=stream.n_audio_streams,
-        audio_stream=stream.audio_stream,
-    )
+def _windows(kept: Waveforms, one: _Wanted, report: Report, channel: int) -> list[Window]:
+    selection = Selection(report.config.channels, channel)
+    told = replace(report, warnings=[])
+    streams = selection.streams(kept, report.stream.channels, told.warnings)
+    return [
+        make_window(
+            told,
+            index=index,
+            start_s=one.start_s,
+            waveform=waveform,
+            is_last=index == len(streams) - 1,
+            channel=number,
+            is_only=True,
+        )
+        for index, (number, waveform) in enumerate(streams)
+    ]

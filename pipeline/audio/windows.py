@@ -1,4 +1,4 @@
-"""Recordings to 16 kHz mono int16 waveforms, one window at a time. Knows nothing of speech.
+"""Recordings to 16 kHz int16 waveforms, one window at a time. Knows nothing of speech.
 
 The format is detected from the bytes of a file, not from its name. If soundfile fails in the middle
 of a file, PyAV decodes it again from the start, and the samples that were already yielded are
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import soxr
 
+from pipeline.audio.channels import Selection, Waveform, Waveforms
 from pipeline.audio.checks import Report, Stretch
 from pipeline.audio.decoders import decoders_for
 from pipeline.audio.downmix import Downmix
@@ -25,8 +25,7 @@ from pipeline.config import AudioConfig
 from pipeline.errors import DecoderError, ErrorType, RecordingError
 from pipeline.schema import FRAME, SAMPLE_RATE
 
-Waveform = npt.NDArray[np.int16]  # (n_samples,), mono, SAMPLE_RATE
-
+_SHORTEST_S = 10.0  # of a window, as audio.window_s
 _SETTLED_S = 0.1  # a resampler's filter is shorter
 _MAX_PEAK = 16.0  # +24 dB over full scale; a float file with higher values is not scaled as audio
 
@@ -47,6 +46,8 @@ class Window:
     start_offset_s: float = 0.0  # how much later the audio starts than the file's video
     n_audio_streams: int = 1
     audio_stream: int = 0  # which of them was decoded, from 0
+    channel: int = 0  # of the file, from 1; 0: all channels
+    is_only: bool = False  # the stretch is this window, or one such window of each channel
 
 
 def decode(
@@ -55,56 +56,94 @@ def decode(
     options: Mapping[str, Any],
     offset_s: float = 0.0,
     length_s: float = 0.0,
+    channel: int = 0,
 ) -> Iterator[Window]:
     """The windows of a recording, or of a part of it (`length_s` 0: up to the end), in order.
 
-    Raises RecordingError; see decode_source.
+    `channel` is the only one that is wanted, from 1; 0: as configured. Raises RecordingError; see
+    decode_source.
     """
     with open_source(uri, config, options) as source:
-        yield from decode_source(source, config, offset_s, length_s)
+        yield from decode_source(source, config, offset_s, length_s, channel)
 
 
 def decode_source(
-    source: Source, config: AudioConfig, offset_s: float = 0.0, length_s: float = 0.0
+    source: Source,
+    config: AudioConfig,
+    offset_s: float = 0.0,
+    length_s: float = 0.0,
+    channel: int = 0,
 ) -> Iterator[Window]:
-    """The windows of an open recording, in order.
+    """The windows of an open recording, in order; of several streams one after the other.
 
     A recording longer than `config.window_s` is cut where it is quiet; each window starts at the
     sample after the one before. About two windows are in memory at a time, however long the file
-    is. Raises RecordingError, also after some windows if the file is damaged near its end.
+    is: of channels that are kept side by side, windows are as much shorter. Raises RecordingError,
+    also after some windows if the file is damaged near its end.
     """
-    report = Report(config, Stretch(offset_s, length_s))
+    report = Report(config, Stretch(offset_s, length_s, channel))
+    selection = Selection(config.channels, channel)
     n_before = 0
+    index = itertools.count()
     try:
-        for index, (waveform, is_last) in enumerate(_cut(samples(source, report), config.window_s)):
-            yield Window(
-                index=index,
-                start_s=offset_s + n_before / SAMPLE_RATE,
-                waveform=waveform,
-                is_last=is_last,
-                sample_rate_hz=report.stream.rate_hz,
-                channels=report.stream.channels,
-                codec=report.stream.codec,
-                warning="; ".join(report.warnings),
-                gap_s=report.stream.gap_s,
-                start_offset_s=report.stream.start_offset_s,
-                n_audio_streams=report.stream.n_audio_streams,
-                audio_stream=report.stream.audio_stream,
-            )
-            n_before += waveform.size
+        for kept, is_last in _cut(samples(source, report, selection), config.window_s):
+            start_s = offset_s + n_before / SAMPLE_RATE
+            streams = selection.streams(kept, report.stream.channels, report.warnings)
+            is_only = is_last and not n_before
+            for place, (number, waveform) in enumerate(streams, start=1):
+                yield make_window(
+                    report,
+                    index=next(index),
+                    start_s=start_s,
+                    waveform=waveform,
+                    is_last=is_last and place == len(streams),
+                    channel=number,
+                    is_only=is_only,
+                )
+            n_before += len(kept)
     except RecordingError as error:
-        error.found = _found(report, n_before)
+        error.found = _found(report, n_before, selection.n_streams)
         raise
 
 
-def _found(report: Report, n_before: int) -> dict[str, Any]:
+def make_window(
+    report: Report,
+    *,
+    index: int,
+    start_s: float,
+    waveform: Waveform,
+    is_last: bool,
+    channel: int,
+    is_only: bool,
+) -> Window:
+    """A window, with what is known of its recording so far."""
+    stream = report.stream
+    return Window(
+        index=index,
+        start_s=start_s,
+        waveform=waveform,
+        is_last=is_last,
+        sample_rate_hz=stream.rate_hz,
+        channels=stream.channels,
+        codec=stream.codec,
+        warning="; ".join(report.warnings),
+        gap_s=stream.gap_s,
+        start_offset_s=stream.start_offset_s,
+        n_audio_streams=stream.n_audio_streams,
+        audio_stream=stream.audio_stream,
+        channel=channel,
+        is_only=is_only,
+    )
+
+
+def _found(report: Report, n_before: int, n_streams: int) -> dict[str, Any]:
     """What is known of a recording that failed, and the seconds decoded since its last window."""
     stream = report.stream
     if not stream.codec:
         return {}
     return {
         "window_start_s": report.stretch.offset_s + n_before / SAMPLE_RATE,
-        "duration_s": (report.n_samples - n_before) / SAMPLE_RATE,
+        "duration_s": (report.n_samples - n_before) / SAMPLE_RATE * n_streams,
         "sample_rate_hz": stream.rate_hz,
         "channels": stream.channels,
         "codec": stream.codec,
@@ -119,7 +158,7 @@ def _found(report: Report, n_before: int) -> dict[str, Any]:
 # --------------------------------------------------------------------------- waveform
 
 
-def samples(source: Source, report: Report) -> Iterator[Waveform]:
+def samples(source: Source, report: Report, selection: Selection) -> Iterator[Waveforms]:
     """The wanted stretch in pieces. Raises RecordingError if it cannot be decoded completely.
 
     Decoding begins at a whole second before the stretch, where the samples of every rate and of
@@ -137,10 +176,10 @@ def samples(source: Source, report: Report) -> Iterator[Waveform]:
         try:
             with open_stream(source, float(begin_s)) as stream:
                 report.start(stream)
-                pieces = _to_waveform(stream.blocks, report, begin_s)
+                pieces = _to_waveforms(stream.blocks, report, selection, begin_s)
                 first = n_before + report.n_samples
                 for piece in _between(pieces, first, n_before + stretch.n_samples):
-                    report.count(piece.size)
+                    report.count(len(piece))
                     yield piece
             break
         except DecoderError as error:
@@ -154,20 +193,32 @@ def samples(source: Source, report: Report) -> Iterator[Waveform]:
     report.finish()
 
 
-def _to_waveform(blocks: Iterator[Block], report: Report, begin_s: float) -> Iterator[Waveform]:
-    """To one channel, 16 kHz and int16. The rate may change (HE-AAC, chained Ogg)."""
+def _to_waveforms(
+    blocks: Iterator[Block], report: Report, selection: Selection, begin_s: float
+) -> Iterator[Waveforms]:
+    """To the wanted channels, 16 kHz and int16. The rate may change (HE-AAC, chained Ogg)."""
     at_s = begin_s
     downmix = Downmix(report.warnings)
     for rate_hz, group in itertools.groupby(blocks, key=lambda block: block.rate_hz):
-        resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        resampler, n_streams = None, 1
         for block in group:
             report.check_limits(rate_hz, block.samples.shape[1])
             report.count_clipped(_check_peak(block.samples, at_s, rate_hz), block.samples.size)
-            mono = downmix(block.samples, at_s, block.channels)
-            at_s += len(mono) / rate_hz
-            yield _quantise(mono if rate_hz == SAMPLE_RATE else resampler.resample_chunk(mono))
-        if rate_hz != SAMPLE_RATE:
-            yield _quantise(resampler.resample_chunk(np.empty(0, np.float32), last=True))
+            kept = selection.keep(block.samples, at_s, block.channels, downmix)
+            at_s += len(kept) / rate_hz
+            if rate_hz == SAMPLE_RATE:
+                yield _quantise(kept)
+                continue
+            n_streams = kept.shape[1]
+            resampler = resampler or _resampler(rate_hz, n_streams)
+            yield _quantise(resampler.resample_chunk(kept))
+        if resampler is not None:
+            nothing = np.empty((0, n_streams), np.float32)
+            yield _quantise(resampler.resample_chunk(nothing, last=True))
+
+
+def _resampler(rate_hz: int, n_streams: int) -> Any:
+    return soxr.ResampleStream(rate_hz, SAMPLE_RATE, n_streams, dtype="float32", quality="HQ")
 
 
 def _check_peak(samples: Floats, at_s: float, rate_hz: int) -> int:
@@ -185,31 +236,31 @@ def _check_peak(samples: Floats, at_s: float, rate_hz: int) -> int:
     raise RecordingError(ErrorType.NON_FINITE, f"NaN or infinite sample {where}")
 
 
-def _quantise(samples: Floats) -> Waveform:
+def _quantise(samples: Floats) -> Waveforms:
     """To int16, scaled by 2^15 as in 16-bit files, whose samples are therefore unchanged."""
     return np.clip(np.rint(samples * 32768), -32768, 32767).astype(np.int16)
 
 
-def _between(pieces: Iterable[Waveform], first: int, end: int) -> Iterator[Waveform]:
+def _between(pieces: Iterable[Waveforms], first: int, end: int) -> Iterator[Waveforms]:
     """The samples from `first` to before `end`, in pieces."""
     position = 0
     for piece in pieces:
         kept = piece[max(0, first - position) : end - position]
-        position += piece.size
+        position += len(piece)
         if kept.size:
             yield kept
         if position >= end:
             return
 
 
-def _cut(pieces: Iterable[Waveform], window_s: float) -> Iterator[tuple[Waveform, bool]]:
-    """(waveform, is_last) of at most `window_s`: the pieces joined, then cut where it is quiet."""
-    n_window = round(window_s * SAMPLE_RATE)
-    pending: list[Waveform] = []
+def _cut(pieces: Iterable[Waveforms], window_s: float) -> Iterator[tuple[Waveforms, bool]]:
+    """(samples, is_last) of at most `window_s` over all streams, cut where it is quiet."""
+    pending: list[Waveforms] = []
     n_pending = 0
     for piece in pieces:
+        n_window = most_samples(window_s, piece.shape[1])
         pending.append(piece)
-        n_pending += piece.size
+        n_pending += len(piece)
         while n_pending > n_window:
             whole = np.concatenate(pending)
             cut = _find_cut(whole[:n_window])
@@ -218,16 +269,22 @@ def _cut(pieces: Iterable[Waveform], window_s: float) -> Iterator[tuple[Waveform
     yield np.concatenate(pending), True
 
 
-def _find_cut(window: Waveform) -> int:
+def most_samples(window_s: float, n_streams: int) -> int:
+    """The longest window: streams that are decoded side by side share the memory of one."""
+    return round(max(window_s / n_streams, _SHORTEST_S) * SAMPLE_RATE)
+
+
+def _find_cut(window: Waveforms) -> int:
     """The middle of the quietest half second in the last minute, or in the last quarter if shorter.
 
     It looks at energy, not at speech. If a whole minute has no pause of half a second, for example
     with music, the cut may be inside a word, whose halves are then labelled as two segments.
     """
-    tail = window[-min(60 * SAMPLE_RATE, window.size // 4) :]
-    frames = tail[: tail.size // FRAME * FRAME].reshape(-1, FRAME).astype(np.int64)
-    total = np.concatenate([[0], np.cumsum(np.square(frames).sum(axis=1))])
+    n_tail = min(60 * SAMPLE_RATE, len(window) // 4)
+    tail = window[-n_tail:]
+    squares = np.square(tail[: n_tail // FRAME * FRAME].astype(np.int64)).sum(axis=1)
+    total = np.concatenate([[0], np.cumsum(squares.reshape(-1, FRAME).sum(axis=1))])
     n_frames = SAMPLE_RATE // 2 // FRAME
     energy = total[n_frames:] - total[:-n_frames]
     last = energy.size - 1 - int(energy[::-1].argmin())  # the last of equal values: longer windows
-    return int(window.size - tail.size + (last + n_frames // 2) * FRAME)
+    return int(len(window) - n_tail + (last + n_frames // 2) * FRAME)

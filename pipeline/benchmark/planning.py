@@ -126,6 +126,7 @@ def _done(rows: pa.Table) -> pa.Table:
             "uri": rows["audio"],
             "offset_s": np.zeros(n_rows),
             "length_s": rows["duration_s"],
+            "channel": np.zeros(n_rows, np.int32),
             "language": [""] * n_rows,
             "version": rows["audio_version"],
         }

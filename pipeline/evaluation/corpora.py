@@ -91,7 +91,17 @@ def from_columns(key: str, row: Mapping[str, Any], found: ReferenceSet) -> Refer
             for word in row.get("ref_words") or ()
         ),
         speech=tuple((float(a), float(b)) for a, b in row.get("ref_segments") or ()),
+        channel=_channel(row, found),
     )
+
+
+def _channel(row: Mapping[str, Any], found: ReferenceSet) -> int | None:
+    """The column `channel`, from 1; a file of commas has it as text, pandas as 2.0."""
+    said = str(row["channel"]).strip() if _has(row, "channel") else ""
+    number = re.fullmatch(r"([1-9]\d*)(\.0)?", said)
+    if said and not number:
+        found.unmapped[f"channel: {said}"] += 1
+    return int(number[1]) if number else None
 
 
 def from_extra(

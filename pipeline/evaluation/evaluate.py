@@ -116,7 +116,7 @@ def evaluate(
         compare(recording_id, reference, hypotheses[recording_id])
         for recording_id, reference in joined.by_recording.items()
     ]
-    items += [compare(reference.key, reference, None) for reference in joined.missing]
+    items += [compare(reference.name, reference, None) for reference in joined.missing]
     texted = [item for item in items if "mixed" in item.errors]
     return Evaluation(
         source=found.source,

@@ -18,7 +18,7 @@ _RECORDINGS = """
         coalesce(s.texts, []), coalesce(s.n_itn, 0), coalesce(s.confidences, []),
         s.language, s.language_probability, s.emotion, s.emotion_probability, s.emotion_forced,
         coalesce(s.words, []), coalesce(s.spans, [])
-    FROM recordings r
+    FROM {recordings} r
     LEFT JOIN (
         SELECT
             recording_id, list(text ORDER BY start_s) AS texts, count_if(itn) AS n_itn,
@@ -30,13 +30,36 @@ _RECORDINGS = """
             arg_max(emotion_forced, end_s - start_s) AS emotion_forced,
             flatten(list(words ORDER BY start_s)) AS words,
             list([start_s, end_s] ORDER BY start_s) FILTER (text <> '') AS spans
-        FROM segments GROUP BY recording_id
+        FROM {segments} GROUP BY recording_id
     ) s USING (recording_id)
     ORDER BY r.recording_id
 """
 _EVENTS = """
-    SELECT recording_id, event, max(probability) FROM events WHERE source = 'tag' GROUP BY ALL
+    SELECT recording_id, event, max(probability) FROM {events} WHERE source = 'tag' GROUP BY ALL
 """
+_WHOLE = {name: name for name in ("recordings", "segments", "events")}
+# Each channel that was labelled on its own, as if it were a recording.
+_BY_CHANNEL = {
+    "recordings": """(
+        SELECT r.* REPLACE (
+            r.recording_id || '#channel=' || c.channel AS recording_id,
+            r.duration_s / r.n_streams AS duration_s
+        )
+        FROM recordings r
+        JOIN (
+            SELECT DISTINCT recording_id, channel FROM transcripts WHERE channel IS NOT NULL
+            UNION
+            SELECT recording_id, unnest(range(1, channels + 1)) FROM recordings
+            WHERE n_streams = channels
+        ) c USING (recording_id)
+        WHERE r.n_streams > 1
+    )""",
+    **{
+        name: f"(SELECT * REPLACE (recording_id || '#channel=' || channel AS recording_id) "
+        f"FROM {name} WHERE channel IS NOT NULL)"
+        for name in ("segments", "events")
+    },
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +87,24 @@ class Hypothesis:
 
 def read_hypotheses(snapshot: Snapshot, options: Mapping[str, Any]) -> dict[str, Hypothesis]:
     """By recording_id; failed recordings too."""
+    return _read(snapshot, options, _WHOLE)
+
+
+def read_channels(snapshot: Snapshot, options: Mapping[str, Any]) -> dict[str, Hypothesis]:
+    """The channels of recordings of which each was labelled on its own, by name_of_channel."""
+    return _read(snapshot, options, _BY_CHANNEL)
+
+
+def _read(
+    snapshot: Snapshot, options: Mapping[str, Any], sources: Mapping[str, str]
+) -> dict[str, Hypothesis]:
     root = snapshot.store.root
     with connect(root, options, snapshot.seq, snapshot.fingerprint) as connection:
         events: dict[str, dict[str, float]] = {}
-        for recording_id, event, probability in connection.execute(_EVENTS).fetchall():
+        sounds = connection.execute(_EVENTS.format(**sources)).fetchall()
+        for recording_id, event, probability in sounds:
             events.setdefault(recording_id, {})[event] = probability
-        rows = connection.execute(_RECORDINGS).fetchall()
+        rows = connection.execute(_RECORDINGS.format(**sources)).fetchall()
     return {row[0]: _hypothesis(row, events.get(row[0], {})) for row in rows}
 
 

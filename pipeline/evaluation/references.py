@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -44,6 +44,17 @@ class Reference:
     speaker: str = ""
     words: tuple[TimedWord, ...] = ()
     speech: tuple[tuple[float, float], ...] = ()  # intervals with speech, seconds
+    channel: int | None = None  # the only one that it is about, from 1
+
+    @property
+    def name(self) -> str:
+        """The key, with the channel if it has one: as a recording of one channel is called."""
+        return self.key if self.channel is None else name_of_channel(self.key, self.channel)
+
+
+def name_of_channel(recording_id: str, channel: int) -> str:
+    """What the labels of one channel of a recording are called."""
+    return f"{recording_id}#channel={channel}"
 
 
 @dataclass(slots=True)
@@ -77,14 +88,18 @@ class Joined:
     n_without: int  # recordings without a reference
 
 
-def join(references: ReferenceSet, uris: Mapping[str, str]) -> Joined:
+def join(
+    references: ReferenceSet, uris: Mapping[str, str], channels: Collection[str] = ()
+) -> Joined:
     """References by recording_id; `uris` are those of the recordings, by recording_id.
 
-    A key is a recording_id, or the address, the name or the stem of a file that only one recording
+    `channels` are the names (name_of_channel) of channels that were labelled each on its own: a
+    reference with a channel belongs to one of these, or to the recording of only this channel. A
+    key is a recording_id, or the address, the name or the stem of a file that only one recording
     has. Raises ConfigError for a key that occurs twice, for two keys that mean one recording, and
     if nothing meets.
     """
-    counts = Counter(one.key for one in references.references)
+    counts = Counter(one.name for one in references.references)
     repeated = [key for key, n in counts.items() if n > 1]
     if repeated:
         raise ConfigError(
@@ -96,11 +111,13 @@ def join(references: ReferenceSet, uris: Mapping[str, str]) -> Joined:
     missing: list[Reference] = []
     for reference in references.references:
         recording_id = places.get(reference.key) or places.get(_stem(reference.key), "")
+        if recording_id and reference.channel is not None:
+            recording_id = _of_channel(recording_id, reference.channel, uris, channels)
         if not recording_id:
             missing.append(reference)
         elif recording_id in found:
             raise ConfigError(
-                f"{references.source}: {found[recording_id].key!r} and {reference.key!r} are the "
+                f"{references.source}: {found[recording_id].name!r} and {reference.name!r} are the "
                 f"same recording, {recording_id!r}; give each recording one reference"
             )
         else:
@@ -113,7 +130,19 @@ def join(references: ReferenceSet, uris: Mapping[str, str]) -> Joined:
             f"like {theirs!r}, the tables recording_ids like {ours!r}; keys may be recording_ids "
             "or file names"
         )
-    return Joined(found, len(missing), missing, len(uris) - len(found))
+    known = {name: name.rpartition("#channel=")[0] for name in channels}
+    n_found = len({known.get(name, name) for name in found})
+    return Joined(found, len(missing), missing, len(uris) - n_found)
+
+
+def _of_channel(
+    recording_id: str, channel: int, uris: Mapping[str, str], channels: Collection[str]
+) -> str:
+    """The labels of one channel: of a recording that was split, or of this channel alone; or ""."""
+    name = name_of_channel(recording_id, channel)
+    if name in channels or name in uris:
+        return name
+    return recording_id if recording_id.endswith(f"channel={channel}") else ""
 
 
 def _places(uris: Mapping[str, str]) -> dict[str, str]:

@@ -18,7 +18,8 @@ SOURCE = "reviews"
 
 _REVIEWED = """
     SELECT
-        v.recording_id || ' ' || v.start_s || '-' || v.end_s AS key, v.recording_id,
+        v.recording_id || ' ' || v.start_s || '-' || v.end_s
+            || coalesce('#channel=' || v.channel, '') AS key, v.recording_id,
         v.text, v.language, v.emotion, v.events,
         s.uri, s.extra, s.text, s.itn, s.confidence, s.language, s.language_probability,
         s.emotion, s.emotion_probability, s.emotion_forced, s.words, s.start_s, s.end_s,

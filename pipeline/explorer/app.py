@@ -259,7 +259,8 @@ def _add_audio(app: FastAPI, service: ExplorerService, audio: Audio) -> None:
         recording = row["recording"]
         start_s = max(0.0, row["start_s"] - pad)
         end_s = max(row["end_s"], min(row["end_s"] + pad, recording["duration_s"]))
-        return Stretch(segment_id, recording["uri"], start_s, end_s), recording["version"]
+        channel = row["channel"] or 0
+        return Stretch(segment_id, recording["uri"], start_s, end_s, channel), recording["version"]
 
     @app.get("/api/segments/{segment_id:path}/clip.wav")
     def clip(segment_id: str, pad: Annotated[float, Query(ge=0, le=_MOST_PAD_S)] = 0.0) -> Response:

@@ -53,6 +53,7 @@ class Stretch:
     uri: str
     start_s: float
     end_s: float
+    channel: int = 0  # from 1; 0: all, mixed
 
     @property
     def n_samples(self) -> int:
@@ -87,7 +88,8 @@ class Audio:
             raise RecordingError(
                 ErrorType.TOO_LONG, f"a clip may have {MOST_CLIP_S:.0f} s; play the recording"
             )
-        name = f"{stretch.uri}\0{version}\0{stretch.start_s}\0{stretch.end_s}"
+        place = (stretch.uri, version, stretch.start_s, stretch.end_s, stretch.channel)
+        name = "\0".join(map(str, place))
         return self._cached(name, lambda: to_wav(next(iter(read_clips([stretch], self._options)))))
 
     def clip_peaks(self, stretch: Stretch, version: str, n_peaks: int) -> list[float]:

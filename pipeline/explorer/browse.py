@@ -36,7 +36,7 @@ _BY_POSITION = """
     CREATE VIEW browse AS
     SELECT
         t.recording_id, t.segment_id, t.start_s, t.end_s, t.end_s - t.start_s AS duration_s,
-        t.text, t.rich_text, t.confidence, t.n_tokens, t.itn,
+        t.text, t.rich_text, t.confidence, t.n_tokens, t.itn, t.channel,
         l.language, l.probability AS language_probability, l.runner_up AS language_runner_up,
         l.entropy AS language_entropy,
         e.emotion, e.probability AS emotion_probability, e.runner_up AS emotion_runner_up,
@@ -282,7 +282,7 @@ def _shown(
 ) -> dict[str, Any]:
     """One segment, as the page shows it."""
     names = ("segment_id", "recording_id", "start_s", "end_s", "text", "rich_text", "confidence")
-    return {name: row[name] for name in names} | {
+    return {name: row[name] for name in (*names, "channel")} | {
         "itn": row["itn"],
         "words": row["words"],
         "language": _label(language, "language"),

@@ -251,7 +251,8 @@ def as_json(review: Review) -> dict[str, Any]:
 def _interval(segment: Mapping[str, Any]) -> Interval:
     """Of its review, if there is one: another model may have cut the segment a little elsewhere."""
     start_s, end_s = segment["reviewed_s"] or (segment["start_s"], segment["end_s"])
-    return Interval(segment["recording_id"], segment["recording"]["version"], start_s, end_s)
+    version, channel = segment["recording"]["version"], segment["channel"]
+    return Interval(segment["recording_id"], version, start_s, end_s, channel)
 
 
 def _labels_of(segment: Mapping[str, Any]) -> Labels:

@@ -28,6 +28,7 @@ class Region:
     region_id: str
     start_s: float
     end_s: float
+    channel: int = 0  # from 0
     said: dict[str, list[str]] = field(default_factory=dict)  # by the name of the control
     note: str = ""
 
@@ -156,13 +157,18 @@ def _annotation(task: Task, whole: Mapping[str, Any], one: Mapping[str, Any]) ->
     )
 
 
+def _region(name: str, value: Mapping[str, Any]) -> Region:
+    channel = int(value.get("channel") or 0)
+    return Region(name, float(value["start"]), float(value["end"]), channel)
+
+
 def _regions(results: Sequence[Mapping[str, Any]]) -> Iterator[Region]:
     """Regions by their id: each result of a region repeats its interval."""
     found: dict[str, Region] = {}
     for result in results:
         value = result["value"]
         name = str(result["id"]).partition("#")[0]
-        region = found.setdefault(name, Region(name, float(value["start"]), float(value["end"])))
+        region = found.setdefault(name, _region(name, value))
         said = value.get(_VALUES.get(result["type"], "")) or []
         region.said[result["from_name"]] = [said] if isinstance(said, str) else [*said]
         notes = (result.get("meta") or {}).get("text") or []

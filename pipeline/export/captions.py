@@ -18,6 +18,7 @@ class Cue(NamedTuple):
     start_s: float
     end_s: float
     text: str
+    voice: str = ""  # who speaks: the channel, if each is labelled on its own
 
 
 def write_srt(rows: Iterable[ExportRow], target: ExportTarget) -> None:
@@ -35,7 +36,7 @@ def write_vtt(rows: Iterable[ExportRow], target: ExportTarget) -> None:
 def to_srt(cues: Iterable[Cue]) -> str:
     """The text of a SubRip file."""
     return "\n".join(
-        f"{number}\n{srt_time(cue.start_s)} --> {srt_time(cue.end_s)}\n{cue.text}\n"
+        f"{number}\n{srt_time(cue.start_s)} --> {srt_time(cue.end_s)}\n{_spoken(cue)}\n"
         for number, cue in enumerate(cues, 1)
     )
 
@@ -43,7 +44,7 @@ def to_srt(cues: Iterable[Cue]) -> str:
 def to_vtt(cues: Iterable[Cue]) -> str:
     """The text of a WebVTT file, each cue named by its segment (https://www.w3.org/TR/webvtt1)."""
     blocks = (
-        f"{cue.key}\n{vtt_time(cue.start_s)} --> {vtt_time(cue.end_s)}\n{_vtt_text(cue.text)}\n"
+        f"{cue.key}\n{vtt_time(cue.start_s)} --> {vtt_time(cue.end_s)}\n{_vtt_text(cue)}\n"
         for cue in cues
     )
     return "\n".join(["WEBVTT\n", *blocks])
@@ -61,12 +62,12 @@ def write_rttm(rows: Iterable[ExportRow], target: ExportTarget) -> None:
     ):
         for row in rows:
             if row.language != "nospeech":
-                line = _rttm(row.name, row.start_s, row.end_s, row.language, row.confidence)
+                line = _rttm(row, row.start_s, row.end_s, row.language, row.confidence)
                 languages.write(line)
             for sound in row.sounds:
                 events.write(
                     _rttm(
-                        row.name,
+                        row,
                         sound["start_s"],
                         sound["end_s"],
                         sound["event"],
@@ -95,20 +96,33 @@ def _cues(rows: Iterable[ExportRow], folder: Path, suffix: str) -> Iterator[tupl
     """The cues of each recording, in the time of its picture, if it has one."""
     for name, group in groupby(rows, attrgetter("name")):
         cues = [
-            Cue(row.key, row.start_s + row.start_offset_s, row.end_s + row.start_offset_s, text)
+            Cue(
+                row.key,
+                row.start_s + row.start_offset_s,
+                row.end_s + row.start_offset_s,
+                text,
+                f"Channel {row.channel}" if row.channel else "",
+            )
             for row in group
             if (text := cue_text(row.text, row.sounds))
         ]
         yield folder / f"{name}{suffix}", cues
 
 
-def _vtt_text(text: str) -> str:
+def _spoken(cue: Cue) -> str:
+    return f"{cue.voice}: {cue.text}" if cue.voice else cue.text
+
+
+def _vtt_text(cue: Cue) -> str:
     # "&" and "<" begin markup, and "-->" would end the cue.
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = cue.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return f"<v {cue.voice}>{text}" if cue.voice else text
 
 
-def _rttm(name: str, start_s: float, end_s: float, label: str, confidence: float | None) -> str:
+def _rttm(
+    row: ExportRow, start_s: float, end_s: float, label: str, confidence: float | None
+) -> str:
     length_s = end_s - start_s
-    interval = f"{name} 1 {start_s:.3f} {length_s:.3f}"
+    interval = f"{row.name} {row.channel or 1} {start_s:.3f} {length_s:.3f}"
     told = "<NA>" if confidence is None else f"{confidence:.3f}"
     return f"SPEAKER {interval} <NA> <NA> {label} {told} <NA>\n"

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from pipeline.audio.channels import Waveform
 from pipeline.audio.checks import WITHOUT_LIMITS
-from pipeline.audio.windows import Waveform, decode
+from pipeline.audio.windows import decode
 from pipeline.errors import ErrorType, RecordingError
 from pipeline.export.rows import ExportRow
 from pipeline.schema import SAMPLE_RATE
@@ -34,6 +35,9 @@ class Clip(Protocol):
 
     @property
     def n_samples(self) -> int: ...
+
+    @property
+    def channel(self) -> int: ...
 
 
 def cut_clips(
@@ -73,12 +77,22 @@ def _cut_recording(rows: Sequence[ExportRow], folder: Path, options: Mapping[str
 def read_clips(rows: Sequence[Clip], options: Mapping[str, Any]) -> Iterator[Waveform]:
     """The samples of each clip, (n_samples,), of one recording and in time order.
 
-    Raises RecordingError if the file cannot be read, or is shorter now.
+    Each channel is decoded on its own. Raises RecordingError if the file cannot be read, or is
+    shorter now.
     """
+    channels: dict[int, list[Clip]] = {}
+    for row in rows:
+        channels.setdefault(row.channel, []).append(row)
+    waveforms = {channel: _of_channel(some, options) for channel, some in channels.items()}
+    for row in rows:
+        yield next(waveforms[row.channel])
+
+
+def _of_channel(rows: Sequence[Clip], options: Mapping[str, Any]) -> Iterator[Waveform]:
     # No seek if the first row is near the start: after one, some decoders are inexact for a while.
     offset_s = rows[0].start_s if rows[0].start_s > _NEAR_S else 0.0
     first = round(offset_s * SAMPLE_RATE)
-    windows = decode(rows[0].uri, WITHOUT_LIMITS, options, offset_s)
+    windows = decode(rows[0].uri, WITHOUT_LIMITS, options, offset_s, channel=rows[0].channel)
     held = np.zeros(0, np.int16)  # samples [first, first + held.size) of the file
     for row in rows:
         start = round(row.start_s * SAMPLE_RATE)

@@ -31,6 +31,7 @@ def columns(row: ExportRow) -> dict[str, Any]:
         "start_s": row.start_s,
         "end_s": row.end_s,
         "duration_s": row.duration_s,
+        "channel": row.channel or None,
         "text": row.text,
         "language": row.language,
         **labels(row),

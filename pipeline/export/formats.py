@@ -57,10 +57,16 @@ def write_sensevoice(rows: Iterable[ExportRow], target: ExportTarget) -> None:
 def write_nemo(rows: Iterable[ExportRow], target: ExportTarget) -> None:
     """`manifest.jsonl` of NVIDIA NeMo; a relative path is relative to the manifest.
 
+    Without clips it cannot name a channel: raises ValueError for a segment of one.
+
     https://docs.nvidia.com/nemo-framework/user-guide/latest/nemotoolkit/asr/datasets.html
     """
     with (target.staging / "manifest.jsonl").open("w", encoding="utf-8") as file:
         for row in rows:
+            if row.channel and not target.clips:
+                raise ValueError(
+                    f"cannot name channel {row.channel} of {row.uri!r}; use --audio clips"
+                )
             interval = {
                 "audio_filepath": row.clip if target.clips else row.uri,
                 "offset": 0.0 if target.clips else row.start_s,
@@ -115,7 +121,7 @@ def write_kaldi(rows: Iterable[ExportRow], target: ExportTarget) -> None:
     """
     names = ("text", "utt2spk", "utt2dur", "utt2lang", "utt2emotion", "utt2event", "utt2split")
     speakers: dict[str, list[str]] = defaultdict(list)
-    recordings: dict[str, tuple[str, int]] = {}  # URI and audio stream, by name
+    recordings: dict[str, tuple[str, int, int]] = {}  # URI, audio stream and channel, by name
     with ExitStack() as stack:
         files = {
             name: stack.enter_context((target.staging / name).open("w", encoding="utf-8"))
@@ -134,8 +140,9 @@ def write_kaldi(rows: Iterable[ExportRow], target: ExportTarget) -> None:
                 files["wav.scp"].write(f"{utterance} {target.place(row)}\n")
             else:
                 interval = f"{row.start_s:.4f} {row.end_s:.4f}"
-                files["segments"].write(f"{utterance} {row.name} {interval}\n")
-                recordings[row.name] = row.uri, row.audio_stream
+                name = f"{row.name}-channel{row.channel}" if row.channel else row.name
+                files["segments"].write(f"{utterance} {name} {interval}\n")
+                recordings[name] = row.uri, row.audio_stream, row.channel
     spoken = (f"{speaker} {' '.join(speakers[speaker])}\n" for speaker in sorted(speakers))
     (target.staging / "spk2utt").write_text("".join(spoken), encoding="utf-8")
     if not target.clips:
@@ -146,6 +153,7 @@ def write_kaldi(rows: Iterable[ExportRow], target: ExportTarget) -> None:
 _HUB_TYPES = {
     **dict.fromkeys(("segment_id", "recording_id"), "string"),
     **dict.fromkeys(("start_s", "end_s", "duration_s"), "float64"),
+    "channel": "int32",
     **dict.fromkeys(("text", "language", "emotion", "event", "split", "extra"), "string"),
     "confidence": "float64",
 }
@@ -157,19 +165,17 @@ _HUB_FEATURES = {
 _HUB = pa.schema(
     [
         pa.field("audio", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        *(
-            pa.field(name, pa.string() if kind == "string" else pa.float64())
-            for name, kind in _HUB_TYPES.items()
-        ),
+        *(pa.field(name, pa.type_for_alias(kind)) for name, kind in _HUB_TYPES.items()),
     ],
     metadata={"huggingface": json.dumps({"info": {"features": _HUB_FEATURES}})},
 )
 
 
-def _kaldi_pipe(uri: str, audio_stream: int) -> str:
+def _kaldi_pipe(uri: str, audio_stream: int, channel: int) -> str:
     """The stream that was labelled, with its gaps as silence: as our decoder has it."""
     if "\n" in uri or uri.startswith("s3"):
         raise ValueError(f"{uri!r} cannot be named in wav.scp: use --audio clips")
     source = shlex.quote(uri)
-    as_labelled = f"-map 0:a:{audio_stream} -af aresample=async=1 -ac 1 -ar {SAMPLE_RATE}"
+    filters = "aresample=async=1" + (f",pan=mono|c0=c{channel - 1}" if channel else "")
+    as_labelled = f"-map 0:a:{audio_stream} -af {shlex.quote(filters)} -ac 1 -ar {SAMPLE_RATE}"
     return f"ffmpeg -nostdin -loglevel error -i {source} {as_labelled} -f wav - |"

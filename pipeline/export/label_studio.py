@@ -109,7 +109,7 @@ def _results(row: ExportRow) -> Iterator[dict[str, Any]]:
         (SOUNDS, "choices", "choices", sounds),
     ):
         if values:
-            interval = {"start": row.start_s, "end": row.end_s, "channel": 0}
+            interval = {"start": row.start_s, "end": row.end_s, "channel": max(0, row.channel - 1)}
             yield {
                 "id": region_id(row.recording_id, row.segment_id),
                 "from_name": name,

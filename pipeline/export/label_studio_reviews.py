@@ -51,7 +51,7 @@ _SEGMENTS = """
     SELECT
         s.recording_id, r.version, s.segment_id, s.start_s, s.end_s,
         s.text, s.language, s.emotion, s.events,
-        coalesce(v.start_s, s.start_s), coalesce(v.end_s, s.end_s)
+        coalesce(v.start_s, s.start_s), coalesce(v.end_s, s.end_s), s.channel
     FROM segments s
     JOIN wanted USING (recording_id)
     JOIN recordings r ON r.recording_id = s.recording_id
@@ -154,7 +154,7 @@ def _read_segments(
         create_review_views(connection, current_reviews(snapshot.store, snapshot.state))
         connection.register("wanted", pa.table({"recording_id": recording_ids}))
         for row in connection.execute(_SEGMENTS).fetchall():
-            recording_id, version, segment_id, start_s, end_s, *labels, from_s, to_s = row
+            recording_id, version, segment_id, start_s, end_s, *labels, from_s, to_s, channel = row
             text, language, emotion, events = labels
             shown = Labels(text, language, emotion, tuple(events))
             region_id = controls.region_id(recording_id, segment_id)
@@ -162,7 +162,7 @@ def _read_segments(
                 region_id,
                 Shown(segment_id, fingerprint, snapshot.seq, shown),
                 *(start_s, end_s),
-                Interval(recording_id, version, from_s, to_s),
+                Interval(recording_id, version, from_s, to_s, channel),
             )
     return found
 
@@ -220,9 +220,11 @@ def _segment_of(region: Region, segments: Mapping[str, _Segment]) -> _Segment | 
     """By the region's id, which Label Studio keeps as a rule; else by the stretch of audio."""
     if region.region_id in segments:
         return segments[region.region_id]
-    nearest = max(segments.values(), key=lambda one: region.overlap(one.start_s, one.end_s))
-    is_near = region.overlap(nearest.start_s, nearest.end_s) >= SAME_SHARE
-    return nearest if is_near else None
+    of_channel = (
+        one for one in segments.values() if one.interval.channel in (None, region.channel + 1)
+    )
+    near = [one for one in of_channel if region.overlap(one.start_s, one.end_s) >= SAME_SHARE]
+    return max(near, key=lambda one: region.overlap(one.start_s, one.end_s), default=None)
 
 
 def _review(annotation: Annotation, region: Region, segment: _Segment) -> Review:

@@ -47,7 +47,7 @@ def recording_of(row: ExportRow, target: ExportTarget) -> dict[str, Any]:
 
 
 def supervision_of(row: ExportRow, recording: Mapping[str, Any], start_s: float) -> dict[str, Any]:
-    channels = recording["channel_ids"]
+    channels = [row.channel - 1] if _is_one(row, recording) else recording["channel_ids"]
     words = [
         [
             word["word"],
@@ -82,5 +82,10 @@ def cut_of(
         # The times of a supervision are relative to its cut.
         "supervisions": [{**supervision, "start": 0.0, "alignment": {"word": aligned}}],
         "recording": recording,
-        "type": "MultiCut" if len(recording["channel_ids"]) > 1 else "MonoCut",
+        "type": "MonoCut" if isinstance(supervision["channel"], int) else "MultiCut",
     }
+
+
+def _is_one(row: ExportRow, recording: Mapping[str, Any]) -> bool:
+    """Whether the segment is of one channel of several. Lhotse counts them from 0."""
+    return row.channel > 0 and len(recording["channel_ids"]) > 1

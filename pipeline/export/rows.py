@@ -23,15 +23,15 @@ _NAMES = r"""
     SELECT
         c.*, name, name || substr(segment_id, length(recording_id) + 1) AS key,
         left(md5(recording_id), 2) AS subfolder,
-        version, recording_end_s, sample_rate_hz, channels, start_offset_s, audio_stream,
-        split, speaker,
+        version, greatest(recording_end_s, last_end_s) AS recording_end_s, sample_rate_hz, channels,
+        start_offset_s, audio_stream, split, speaker,
         coalesce(v.tag, 'unknown') AS event,
         coalesce(v.sounds, []) AS sounds
     FROM selected c
     JOIN (
         SELECT
             recording_id, version, sample_rate_hz, channels,
-            offset_s + duration_s AS recording_end_s,
+            offset_s + duration_s / coalesce(n_streams, 1) AS recording_end_s,
             coalesce(start_offset_s, 0) AS start_offset_s,
             coalesce(audio_stream, 0) AS audio_stream,
             CASE WHEN regexp_full_match(recording_id, '[\p{L}\p{N}_][\p{L}\p{N}_.-]{0,49}')
@@ -41,6 +41,9 @@ _NAMES = r"""
                     || '--' || left(sha256(recording_id), 32)
             END AS name
         FROM recordings
+    ) USING (recording_id)
+    JOIN (
+        SELECT recording_id, max(end_s) AS last_end_s FROM transcripts GROUP BY recording_id
     ) USING (recording_id)
     LEFT JOIN (
         SELECT
@@ -98,6 +101,7 @@ class ExportRow:
     version: str = ""  # of the audio
     model_text: str = ""  # what the model said, also where a person corrected it
     revision: int = 0  # of the review that these labels are of; 0: the model's own
+    channel: int = 0  # the one that was labelled, from 1; 0: all, mixed
 
     @property
     def duration_s(self) -> float:
@@ -141,7 +145,7 @@ _COLUMNS = (
     *("key", "name", "subfolder", "recording_id", "segment_id", "uri", "start_s", "end_s", "text"),
     *("language", "emotion", "event", "sounds", "confidence", "itn", "words", "extra", "split"),
     *("speaker", "recording_end_s", "sample_rate_hz", "channels", "start_offset_s"),
-    *("audio_stream", "version", "revision", "model_text", *_OF_REVIEW),
+    *("audio_stream", "version", "revision", "model_text", "channel", *_OF_REVIEW),
 )
 
 
@@ -194,6 +198,7 @@ def _row(values: dict[str, Any]) -> ExportRow:
         "extra": dict(values["extra"] or {}),
         "speaker": values["speaker"] or "",
         "revision": values["revision"] or 0,
+        "channel": values["channel"] or 0,
     }
     return ExportRow(**(values | changed))
 

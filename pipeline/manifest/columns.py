@@ -13,7 +13,7 @@ import pyarrow as pa
 from pipeline.errors import ManifestError
 
 KNOWN = (
-    *("audio", "recording_id", "offset_s", "duration_s", "language"),
+    *("audio", "recording_id", "offset_s", "duration_s", "channel", "language"),
     *("audio_version", "audio_bytes"),
 )
 

@@ -27,7 +27,8 @@ _WORK_KEY = """
     SELECT md5(concat(
         strlen(recording_id), ':', recording_id, strlen(uri), ':', uri,
         CAST(round(offset_s * 1e6) AS BIGINT), ':', CAST(round(length_s * 1e6) AS BIGINT), ':',
-        strlen(language), ':', language, strlen(version), ':', version, $fingerprint
+        strlen(language), ':', language, strlen(version), ':', version,
+        CASE WHEN channel > 0 THEN concat(channel, '#') ELSE '' END, $fingerprint
     )) AS key
     FROM rows
 """
@@ -36,8 +37,8 @@ _WORK_KEY = """
 def work_keys(rows: pa.Table, fingerprint: str) -> Column:
     """The work key of each row, 32 hex digits.
 
-    `rows` has recording_id, uri, offset_s, length_s, language and version, without nulls. The key
-    changes if one of these or the fingerprint changes.
+    `rows` has recording_id, uri, offset_s, length_s, channel, language and version, without nulls.
+    The key changes if one of these or the fingerprint changes.
     """
     return _column(_WORK_KEY, rows, {"fingerprint": fingerprint})
 

@@ -47,8 +47,9 @@ def _of_cut(value: Json) -> Json:
     if not isinstance(recording, Mapping):
         raise ValueError("a cut without audio (features only)")
     row = {"id": value.get("id"), "audio": _audio_of(recording), **_custom(value.get("custom"))}
-    if isinstance(value.get("channel"), int) and len(recording["sources"][0]["channels"]) > 1:
-        raise ValueError("a cut of one channel of several, which would be mixed; save its audio")
+    channels = recording["sources"][0]["channels"]
+    if isinstance(value.get("channel"), int) and len(channels) > 1:
+        row["channel"] = 1 + channels.index(value["channel"])
     start_s, duration_s = float(value.get("start") or 0.0), float(value.get("duration") or math.nan)
     if start_s or abs(float(recording.get("duration") or math.inf) - duration_s) > _WHOLE_S:
         row |= {"offset_s": start_s, "duration_s": duration_s}
@@ -77,7 +78,7 @@ def _custom(custom: Any) -> dict[str, Any]:
     if not isinstance(custom, Mapping):
         return {}
     ours = {"emotion": "ref_emotion", "event": "ref_event"}
-    reserved = {"id", "audio", "offset_s", "duration_s", "language", "recording_id"}
+    reserved = {"id", "audio", "offset_s", "duration_s", "channel", "language", "recording_id"}
     return {
         ours.get(name, f"custom_{name}" if name in reserved else name): value
         for name, value in custom.items()

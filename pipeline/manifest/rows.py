@@ -1,8 +1,8 @@
 """Turn the rows of any manifest into the columns of MANIFEST, or into error rows. Opens no file.
 
 Input columns: `audio` (path or URI, required), `recording_id`, `offset_s`, `duration_s`,
-`language`, and, if known from a listing of the store, `audio_version` (for example the ETag) and
-`audio_bytes`. All other columns are kept as text in `extra`.
+`channel`, `language`, and, if known from a listing of the store, `audio_version` (for example the
+ETag) and `audio_bytes`. All other columns are kept as text in `extra`.
 """
 
 import posixpath
@@ -39,6 +39,7 @@ COLUMNS = (
     "uri",
     "offset_s",
     "length_s",
+    "channel",
     "language",
     "version",  # as the manifest gives it; "": the plan looks it up in the store
     "bytes",
@@ -110,6 +111,7 @@ def _empty(n_rows: int) -> dict[str, Column]:
     return {
         **dict.fromkeys(COLUMNS, pa.repeat("", n_rows)),
         **dict.fromkeys(("offset_s", "length_s"), number),
+        "channel": number.cast(pa.int32()),
         "bytes": number.cast(pa.int64()),
         "start": number.cast(pa.int64()),
         "extra": pa.MapArray.from_arrays(np.zeros(n_rows + 1, np.int32), nothing, nothing),
@@ -130,13 +132,16 @@ def _rows(
     given = _limited(raw, "recording_id", faults)
     offset_s = _seconds(raw, "offset_s", faults)
     length_s = _seconds(raw, "duration_s", faults)
+    channel = _channels(raw, faults)
     language = pc.utf8_lower(pc.utf8_trim_whitespace(_text(raw, "language")))
     _find_faults(audio, language, faults)
     uri = _canonical(audio, posixpath.dirname(source)) if source else audio
     _check_decoded(audio, uri, faults)
     is_unusable = _flags(faults, raw.num_rows)  # these get an id from their row number
     offset_s[is_unusable] = length_s[is_unusable] = 0.0
-    ids = _ids(names(given), names(uri), offset_s, length_s, numbers, pa.array(is_unusable), source)
+    channel[is_unusable] = 0
+    part = _fragment(offset_s, length_s, channel)
+    ids = _ids(names(given), names(uri), part, numbers, pa.array(is_unusable), source)
     faults = _find_disallowed(uri, allowed) | faults
     bad = pa.array(_flags(faults, raw.num_rows))
     columns = {
@@ -144,6 +149,7 @@ def _rows(
         "uri": uri,
         "offset_s": pa.array(offset_s),
         "length_s": pa.array(length_s),
+        "channel": pa.array(channel, pa.int32()),
         "language": pc.if_else(bad, "", language),
         "version": _text(raw, "audio_version"),
         "bytes": pa.array(_sizes(raw)),
@@ -326,26 +332,50 @@ def _canonical(audio: Column, base: str) -> Column:
     return pc.replace_with_mask(uri, is_special, pa.array(special, pa.string()))
 
 
+def _channels(raw: pa.Table, faults: _Faults) -> Integers:
+    """The column `channel`; 0 where it is absent. It counts from 1."""
+    if "channel" not in raw.column_names:
+        return np.zeros(raw.num_rows, np.int64)
+    text = pc.utf8_trim_whitespace(_text(raw, "channel"))
+    text = pc.replace_substring_regex(text, r"\.0$", "")  # pandas writes whole numbers so
+    is_number = pc.match_substring_regex(text, r"^[1-9]\d{0,4}$")
+    for index in _where(pc.invert(pc.or_(is_number, pc.equal(text, "")))):
+        message = f"channel {text[index].as_py()!r} is not a channel; they count from 1"
+        faults[index] = ErrorType.BAD_MANIFEST_ROW, message
+    numbers = pc.if_else(is_number, text, "0").cast(pa.int64())
+    channels: Integers = numbers.to_numpy(zero_copy_only=False).copy()
+    return channels
+
+
+def _fragment(offset_s: Numbers, length_s: Numbers, channel: Integers) -> Column:
+    """What the id of a part of a file ends with: "#t=1.5,2", "#channel=2", both joined by "&"."""
+    start = pc.round(pa.array(offset_s), 6).cast(pa.string())
+    end = pc.round(pa.array(offset_s + length_s), 6).cast(pa.string())
+    end = pc.if_else(pa.array(length_s > 0), pc.binary_join_element_wise(",", end, ""), "")
+    time = pc.binary_join_element_wise("#t=", start, end, "")
+    time = pc.if_else(pa.array((offset_s > 0) | (length_s > 0)), time, "")
+    if not channel.any():
+        return time
+    mark = pc.if_else(pc.equal(time, ""), "#", "&")
+    number = pa.array(channel).cast(pa.string())
+    named = pc.binary_join_element_wise(time, mark, "channel=", number, "")
+    return pc.if_else(pa.array(channel > 0), named, time)
+
+
 def _ids(
     given: Column,
     uri: Column,
-    offset_s: Numbers,
-    length_s: Numbers,
+    part: Column,
     numbers: Integers,
     is_unusable: Column,
     source: str,
 ) -> Column:
-    """The id that a row gives, else its URI and range; the row number if these are unusable."""
-    start = pc.round(pa.array(offset_s), 6).cast(pa.string())
-    end = pc.round(pa.array(offset_s + length_s), 6).cast(pa.string())
-    end = pc.if_else(pa.array(length_s > 0), pc.binary_join_element_wise(",", end, ""), "")
-    fragment = pc.binary_join_element_wise("#t=", start, end, "")
-    fragment = pc.if_else(pa.array((offset_s > 0) | (length_s > 0)), fragment, "")
+    """The id that a row gives, else its URI and part; the row number if these are unusable."""
     row = pc.binary_join_element_wise("#row=", pa.array(numbers).cast(pa.string()), "")
     row = row if source else ""  # the numbers of a listing move when files come and go
     default = pc.binary_join_element_wise(
         pc.if_else(pc.equal(uri, ""), name_of(source), uri),
-        pc.if_else(is_unusable, row, fragment),
+        pc.if_else(is_unusable, row, part),
         "",
     )
     return pc.if_else(pc.equal(given, ""), default, given)

@@ -16,6 +16,7 @@ from pipeline.storage.redaction import identity_uri, public_uri
 
 Hashes = Any  # uint64 (n,)
 
+_PART = ("offset_s", "length_s", "channel")  # of the file
 _COMPARED = 1000  # dropped rows whose other columns are compared, for a note
 
 _PACKED = pa.ipc.IpcWriteOptions(compression="zstd")
@@ -55,7 +56,7 @@ def drop_repeated(table: pa.Table) -> tuple[pa.Table, int, str]:
 def _is_same(table: pa.Table, second: Integers, first: Integers) -> Mask:
     """Whether rows with the same id have the same address and range, too."""
     is_same = np.ones(second.size, bool)
-    for column in (identities(table["uri"]), table["offset_s"], table["length_s"]):
+    for column in (identities(table["uri"]), *(table[name] for name in _PART)):
         second_values, first_values = (column.take(index) for index in (second, first))
         is_same &= np.asarray(pc.equal(second_values, first_values)).astype(bool)
     return is_same
@@ -158,7 +159,7 @@ def _first_with_same(ids: Column) -> Integers:
 def _rename(table: pa.Table, clashes: Integers, originals: Integers) -> pa.Table:
     """Turn rows with a used id into DuplicateId errors, with ids made from their URI and range."""
     renamed, first = (
-        table.select(["recording_id", "uri", "offset_s", "length_s", "row"]).take(index).to_pylist()
+        table.select(["recording_id", "uri", *_PART, "row"]).take(index).to_pylist()
         for index in (clashes, originals)
     )
     changes = {
@@ -183,4 +184,6 @@ def _rename(table: pa.Table, clashes: Integers, originals: Integers) -> pa.Table
 
 def _hash_of_range(row: Mapping[str, Any]) -> str:
     text = f"{identity_uri(row['uri'])}\x1f{row['offset_s']}\x1f{row['length_s']}"
+    if row["channel"]:
+        text += f"\x1f{row['channel']}"
     return blake2b(text.encode(), digest_size=4).hexdigest()

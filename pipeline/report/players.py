@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.audio.channels import Waveform
 from pipeline.audio.checks import WITHOUT_LIMITS
 from pipeline.audio.mp3 import encode_mp3
-from pipeline.audio.windows import Waveform, decode
+from pipeline.audio.windows import decode
 from pipeline.errors import RecordingError
 from pipeline.report.segment_lists import SegmentRow
 from pipeline.schema import SAMPLE_RATE
@@ -55,23 +56,24 @@ class _Cutter:
 
     def __init__(self, options: Mapping[str, Any]) -> None:
         self._options = options
-        self._starts: dict[str, Waveform] = {}
+        self._starts: dict[tuple[str, int], Waveform] = {}
 
     def cut(self, row: SegmentRow) -> Waveform:
         """The first MAX_CLIP_S of a segment, (n_samples,). Raises RecordingError."""
         n_samples = round(min(row.end_s - row.start_s, MAX_CLIP_S) * SAMPLE_RATE)
         if row.start_s > _NEAR_S:
-            return self._decoded(row.uri, row.start_s, MAX_CLIP_S)[:n_samples]
+            return self._decoded(row.uri, row.channel, row.start_s, MAX_CLIP_S)[:n_samples]
         first = round(row.start_s * SAMPLE_RATE)
-        return self._start(row.uri)[first : first + n_samples]
+        return self._start(row.uri, row.channel)[first : first + n_samples]
 
-    def _start(self, uri: str) -> Waveform:
-        if uri not in self._starts:
+    def _start(self, uri: str, channel: int) -> Waveform:
+        key = (uri, channel)
+        if key not in self._starts:
             if len(self._starts) == _KEPT:
                 del self._starts[next(iter(self._starts))]
-            self._starts[uri] = self._decoded(uri, 0.0, _NEAR_S + MAX_CLIP_S)
-        return self._starts[uri]
+            self._starts[key] = self._decoded(uri, channel, 0.0, _NEAR_S + MAX_CLIP_S)
+        return self._starts[key]
 
-    def _decoded(self, uri: str, offset_s: float, length_s: float) -> Waveform:
-        windows = decode(uri, WITHOUT_LIMITS, self._options, offset_s, length_s)
+    def _decoded(self, uri: str, channel: int, offset_s: float, length_s: float) -> Waveform:
+        windows = decode(uri, WITHOUT_LIMITS, self._options, offset_s, length_s, channel)
         return np.concatenate([window.waveform for window in windows])

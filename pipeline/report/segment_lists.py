@@ -40,6 +40,7 @@ class SegmentRow:
     events: Sequence[str]
     script: str
     script_fits: bool
+    channel: int  # from 1; 0: all, mixed
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +123,8 @@ _ROWS = f"""
         e.emotion, e.probability AS emotion_probability, e.runner_up AS emotion_runner_up,
         e.runner_up_probability AS emotion_runner_up_probability,
         coalesce(v.events, []) AS events,
-        script_of(t.text) AS script, script_fits(l.language, t.text) AS script_fits
+        script_of(t.text) AS script, script_fits(l.language, t.text) AS script_fits,
+        coalesce(t.channel, 0) AS channel
     FROM t JOIN l USING (segment_id) JOIN e USING (segment_id)
     JOIN r ON r.recording_id = t.recording_id LEFT JOIN v USING (segment_id)"""
 

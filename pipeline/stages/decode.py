@@ -114,7 +114,7 @@ def _by_file(rows: Sequence[Row]) -> list[list[Row]]:
     def file_of(place: int) -> object:
         row = rows[place]
         is_part = row["length_s"] > 0 and not row["error_stage"]
-        return (row["uri"], row["version"]) if is_part else place
+        return (row["uri"], row["version"], row["channel"]) if is_part else place
 
     grouped = itertools.groupby(range(len(rows)), key=file_of)
     return [[rows[place] for place in places] for _, places in grouped]
@@ -168,19 +168,19 @@ def _decode_group(
     options: Mapping[str, Any],
     run_id: str,
 ) -> Iterator[Row]:
-    """The windows of rows of one file: first those that one pass gives, then the rest alone."""
+    """The windows of rows of one file and channel: what one pass gives, then the rest alone."""
     alone = dict(enumerate(rows))
     if len(rows) > 1 and opened.source is not None and not opened.error:
         stretches = [_stretch_of(row) for row in rows]
         possible = [place for place, one in enumerate(stretches) if one is not None]
         wanted = [one for one in stretches if one is not None]
-        for index, window in decode_together(opened.source, config, wanted):
+        for index, windows in decode_together(opened.source, config, wanted):
             row = alone.pop(possible[index])
-            yield from _decode_one(row, opened, options, run_id, iter([window]))
+            yield from _decode_one(row, opened, options, run_id, iter(windows))
     while alone:
         row = alone.pop(next(iter(alone)))
-        windows = _decode_alone(row, opened, config, is_last=not alone)
-        yield from _decode_one(row, opened, options, run_id, windows)
+        of_row = _decode_alone(row, opened, config, is_last=not alone)
+        yield from _decode_one(row, opened, options, run_id, of_row)
 
 
 def _decode_alone(
@@ -190,12 +190,13 @@ def _decode_alone(
     with opened.closing if is_last else nullcontext():
         if opened.source is None or opened.error:
             raise opened.error or RuntimeError("not opened")
-        yield from decode_source(opened.source, config, row["offset_s"], row["length_s"])
+        wanted = (row["offset_s"], row["length_s"], row["channel"])
+        yield from decode_source(opened.source, config, *wanted)
 
 
 def _stretch_of(row: Row) -> Stretch | None:
     try:
-        return Stretch(row["offset_s"], row["length_s"])
+        return Stretch(row["offset_s"], row["length_s"], row["channel"])
     except RecordingError:  # a bad range; decoded alone, it tells its error
         return None
 
@@ -225,6 +226,7 @@ def _decode_one(
         "start_offset_s": 0.0,
         "audio_streams": 0,
         "audio_stream": 0,
+        "is_only": False,
         "waveform": b"",
     }
     if row["error_stage"]:
@@ -248,6 +250,8 @@ def _decode_one(
                 "start_offset_s": window.start_offset_s,
                 "audio_streams": window.n_audio_streams,
                 "audio_stream": window.audio_stream,
+                "channel": window.channel,
+                "is_only": window.is_only,
                 "waveform": window.waveform.tobytes(),
             }
             yield dict(base)
@@ -255,8 +259,8 @@ def _decode_one(
     except (Exception, SystemExit) as error:
         # Earlier windows stay valid; this row is the recording's last window and has the reason.
         found = error.found if isinstance(error, RecordingError) else {}
-        row = {**base, "duration_s": 0.0, "waveform": b"", **found}
-        yield row | describe_error("decode", error)
+        of_error = {"duration_s": 0.0, "waveform": b"", "channel": row["channel"], **found}
+        yield base | of_error | describe_error("decode", error)
 
 
 def _attempt_id(run_id: str, work_key: str, version: str) -> str:

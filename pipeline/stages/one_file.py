@@ -19,7 +19,7 @@ from pipeline.storage.address import is_uri
 from pipeline.tables.run_records import RunInfo
 
 _RUN_ID = "one-file"
-_NO_VALUE: dict[Any, Any] = {pa.string(): "", pa.float64(): 0.0, pa.int64(): 0, pa.int32(): 1}
+_NO_VALUE: dict[Any, Any] = {pa.string(): "", pa.float64(): 0.0, pa.int64(): 0, pa.int32(): 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class LabelledFile:
 
     file: str
     duration_s: float
-    segments: Sequence[Row]  # schema.LABELLED_SEGMENT, as shown_segments gives them
+    segments: Sequence[Row]  # schema.LABELLED_SEGMENT and `channel`, as shown_segments gives them
     warning: str
     error_stage: str
     error_type: str
@@ -55,7 +55,7 @@ class FileLabeller:
         failed = next((row for row in rows if row["error_stage"]), rows[-1])
         return LabelledFile(
             file=file,
-            duration_s=sum(row["duration_s"] for row in rows),
+            duration_s=max(row["window_start_s"] + row["duration_s"] for row in rows),
             segments=shown_segments(rows),
             warning="; ".join(dict.fromkeys(row["warning"] for row in rows if row["warning"])),
             error_stage=failed["error_stage"],
@@ -65,12 +65,12 @@ class FileLabeller:
 
 
 def shown_segments(rows: Iterable[Row]) -> list[Row]:
-    """The segments of BUNDLE rows in the order of time; without text, `confidence` is None.
+    """The segments of BUNDLE rows in the order of time, with their `channel` (None: the mix).
 
-    As in the tables (to_tables.py): a 0 would count in every mean.
+    Without text `confidence` is None, as in the tables (to_tables.py): 0 would count in every mean.
     """
     segments = sorted(
-        (segment for row in rows for segment in row["segments"]),
+        (one | {"channel": row["channel"] or None} for row in rows for one in row["segments"]),
         key=lambda segment: float(segment["start_s"]),
     )
     return [one if one["text"] else one | {"confidence": None} for one in segments]
@@ -80,4 +80,5 @@ def planned_file(file: str) -> pa.Table:
     """The planned row of a whole file."""
     row = {field.name: _NO_VALUE.get(field.type, {}) for field in PLANNED}
     uri = file if is_uri(file) else str(Path(file).expanduser().absolute())
-    return pa.Table.from_pylist([row | {"recording_id": file, "uri": uri}], schema=PLANNED)
+    row |= {"recording_id": file, "uri": uri, "attempts": 1}
+    return pa.Table.from_pylist([row], schema=PLANNED)

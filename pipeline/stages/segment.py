@@ -65,8 +65,7 @@ class FindSegments:
 
     def _is_whole(self, row: Row) -> bool:
         """Whether the row is a whole recording that is labelled without the VAD."""
-        is_only = row["window_index"] == 0 and row["n_windows"] == 1
-        return bool(is_only and row["duration_s"] < self._config.whole_below_s)
+        return bool(row["is_only"] and row["duration_s"] < self._config.whole_below_s)
 
     def _segment(
         self, waveforms: Sequence[np.ndarray], whole: Sequence[bool]
@@ -155,9 +154,10 @@ def _with_segments(row: Row, found: SegmentedWindow | BaseException) -> "tuple[R
 
 def _with_warning(row: Row, level_dbfs: float) -> str:
     start_s = row["window_start_s"]
+    of_channel = f"channel {row['channel']}: " if row["channel"] else ""
     text = (
-        f"no segment found from {start_s:.0f} to {start_s + row['duration_s']:.0f} s, although the "
-        f"loudest second has {level_dbfs:.0f} dBFS"
+        f"{of_channel}no segment found from {start_s:.0f} to {start_s + row['duration_s']:.0f} s, "
+        f"although the loudest second has {level_dbfs:.0f} dBFS"
     )
     return "; ".join(filter(None, [row["warning"], text]))
 

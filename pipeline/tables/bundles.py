@@ -30,6 +30,7 @@ ADDED_LATER: Mapping[str, str | float | int] = {
     "audio_streams": 0,  # not known
     "audio_stream": 0,
     "start": 0,  # not known
+    "channel": 0,  # all
 }
 BALANCE_S = 0.0005  # s, the allowed difference of labelled + silence + failed from the duration
 

@@ -29,8 +29,8 @@ FINGERPRINT = ""  # the files belong to no model
 
 SAME_SHARE = 0.8  # share of the joint stretch that a review and a segment must have in common
 
-# A review belongs to the segment of the same audio that covers nearly the same stretch. Segments
-# hardly overlap, so there is at most one; of two reviews of one segment, the nearer and newer.
+# A review belongs to the segment of the same audio and channel that covers nearly the same stretch.
+# Segments hardly overlap, so there is at most one; of two reviews of one, the nearer and newer.
 _FITTED = f"""
     CREATE OR REPLACE VIEW fitted_reviews AS
     SELECT
@@ -40,9 +40,9 @@ _FITTED = f"""
     FROM reviews v
     JOIN recordings r ON r.recording_id = v.recording_id AND r.version = v.version
     JOIN transcripts s ON s.recording_id = v.recording_id
+        AND s.channel IS NOT DISTINCT FROM v.channel
         AND least(s.end_s, v.end_s) - greatest(s.start_s, v.start_s)
             >= {SAME_SHARE} * (greatest(s.end_s, v.end_s) - least(s.start_s, v.start_s))
-    WHERE v.channel IS NULL
     QUALIFY row_number() OVER (
         PARTITION BY s.segment_id
         ORDER BY abs(s.start_s - v.start_s) + abs(s.end_s - v.end_s), v.saved_at DESC

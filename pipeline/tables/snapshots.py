@@ -33,7 +33,7 @@ _SEGMENTS = """
         l.language, l.probability AS language_probability,
         e.emotion, e.probability AS emotion_probability, e.emotion_forced,
         coalesce(v.events, []) AS events,
-        t.rich_text, t.words, t.n_tokens, t.itn, r.extra
+        t.rich_text, t.words, t.n_tokens, t.itn, r.extra, t.channel
     FROM transcripts t
     JOIN languages l USING (segment_id)
     JOIN emotions e USING (segment_id)

@@ -84,11 +84,29 @@ def _recordings(
         columns[name] = rows[name].take(error_rows)
     columns["status"] = np.where(np.isin(np.arange(len(firsts)), failed_owners), "error", "ok")
     columns["member"] = _members(columns["uri"])
+    columns["channel"], columns["n_streams"] = _streams(rows, owners, len(firsts))
     columns["warning"] = _joined_warnings(rows, owners, len(firsts))
     columns["committed_at"] = pa.repeat(
         pa.scalar(committed_at, pa.timestamp("us", "UTC")), len(firsts)
     )
     return _table("recordings", columns)
+
+
+def _streams(rows: pa.Table, owners: Integers, n_recordings: int) -> tuple[Any, Any]:
+    """Of each recording the only channel that was labelled, or null, and the number of streams.
+
+    A window of all channels, among windows of single ones, is one in which all had one signal.
+    """
+    pairs = pa.table({"owner": owners, "channel": rows["channel"]})
+    single = pairs.filter(pc.greater(pairs["channel"], pa.scalar(0, pa.int32())))
+    counted = single.group_by("owner", use_threads=False).aggregate(
+        [("channel", "count_distinct"), ("channel", "min")]
+    )
+    place = pc.index_in(pa.array(np.arange(n_recordings)), counted["owner"].combine_chunks())
+    n_single = counted["channel_count_distinct"].combine_chunks().take(place).fill_null(0)
+    n_streams = pc.max_element_wise(n_single, pa.scalar(1, pa.int64())).cast(pa.int32())
+    first = counted["channel_min"].combine_chunks().take(place)
+    return pc.if_else(pc.equal(n_single, pa.scalar(1, pa.int64())), first, None), n_streams
 
 
 def _members(uris: Any) -> Any:
@@ -131,6 +149,7 @@ def _segment_tables(rows: pa.Table, owners: Integers) -> dict[str, pa.Table]:
         "segment_id": pc.binary_join_element_wise(recording_id, digits, "-"),
         "start_s": pc.struct_field(segments, "start_s"),
         "end_s": pc.struct_field(segments, "end_s"),
+        "channel": _or_null(rows["channel"].combine_chunks().take(pa.array(parents))),
     }
     tables = {
         table: _table(
@@ -152,10 +171,14 @@ def _without_empty_confidence(rows: pa.Table) -> pa.Table:
     return rows.set_column(place, rows.schema.field(place), told)
 
 
+def _or_null(channels: Any) -> Any:
+    return pc.if_else(pc.greater(channels, pa.scalar(0, pa.int32())), channels, None)
+
+
 def _events(nested: "pa.ListArray[Any]", keys: Mapping[str, "pa.Array[Any]"]) -> pa.Table:
     events = pc.list_flatten(nested)
     parents = pc.list_parent_indices(nested)
-    columns = {name: keys[name].take(parents) for name in ("recording_id", "segment_id")}
+    columns = {name: keys[name].take(parents) for name in ("recording_id", "segment_id", "channel")}
     names = ("start_s", "end_s", "event", "probability", "source")
     return _table("events", columns | {name: pc.struct_field(events, name) for name in names})
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.audio.channels import Waveform
 from pipeline.audio.checks import WITHOUT_LIMITS
-from pipeline.audio.windows import Waveform, decode
+from pipeline.audio.windows import decode
 from pipeline.errors import ErrorType, RecordingError
 from pipeline.export.clips import read_clips
 from pipeline.models.features import count_frames
@@ -66,6 +67,7 @@ class _Stretch:
     uri: str
     start_s: float
     n_samples: int
+    channel: int
 
 
 class _TooLong(Exception):
@@ -156,9 +158,10 @@ def read_waveform(
     if row.length_s:
         end = round((row.start_s + row.length_s) * SAMPLE_RATE)
         n_samples = end - round(row.start_s * SAMPLE_RATE)
-        return next(read_clips([_Stretch(row.key, row.uri, row.start_s, n_samples)], options))
+        stretch = _Stretch(row.key, row.uri, row.start_s, n_samples, row.channel)
+        return next(read_clips([stretch], options))
     pieces, n_samples = [], 0
-    for window in decode(row.uri, WITHOUT_LIMITS, options):
+    for window in decode(row.uri, WITHOUT_LIMITS, options, channel=row.channel):
         pieces.append(window.waveform)
         n_samples += window.waveform.size
         if n_samples > max_s * SAMPLE_RATE:

@@ -40,6 +40,7 @@ class TrainingRow:
     event: str | None = None  # a tag such as <|Applause|>
     itn: bool | None = None
     speaker: str = ""
+    channel: int = 0  # of its recording, from 1; 0: all, mixed
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,4 +55,5 @@ def _row(row: ExportRow) -> TrainingRow:
         event=EVENT_TAGS[row.event],
         itn=row.itn,
         speaker=row.speaker,
+        channel=row.channel,
     )

@@ -20,7 +20,7 @@ from tests.support.sounds import encode, float_wav, frequency_of, noise, silence
 def decoded(tmp_path: Path) -> Any:
     """The windows of a file of these bytes."""
 
-    def run(data: bytes, window_s: float = 1800.0, **range_s: float) -> list[Window]:
+    def run(data: bytes, window_s: float = 1800.0, **range_s: Any) -> list[Window]:
         (tmp_path / "x").write_bytes(data)
         config = AudioConfig(window_s=window_s)
         return list(decode(str(tmp_path / "x"), config, {}, **range_s))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pipeline.audio import ranges, windows
+from pipeline.audio.channels import Selection
 from pipeline.audio.checks import Report, Stretch
 from pipeline.audio.ranges import decode_together
 from pipeline.audio.sources import Source
@@ -31,7 +32,8 @@ def whole(data: bytes) -> np.ndarray:
 
 
 def together(data: bytes, parts: list[Stretch], **config: Any) -> dict[int, Any]:
-    return dict(decode_together(open_bytes(data), AudioConfig(**config), parts))
+    found = dict(decode_together(open_bytes(data), AudioConfig(**config), parts))
+    return {index: window for index, (window,) in found.items()}
 
 
 @pytest.mark.parametrize("rate_hz", [8000, 16_000, 22_050, 44_100, 48_000])
@@ -75,7 +77,7 @@ def test_a_file_is_decoded_once_for_all_of_its_parts(
     decoded: list[float] = []
 
     def counting(source: Source, report: Report) -> Iterator[Any]:
-        for piece in windows.samples(source, report):
+        for piece in windows.samples(source, report, Selection()):
             decoded.append(piece.size / RATE)
             yield piece
 
@@ -92,7 +94,7 @@ def test_whatever_fails_is_left_to_be_decoded_alone(
     data = encode(SPEECH[:, None], "mp3", RATE)
 
     def failing(source: Source, report: Report) -> Iterator[Any]:
-        for number, piece in enumerate(windows.samples(source, report)):
+        for number, piece in enumerate(windows.samples(source, report, Selection())):
             if number == 3:
                 raise error
             yield piece
@@ -116,7 +118,7 @@ def test_long_parts_are_copied_once(monkeypatch: pytest.MonkeyPatch) -> None:
         return joined
 
     def small_pieces(source: Source, report: Report) -> Iterator[Any]:
-        for piece in windows.samples(source, report):
+        for piece in windows.samples(source, report, Selection()):
             yield from np.array_split(piece, max(1, piece.size // 400))
 
     monkeypatch.setattr(ranges, "samples", small_pieces)
@@ -134,7 +136,7 @@ def test_a_file_with_an_index_is_not_read_between_far_parts(
 
     def noting(source: Source, report: Report) -> Iterator[Any]:
         spans.append((report.stretch.offset_s, report.stretch.length_s))
-        return windows.samples(source, report)
+        return windows.samples(source, report, Selection())
 
     monkeypatch.setattr(ranges, "samples", noting)
     found = together(data, [Stretch(1, 1), Stretch(3, 1), Stretch(150, 1), Stretch(152, 2)])

@@ -33,7 +33,7 @@ SEEKABLE = ("wav", "flac", "mp3", "ogg", "m4a", "webm", "mp4", "amr", "barevbr")
 def decoded(tmp_path: Path) -> Any:
     """Decode bytes as a file `name`."""
 
-    def run(data: bytes, name: str = "x", config: AudioConfig = CONFIG, **range_s: float) -> Any:
+    def run(data: bytes, name: str = "x", config: AudioConfig = CONFIG, **range_s: Any) -> Any:
         path = tmp_path / name
         path.write_bytes(data)
         return list(decode(str(path), config, {}, **range_s))

@@ -43,8 +43,9 @@ def tone(n_samples: int) -> np.ndarray:
 
 def planned_row(recording_id: str, uri: str) -> dict[str, Any]:
     texts: dict[str, Any] = dict.fromkeys(PLANNED.names, "")
-    numbers = {"offset_s": 0.0, "length_s": 0.0, "bytes": 0, "start": 0, "attempts": 1, "extra": {}}
-    return texts | {"recording_id": recording_id, "uri": uri} | numbers
+    zeros = dict.fromkeys(("offset_s", "length_s", "channel", "bytes", "start"), 0)
+    numbers = {"attempts": 1, "extra": {}}
+    return texts | zeros | numbers | {"recording_id": recording_id, "uri": uri}
 
 
 def rows_by_id(root: Path | str) -> dict[str, dict[str, Any]]:

@@ -10,7 +10,7 @@ from pipeline.schema import PLANNED
 
 def plan(*rows: tuple[str, float, float]) -> pa.Table:
     """Planned rows of (uri, offset_s, length_s)."""
-    empty: dict[str, Any] = {"bytes": 640_000, "start": 0, "attempts": 1, "extra": {}}
+    empty: dict[str, Any] = {"channel": 0, "bytes": 640_000, "start": 0, "attempts": 1, "extra": {}}
     values = [
         {name: empty.get(name, "") for name in PLANNED.names}
         | {"recording_id": f"r{number}", "uri": uri, "offset_s": offset_s, "length_s": length_s}

@@ -5,8 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import soundfile
 from typer.testing import CliRunner, Result
 
 from jobs.__main__ import app
@@ -17,7 +19,7 @@ from pipeline.stages.label import LabelSegments
 from pipeline.stages.segment import FindSegments
 from pipeline.tables import Snapshot, open_snapshot
 from pipeline.tables.publisher import publish
-from tests.support.demo import AUDIO, MODEL, ROOT, demo_config, write_manifest
+from tests.support.demo import AUDIO, MODEL, ROOT, demo_config, waveform_of, write_manifest
 
 NAMES = ("en_sad", "zh_angry")
 FILES = [str(next(AUDIO.glob(f"{name}.*"))) for name in NAMES]
@@ -129,3 +131,20 @@ def test_a_model_that_cannot_be_fetched_is_refused_with_a_hint(
     done = invoke(FILES[0])
     assert done.exit_code == 2
     assert "--model configs/demo/model --vad silero" in done.stderr
+
+
+def test_a_call_has_the_channel_of_each_segment(tmp_path: Path) -> None:
+    samples = [waveform_of(Path(file)) for file in FILES]
+    length = max(map(len, samples))
+    path = tmp_path / "call.wav"
+    both = [np.pad(one, (0, length - len(one))) for one in samples]
+    soundfile.write(path, np.stack(both, axis=1), 16_000)
+    config = str(ROOT / "configs" / "demo.yaml")
+    split = ("--set", "audio.channels=split", "--set", "segment.whole_below_s=0")
+    done = invoke(str(path), "--config", config, *split, "--json")
+    (file,) = json.loads(done.stdout)["files"]
+    assert {one["channel"] for one in file["segments"]} == {1, 2}
+    assert file["duration_s"] == pytest.approx(length / 16_000)
+    done = invoke(str(path), "--config", config, *split, "--srt")
+    assert "\nChannel 1: " in done.stdout
+    assert "\nChannel 2: " in done.stdout

@@ -65,7 +65,7 @@ def test_all_such_columns_are_named_with_their_units(tmp_path: Path) -> None:
     assert "'x_offset'" in message
 
 
-@pytest.mark.parametrize("name", ["x_offset", "text", "speaker", "ref_text", "channel", "emotion"])
+@pytest.mark.parametrize("name", ["x_offset", "text", "speaker", "ref_text", "emotion"])
 def test_other_data_stays_in_extra(name: str, tmp_path: Path) -> None:
     (row,) = read(tmp_path, f"audio,{name}\na.wav,1\n").table.to_pylist(maps_as_pydicts="strict")
     assert row["extra"] == {name: "1"}
@@ -172,9 +172,24 @@ def test_a_huge_text_never_becomes_a_path_or_an_id(column: str, tmp_path: Path) 
 
 
 def test_dropped_rows_that_differ_in_other_columns_are_said(tmp_path: Path) -> None:
-    manifest = read(tmp_path, "audio,channel\n/a.wav,0\n/a.wav,1\n/b.wav,0\n")
+    manifest = read(tmp_path, "audio,take\n/a.wav,0\n/a.wav,1\n/b.wav,0\n")
     assert (manifest.n_rows, manifest.n_duplicates) == (2, 1)
     (note,) = manifest.notes
     assert "row 2 repeats" in note
-    assert "differs in channel" in note
-    assert not read(tmp_path, "audio,channel\n/a.wav,0\n/a.wav,0\n").notes
+    assert "differs in take" in note
+    assert not read(tmp_path, "audio,take\n/a.wav,0\n/a.wav,0\n").notes
+
+
+def test_a_channel_counts_from_one_and_is_part_of_the_default_id(tmp_path: Path) -> None:
+    rows = read(tmp_path, "audio,channel,offset_s\n/a.wav,1,\n/a.wav, 2.0 ,1.5\n/a.wav,,\n").table
+    assert rows["channel"].to_pylist() == [1, 2, 0]
+    assert rows["recording_id"].to_pylist() == [
+        *("/a.wav#channel=1", "/a.wav#t=1.5&channel=2", "/a.wav")
+    ]
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "left", "1.5", "123456"])
+def test_what_is_no_channel_is_an_error_of_its_row(value: str, tmp_path: Path) -> None:
+    (row,) = read(tmp_path, f"audio,channel\n/a.wav,{value}\n").table.to_pylist()
+    assert (row["error_type"], row["channel"]) == ("BadManifestRow", 0)
+    assert f"channel {value!r} is not a channel; they count from 1" in row["error_message"]

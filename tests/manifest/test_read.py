@@ -78,6 +78,7 @@ def test_every_format_gives_the_same_row_whatever_it_is_called(
         "uri": "/a.wav",
         "offset_s": 1.5,
         "length_s": 2.0,
+        "channel": 0,
         "language": "en",
         "version": "",
         "bytes": 0,

@@ -171,7 +171,7 @@ def test_an_empty_manifest_is_an_empty_plan(corpus: Path) -> None:
 
 def keyed(**fields: Any) -> str:
     """The work key of one row."""
-    row = {"recording_id": "a", "uri": "b", "offset_s": 0.1, "length_s": 0.0}
+    row = {"recording_id": "a", "uri": "b", "offset_s": 0.1, "length_s": 0.0, "channel": 0}
     row |= {"language": "", "version": "v"} | fields
     return str(work_keys(pa.Table.from_pylist([row]), "f")[0])
 

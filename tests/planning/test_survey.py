@@ -31,6 +31,7 @@ def row_of(path: Path, **changes: Any) -> dict[str, Any]:
         "uri": str(path),
         "offset_s": 0.0,
         "length_s": 0.0,
+        "channel": 0,
         "bytes": size,
         "start": 0,
         "error_type": "",

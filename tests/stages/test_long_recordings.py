@@ -36,7 +36,8 @@ class Loud:
         return [[Segment(a / 100, b / 100) for a, b in edges.reshape(-1, 2).tolist()]]
 
 path, model = sys.argv[1:]
-empty = {"offset_s": 0.0, "length_s": 0.0, "bytes": 0, "start": 0, "attempts": 1, "extra": {}}
+zeros = dict.fromkeys(("offset_s", "length_s", "channel", "bytes", "start"), 0)
+empty = zeros | {"attempts": 1, "extra": {}}
 row = {name: empty.get(name, "") for name in PLANNED.names} | {"uri": path, "work_key": "w"}
 planned = pa.Table.from_pylist([row], schema=PLANNED)
 segment = SegmentConfig()
@@ -104,7 +105,8 @@ from pipeline.config import AudioConfig
 from pipeline.schema import PLANNED
 from pipeline.stages.decode import decode_recordings
 
-empty = {"offset_s": 0.0, "length_s": 0.0, "bytes": 0, "start": 0, "attempts": 1, "extra": {}}
+zeros = dict.fromkeys(("offset_s", "length_s", "channel", "bytes", "start"), 0)
+empty = zeros | {"attempts": 1, "extra": {}}
 row = {name: empty.get(name, "") for name in PLANNED.names}
 
 def decode(*paths):

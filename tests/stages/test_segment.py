@@ -36,7 +36,7 @@ def window_row(waveform: np.ndarray) -> dict[str, Any]:
     return plan_row("/a.wav") | {
         **{"attempt_id": "a1", "window_index": 0, "n_windows": 1, "window_start_s": 0.0},
         **{"duration_s": len(waveform) / SAMPLE_RATE, "sample_rate_hz": 16_000, "channels": 1},
-        **{"codec": "", "warning": "", "waveform": waveform.tobytes()},
+        **{"codec": "", "warning": "", "waveform": waveform.tobytes(), "is_only": True},
         **NO_GAPS,
     }
 
@@ -149,7 +149,7 @@ def test_only_a_whole_recording_is_whole_and_no_short_window_of_a_long_one() -> 
     config = CONFIG.model_copy(update={"whole_below_s": 10.0})
     row = segment(noise(9.5), config, Blind())
     assert places(row) == [(0.0, 9.5)]
-    last = segment(noise(9.5), config, Blind(), window_index=3, n_windows=4)
+    last = segment(noise(9.5), config, Blind(), window_index=3, n_windows=4, is_only=False)
     assert places(last) == [(2.0, 3.0)]
 
 

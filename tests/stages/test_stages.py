@@ -37,6 +37,7 @@ def plan_row(uri: Path | str, **fields: Any) -> dict[str, Any]:
     empty: dict[str, Any] = {
         "offset_s": 0.0,
         "length_s": 0.0,
+        "channel": 0,
         "bytes": 0,
         "start": 0,
         "attempts": 1,

@@ -41,6 +41,7 @@ def window(
         "uri": f"/audio/{recording_id}.wav",
         "offset_s": 0.0,
         "length_s": 0.0,
+        "channel": 0,
         "language": "",
         "version": version,
         "bytes": 1000,

@@ -42,6 +42,7 @@ def segment_row(segment_id: str, language: str, text: str, script: str = "") -> 
         events=["bgm", "speech"],
         script=script or "none",
         script_fits=not script,
+        channel=0,
     )
 
 

@@ -32,7 +32,9 @@ def store(tmp_path: Path) -> Store:
 
 
 def as_version_1(rows: pa.Table) -> pa.Table:
-    old = pa.schema([field.with_nullable(False) for field in TABLES["transcripts"]])
+    later = {"channel"}
+    fields = [field for field in TABLES["transcripts"] if field.name not in later]
+    old = pa.schema([field.with_nullable(False) for field in fields])
     values = [row | {"confidence": row["confidence"] or 0.0} for row in rows.to_pylist()]
     return pa.Table.from_pylist(values, old)
 

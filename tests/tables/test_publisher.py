@@ -72,7 +72,7 @@ def test_a_row_of_recordings_has_the_facts_of_all_windows(store: Store) -> None:
         "fingerprint": RUN.fingerprint,
         "work_key": "long-v1",
         "run_id": "run-a",
-        "member": None,
+        **{"member": None, "channel": None, "n_streams": 1},
         **NO_GAPS,
     }
 

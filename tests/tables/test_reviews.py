@@ -31,6 +31,7 @@ from pipeline.tables.reviews import (
     to_table,
 )
 from tests.support.bundle_rows import OTHER_MODEL
+from tests.support.call import publish_call
 from tests.support.small_output import publish_each
 
 LABELS = Labels("what was said", "en", "neutral", ("speech",))
@@ -245,3 +246,17 @@ def test_a_release_holds_the_reviews(store: Store, tmp_path: Path) -> None:
     assert released.n_rows["reviews"] == 1
     (path,) = (tmp_path / "copy" / "reviews").glob("*.parquet")
     assert pa.parquet.read_table(path)["text"].to_pylist() == ["right"]
+
+
+def test_a_review_of_a_channel_is_of_the_segment_of_this_channel(tmp_path: Path) -> None:
+    """Two people speak at the same time: their segments have the same stretch."""
+    store = publish_call(tmp_path)
+    save(store, review(Interval("call", "v1", 0.0, 2.5, channel=2), text="two"))
+    save(store, review(Interval("call", "v1", 4.0, 6.5), text="of no channel"))
+    fold_reviews(store)
+    with connect(store.root) as connection:
+        rows = connection.sql(
+            "SELECT channel, text, verdict FROM segments_reviewed ORDER BY segment_id"
+        ).fetchall()
+    assert rows[:2] == [(1, "1 says 0", None), (2, "two", "fixed")]
+    assert [verdict for _, _, verdict in rows[2:]] == [None, None]

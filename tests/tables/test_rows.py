@@ -65,6 +65,7 @@ def first_window(**fields: Any) -> dict[str, Any]:
         "uri": "s3://corpus/talk.flac",
         "offset_s": 30.0,
         "length_s": 20.0,
+        "channel": 0,
         "language": "yue",
         "version": "etag-1",
         "bytes": 12_345,
@@ -130,6 +131,7 @@ def test_a_row_of_transcripts(store: Store) -> None:
         "n_tokens": 5,
         "words": [{"word": "one", "start_s": 0.25, "end_s": 0.5, "confidence": 0.75}],
         "itn": True,
+        "channel": None,
     }
     keys = ("segment_id", "start_s", "end_s", "text", "itn")
     assert [second[key] for key in keys] == ["talk-000001", 33.0, 34.5, "three", False]
@@ -148,6 +150,7 @@ def test_a_row_of_languages(store: Store) -> None:
         "runner_up_probability": 0.25,
         "probabilities": LANGUAGE,
         "entropy": 1.375,
+        "channel": None,
     }
 
 
@@ -164,12 +167,13 @@ def test_a_row_of_emotions(store: Store) -> None:
         "probabilities": EMOTION,
         "entropy": 1.625,
         "emotion_forced": "happy",
+        "channel": None,
     }
 
 
 def test_rows_of_events(store: Store) -> None:
     laughter, speech, *others = rows_of(store, "events")
-    keys = {"recording_id": "talk", "segment_id": "talk-000000"}
+    keys = {"recording_id": "talk", "segment_id": "talk-000000", "channel": None}
     assert laughter == keys | event("laughter", 0.40625, 30.0, 30.5, "inline")
     assert speech == keys | event("speech", 0.96875, 30.0, 31.5, "tag")
     assert [row["segment_id"] for row in others] == ["talk-000001"] * 2 + ["talk-000002"] * 2
@@ -206,7 +210,7 @@ def test_a_row_of_recordings(store: Store) -> None:
         "work_key": "0a" * 16,
         "run_id": "run-1",
         **{"gap_s": 0.75, "start_offset_s": 2.5, "audio_streams": 3, "audio_stream": 1},
-        "member": None,
+        **{"member": None, "channel": None, "n_streams": 1},
         "committed_at": committed_at,
     }
 
@@ -278,6 +282,7 @@ def test_a_row_of_the_segments_view(segments: list[dict[str, Any]]) -> None:
         "n_tokens": 5,
         "itn": True,
         "extra": {"speaker": "s7"},
+        "channel": None,
     }
 
 

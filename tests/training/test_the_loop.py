@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import soxr
 
-from pipeline.audio.windows import Waveform
+from pipeline.audio.channels import Waveform
 from pipeline.evaluation.compare import compare
 from pipeline.evaluation.corpora import from_extra
 from pipeline.evaluation.evaluate import evaluate

@@ -57,7 +57,8 @@ export function row(segment, isSelected) {
   el("span", { class: "text" }, shown.text || el("i", { class: "quiet" }, "no words")),
   labels,
   el("span", { class: "where quiet" },
-    el("span", { class: "id" }, segment.recording_id), ` ${clock(segment.start_s)}–${clock(segment.end_s)}`),
+    el("span", { class: "id" }, segment.recording_id), ` ${clock(segment.start_s)}–${clock(segment.end_s)}`,
+    segment.channel ? ` channel ${segment.channel}` : ""),
   el("span", { class: "end" },
     mark,
     confidence === null ? null : el("meter", { min: 0, max: 1, low: 0.5, high: 0.8, optimum: 1, value: confidence, title: `confidence ${percent(confidence)}` })));
