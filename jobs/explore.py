@@ -96,7 +96,14 @@ def _run(settings: Settings, host: str, port: int) -> None:
         place = socket.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         messages().print(f"http://{shown}:{place}/#token={settings.token}", soft_wrap=True)
-        config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False)
+        config = uvicorn.Config(
+            app,
+            loop="asyncio",  # not uvloop and httptools where Ray Serve has installed them
+            http="h11",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+        )
         with suppress(KeyboardInterrupt):  # uvicorn has closed the application before it raises
             uvicorn.Server(config).run(sockets=[socket])
 

@@ -1,7 +1,9 @@
-"""Answer over HTTP with the labels of a run: python -m jobs serve CONFIG [--set KEY=VALUE]."""
+"""Answer over HTTP with the labels of a run: python -m jobs serve CONFIG [--ray]."""
 
 import logging
+import os
 import signal
+import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +14,7 @@ from pipeline.config import RunConfig, load_config
 from pipeline.console.commands import ConfigKeys, messages, one_command, refusing
 from pipeline.errors import ConfigError
 from pipeline.models.files import resolve_model_of
-from pipeline.web.guard import is_loopback
+from pipeline.web.guard import SERVE_TOKEN, is_loopback, read_tokens
 
 
 def main(
@@ -23,10 +25,14 @@ def main(
     token: Annotated[
         str,
         typer.Option(
-            envvar="SENSEVOICE_SERVE_TOKEN",
+            envvar=SERVE_TOKEN,
             help="clients send it as their API key; several: separated by commas",
         ),
     ] = "",
+    on_ray: Annotated[
+        bool,
+        typer.Option("--ray", help="service.replicas processes, on this machine or ray.address"),
+    ] = False,
 ) -> None:
     """Answer over HTTP with the labels of a run, batching across clients.
 
@@ -36,18 +42,17 @@ def main(
     """
     with refusing():
         config = load_config(config_path, overrides or [])
-        tokens = frozenset(filter(None, (one.strip() for one in token.split(","))))
-        _check(config, tokens)
+        _check(config, read_tokens(token))
         resolve_model_of(config)  # refused now, not when the service is up
-        _run(config, tokens)
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        run = _run_on_ray if on_ray else _run
+        run(config, token)
 
 
 def _check(config: RunConfig, tokens: frozenset[str]) -> None:
     service = config.service
     if not tokens and not is_loopback(service.host):
-        raise ConfigError(
-            f"service.host {service.host}: others can reach it; set SENSEVOICE_SERVE_TOKEN"
-        )
+        raise ConfigError(f"service.host {service.host}: others can reach it; set {SERVE_TOKEN}")
     if bool(service.tls_certificate) != bool(service.tls_key):
         raise ConfigError("service.tls_certificate and service.tls_key are set together")
     for path in filter(None, (service.tls_certificate, service.tls_key)):
@@ -55,7 +60,7 @@ def _check(config: RunConfig, tokens: frozenset[str]) -> None:
             raise ConfigError(f"{path}: no such file (service.tls_certificate, service.tls_key)")
 
 
-def _run(config: RunConfig, tokens: frozenset[str]) -> None:
+def _run(config: RunConfig, token: str) -> None:
     import uvicorn
 
     from pipeline.serving.app import create_app
@@ -63,17 +68,15 @@ def _run(config: RunConfig, tokens: frozenset[str]) -> None:
     from pipeline.web.connections import limited_protocol
     from pipeline.web.listening import listen
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     service = config.service
-    app = create_app(Service(config), tokens)
+    app = create_app(Service(config), read_tokens(token))
     # uvicorn sends the signal again when it has stopped; then nothing is left to be done.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     with closing(listen(service.host, service.port)) as socket:
-        shown = f"[{service.host}]" if ":" in service.host else service.host
-        kind = "https" if service.tls_certificate else "http"
-        messages().print(f"{kind}://{shown}:{socket.getsockname()[1]}/v1", soft_wrap=True)
+        _show(config, socket.getsockname()[1])
         settings = uvicorn.Config(
             app,
+            loop="asyncio",  # "auto" takes uvloop, which Ray Serve brings: here it is as tested
             http=limited_protocol(service.max_connections),
             log_level="warning",
             access_log=False,
@@ -84,6 +87,32 @@ def _run(config: RunConfig, tokens: frozenset[str]) -> None:
         )
         with suppress(KeyboardInterrupt):
             uvicorn.Server(settings).run(sockets=[socket])
+
+
+def _run_on_ray(config: RunConfig, token: str) -> None:
+    from pipeline.serving.ray_serve import serving_on_ray
+    from pipeline.web.listening import listen
+
+    if token:
+        os.environ[SERVE_TOKEN] = token  # the processes of a local Ray have it from here
+    with closing(listen(config.service.host, config.service.port)) as socket:
+        port = socket.getsockname()[1]  # is free now; Ray Serve's proxy opens it
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with (
+        suppress(KeyboardInterrupt),
+        serving_on_ray(config, port, needs_token=bool(read_tokens(token))),
+    ):
+        _show(config, port)
+        while True:
+            time.sleep(1)
+
+
+def _show(config: RunConfig, port: int) -> None:
+    """Where the service listens, on stderr."""
+    service = config.service
+    shown = f"[{service.host}]" if ":" in service.host else service.host
+    kind = "https" if service.tls_certificate else "http"
+    messages().print(f"{kind}://{shown}:{port}/v1", soft_wrap=True)
 
 
 app = one_command(main)

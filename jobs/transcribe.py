@@ -130,10 +130,12 @@ def _show(labelled: LabelledFile, *, as_srt: bool, as_vtt: bool, has_title: bool
 def _lines(labelled: LabelledFile) -> Iterator[str]:
     for segment in labelled.segments:
         text = cue_text(segment["text"], segment["events"])
+        confidence = segment["confidence"]
+        told = "    " if confidence is None else f"{confidence:.2f}"
         text = f"[channel {segment['channel']}] {text}" if segment["channel"] else text
         yield (
             f"{segment['start_s']:8.2f} {segment['end_s']:8.2f}  {segment['language']:<8} "
-            f"{segment['emotion']:<9} {segment['confidence']:.2f}  {text}"
+            f"{segment['emotion']:<9} {told}  {text}"
         )
     if not labelled.segments and not labelled.error_stage:
         yield "no segment found"

@@ -206,8 +206,21 @@ class ServiceConfig(_Section):
         default=120.0, gt=0, description="not ready while a model batch takes longer, s"
     )
     drain_s: int = Field(default=30, ge=0, description="time to finish requests after SIGTERM, s")
+    replicas: int = Field(default=1, ge=1, description="processes with a model; only with --ray")
+    replicas_max: int = Field(
+        default=0, ge=0, description="upper limit for autoscaling; 0 turns it off"
+    )
     tls_certificate: str = Field(default="", description="PEM file; with tls_key: https")
     tls_key: str = Field(default="", description="PEM file of the certificate's key")
+
+    @model_validator(mode="after")
+    def _check_replicas(self) -> Self:
+        if self.replicas_max and self.replicas_max < self.replicas:
+            raise ValueError(
+                f"service.replicas_max ({self.replicas_max}) is less than service.replicas "
+                f"({self.replicas}); 0 turns autoscaling off"
+            )
+        return self
 
 
 class RunConfig(_Section):

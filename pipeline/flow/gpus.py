@@ -16,7 +16,7 @@ _AMD_DRIVER = Path("/dev/kfd")
 
 def check_gpus(config: RayConfig) -> None:
     """Raises ConfigError if a SenseVoice worker of a local Ray needs more GPUs than there are."""
-    if config.num_gpus <= 0 or not _is_local(config):
+    if config.num_gpus <= 0 or not is_local(config):
         return
     n_gpus = count_gpus()
     if n_gpus is None or config.num_gpus <= n_gpus:
@@ -45,7 +45,7 @@ def count_gpus() -> int | None:
     return n_gpus.value
 
 
-def _is_local(config: RayConfig) -> bool:
+def is_local(config: RayConfig) -> bool:
     """Whether ray_session would start a Ray on this machine."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():

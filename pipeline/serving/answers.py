@@ -138,7 +138,7 @@ def segment_facts(index: int, segment: Row) -> dict[str, Any]:
         "text": segment["text"],
         "tokens": [],
         "temperature": 0.0,
-        "avg_logprob": math.log(confidence) if confidence > 0 else -100.0,  # JSON has no -inf
+        "avg_logprob": math.log(confidence) if confidence else -100.0,  # OpenAI's is a number
         "compression_ratio": 0.0,
         "no_speech_prob": segment["language_probabilities"]["nospeech"],
         **{name: segment[name] for name in _OURS if name in segment},

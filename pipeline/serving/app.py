@@ -34,12 +34,13 @@ _log = logging.getLogger(__name__)
 
 
 def create_app(service: Service, tokens: frozenset[str] = frozenset()) -> Guard:
-    """The service as an ASGI application. The model is loaded in a thread when it starts."""
+    """The service as an ASGI application. Its model is loaded in a thread unless it is there."""
     config = service.config.service
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        threading.Thread(target=service.load, name="load", daemon=True).start()
+        if service.labelling is None:
+            threading.Thread(target=service.load, name="load", daemon=True).start()
         yield
         service.close()
 

@@ -17,7 +17,7 @@ from pipeline.models.files import resolve_model_of, resolve_vad
 from pipeline.serving.shared_model import OnBatch, RequestModel, SharedModel
 from pipeline.stages.build import build_stages
 from pipeline.stages.label import LabelSegments
-from pipeline.stages.one_file import planned_file
+from pipeline.stages.one_file import planned_file, shown_segments
 from pipeline.stages.segment import FindSegments
 from pipeline.tables.run_records import RunInfo
 
@@ -30,7 +30,7 @@ class LabellingStopped(Exception):
 class Labelled:
     """A part of a file: a window of it, or all of it. Error columns as in schema.BUNDLE."""
 
-    segments: list[Row]  # schema.LABELLED_SEGMENT, in the order of time
+    segments: list[Row]  # schema.LABELLED_SEGMENT, as shown_segments gives them
     duration_s: float
     labelled_s: float
     warning: str
@@ -120,7 +120,7 @@ class FileLabelling:
 
 def _part(row: Row) -> Labelled:
     return Labelled(
-        segments=sorted(row["segments"], key=lambda segment: float(segment["start_s"])),
+        segments=shown_segments([row]),
         duration_s=row["duration_s"],
         labelled_s=row["labelled_s"],
         warning=row["warning"],

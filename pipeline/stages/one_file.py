@@ -1,6 +1,6 @@
 """Label single files in this process, with the stages of a run. Knows no Ray; writes no table."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ class LabelledFile:
 
     file: str
     duration_s: float
-    segments: Sequence[Row]  # schema.LABELLED_SEGMENT and `channel`, in the order of time
+    segments: Sequence[Row]  # schema.LABELLED_SEGMENT and `channel`, as shown_segments gives them
     warning: str
     error_stage: str
     error_type: str
@@ -53,20 +53,27 @@ class FileLabeller:
             for found in self._find(window):
                 rows += self._label(found).to_pylist(maps_as_pydicts="strict")
         failed = next((row for row in rows if row["error_stage"]), rows[-1])
-        segments = [
-            segment | {"channel": row["channel"] or None}
-            for row in rows
-            for segment in row["segments"]
-        ]
         return LabelledFile(
             file=file,
             duration_s=max(row["window_start_s"] + row["duration_s"] for row in rows),
-            segments=sorted(segments, key=lambda segment: float(segment["start_s"])),
+            segments=shown_segments(rows),
             warning="; ".join(dict.fromkeys(row["warning"] for row in rows if row["warning"])),
             error_stage=failed["error_stage"],
             error_type=failed["error_type"],
             error_message=failed["error_message"],
         )
+
+
+def shown_segments(rows: Iterable[Row]) -> list[Row]:
+    """The segments of BUNDLE rows in the order of time, with their `channel` (None: the mix).
+
+    Without text `confidence` is None, as in the tables (to_tables.py): 0 would count in every mean.
+    """
+    segments = sorted(
+        (one | {"channel": row["channel"] or None} for row in rows for one in row["segments"]),
+        key=lambda segment: float(segment["start_s"]),
+    )
+    return [one if one["text"] else one | {"confidence": None} for one in segments]
 
 
 def planned_file(file: str) -> pa.Table:

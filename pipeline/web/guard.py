@@ -25,6 +25,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 COOKIE = "sensevoice_session"
+SERVE_TOKEN = "SENSEVOICE_SERVE_TOKEN"  # the variable that holds the tokens of the service
 # wavesurfer.js sets the style of its elements by script: hence 'unsafe-inline', for styles only.
 CONTENT_SECURITY_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
@@ -192,6 +193,11 @@ class _Exchange:
 
 def _too_large(most_bytes: int) -> tuple[int, str, str]:
     return 413, "too_large", f"the body may have {most_bytes:,} bytes"
+
+
+def read_tokens(text: str) -> frozenset[str]:
+    """Tokens that are separated by commas."""
+    return frozenset(filter(None, (one.strip() for one in text.split(","))))
 
 
 def is_token(sent: str, tokens: frozenset[str]) -> bool:

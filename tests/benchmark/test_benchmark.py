@@ -1,6 +1,7 @@
 """The benchmark measures what it says it measures. Nothing here depends on the machine's speed."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -284,6 +285,9 @@ def test_a_service_is_measured_for_many_clients_and_for_one(tmp_path: Path) -> N
     done = CliRunner().invoke(benchmark.app, ["serve", *few, "--json", str(path)])
     assert done.exit_code == 0, done.output
     assert "8 clients to one" in done.output
+    idle = re.search(r"ours, one at a time: (\S+) times the seconds in which", done.output)
+    assert idle
+    assert float(idle[1]) > 1
     one, many = json.loads(path.read_text())["loads"]
     assert (one["n_clients"], many["n_clients"]) == (1, 8)
     for load in (one, many):

@@ -73,6 +73,18 @@ def test_the_texts_are_those_of_a_run_on_ray(
     assert printed == list(texts_of(labelled).values())
 
 
+def test_a_segment_without_text_has_no_confidence() -> None:
+    """It is null in the tables, too: a 0 would count in every mean."""
+    config = str(ROOT / "configs" / "demo.yaml")  # short clips go to the model whole
+    file = str(AUDIO / "event_applause.opus")
+    (printed,) = json.loads(invoke(file, "--config", config, "--json").stdout)["files"]
+    (segment,) = printed["segments"]
+    assert (segment["text"], segment["confidence"]) == ("", None)
+    shown = invoke(file, "--config", config).stdout
+    assert "[applause]" in shown
+    assert "0.00 " not in shown.partition("nospeech")[2]
+
+
 def test_json_has_the_labels_and_the_error_columns(files: list[dict[str, Any]]) -> None:
     good, _, broken = files
     assert good["segments"][0]["emotion"] == "sad"

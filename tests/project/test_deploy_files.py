@@ -162,6 +162,7 @@ ROLE_REF = strict("apiGroup kind name", apiGroup=TEXT, kind={"const": "Role"}, n
 RULE = strict(
     "apiGroups resources verbs", apiGroups=many(TEXT), resources=many(TEXT), verbs=many(TEXT)
 )
+SERVICE = strict("serveConfigV2 rayClusterConfig", serveConfigV2=TEXT, rayClusterConfig=CLUSTER)
 LABELS = strict("matchLabels", matchLabels=TEXTS)
 SCALED = strict("apiVersion kind name", apiVersion=TEXT, kind=TEXT, name=NAME)
 KINDS: dict[tuple[str, str], Schema] = {
@@ -214,6 +215,7 @@ KINDS: dict[tuple[str, str], Schema] = {
         "spec", spec=strict("selector", minAvailable=COUNT, selector=LABELS)
     ),
     ("ray.io/v1", "RayJob"): strict("spec", spec=JOB),
+    ("ray.io/v1", "RayService"): strict("spec", spec=SERVICE),
     ("ray.io/v1", "RayCronJob"): strict(
         "spec",
         spec=strict("schedule jobTemplate", schedule=CRON, timeZone=TEXT, jobTemplate=JOB),
@@ -380,7 +382,7 @@ def test_every_pod_has_an_account_that_a_file_defines() -> None:
         for document in documents(name)
         if document["kind"] == "ServiceAccount"
     }
-    assert len(PODS) == 10
+    assert len(PODS) == 12
     assert {pod["serviceAccountName"] for _, pod in PODS} == accounts
 
 

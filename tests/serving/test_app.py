@@ -1,6 +1,7 @@
 """The service over HTTP: OpenAI's client, SenseVoice's shape, errors, limits, and its labels."""
 
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -43,6 +44,7 @@ def serving(
         uvicorn.Config(
             create_app(service, tokens),
             port=0,
+            loop="asyncio",
             http=http,
             log_level="warning",
             timeout_graceful_shutdown=5,
@@ -364,6 +366,8 @@ def test_the_command_serves_by_tls_until_sigterm_and_finishes_what_is_under_way(
             if httpx.get(f"{url}/readyz", verify=False).status_code == 200:
                 break
             time.sleep(0.1)
+        libraries = Path(f"/proc/{process.pid}/maps").read_text()
+        assert not re.search("uvloop|httptools|raylet", libraries)  # extras do not change it
         with ThreadPoolExecutor(1) as pool:
             data = (AUDIO / LONG["audio"]).read_bytes()
             answer = pool.submit(post, url, "/v1/audio/transcriptions", data)
@@ -425,3 +429,19 @@ def test_a_model_that_fails_to_load_in_any_way_is_told(config: RunConfig) -> Non
     service.load()
     assert service.state() == (False, "failed")
     service.close()
+
+
+def test_a_segment_without_text_has_no_confidence_in_any_format(config: RunConfig) -> None:
+    """As in the tables; OpenAI's own keys stay numbers, which its clients demand."""
+    segment = config.segment.model_copy(update={"whole_below_s": 30})  # the VAD hides applause
+    with serving(config.model_copy(update={"segment": segment})) as (url, _):
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+        (whole,) = transcribe(
+            client, "event_applause.opus", response_format="verbose_json"
+        ).segments
+        event, done = transcribe(client, "event_applause.opus", stream=True)
+        told = transcribe(client, "event_applause.opus", response_format="srt")
+    assert (whole.text, whole.model_extra["confidence"], whole.avg_logprob) == ("", None, -100.0)
+    assert event.model_extra["segment"]["confidence"] is None
+    assert (event.delta, done.text) == ("", "")
+    assert "[applause]" in told

@@ -140,3 +140,21 @@ def test_a_service_with_a_token_asks_for_it(browser: Browser, config: RunConfig)
         page.locator("#go").click()
         expect(page.locator("#state")).to_have_text("1 segment", timeout=60_000)
         page.close()
+
+
+def test_a_segment_without_words_is_shown_by_its_sounds(
+    browser: Browser, config: RunConfig
+) -> None:
+    segment = config.segment.model_copy(update={"whole_below_s": 30})  # the VAD hides applause
+    with serving(config.model_copy(update={"segment": segment})) as (url, _):
+        page, wrong = open_page(browser, url)
+        label(page, "event_applause.opus")
+        expect(page.locator("#state")).to_have_text("1 segment", timeout=60_000)
+        expect(page.locator("#segments li")).to_contain_text("no words")
+        expect(page.locator("#segments li")).to_contain_text("applause")
+        with page.expect_download() as downloading:
+            page.locator("#as-json").click()
+        (one,) = json.loads(Path(downloading.value.path()).read_text(encoding="utf-8"))
+        assert one["confidence"] is None
+        page.close()
+    assert wrong == []

@@ -69,7 +69,9 @@ class Client:
 def serving(app: Any, headers: Mapping[str, str] | None = None) -> Iterator[Client]:
     """Run an ASGI application with uvicorn in a thread, and shut it down at the end."""
     socket = listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    server = uvicorn.Server(
+        uvicorn.Config(app, loop="asyncio", http="h11", log_level="warning", access_log=False)
+    )
     thread = threading.Thread(target=server.run, kwargs={"sockets": [socket]})
     thread.start()
     try:
