@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import soxr
 
 from pipeline.audio.checks import Report, Stretch
 from pipeline.audio.decoders import decoders_for
 from pipeline.audio.downmix import Downmix
 from pipeline.audio.headers import format_of
+from pipeline.audio.resamplers import give_back, take
 from pipeline.audio.sources import Source, open_source
 from pipeline.audio.streams import Block, Floats
 from pipeline.config import AudioConfig
@@ -159,7 +159,7 @@ def _to_waveform(blocks: Iterator[Block], report: Report, begin_s: float) -> Ite
     at_s = begin_s
     downmix = Downmix(report.warnings)
     for rate_hz, group in itertools.groupby(blocks, key=lambda block: block.rate_hz):
-        resampler = soxr.ResampleStream(rate_hz, SAMPLE_RATE, 1, dtype="float32", quality="HQ")
+        resampler = take(rate_hz)
         for block in group:
             report.check_limits(rate_hz, block.samples.shape[1])
             report.count_clipped(_check_peak(block.samples, at_s, rate_hz), block.samples.size)
@@ -168,6 +168,7 @@ def _to_waveform(blocks: Iterator[Block], report: Report, begin_s: float) -> Ite
             yield _quantise(mono if rate_hz == SAMPLE_RATE else resampler.resample_chunk(mono))
         if rate_hz != SAMPLE_RATE:
             yield _quantise(resampler.resample_chunk(np.empty(0, np.float32), last=True))
+        give_back(rate_hz, resampler)
 
 
 def _check_peak(samples: Floats, at_s: float, rate_hz: int) -> int:

@@ -34,7 +34,7 @@ pytestmark = [needs_shared, pytest.mark.usefixtures("patience")]
 @cache
 def spoken(digit: int, speaker: str, take: int) -> np.ndarray:
     waveform = waveform_of(DIGITS / f"{digit}_{speaker}_{take}.wav").astype(np.float32)
-    return (waveform * 16_000 / np.abs(waveform).max()).astype(np.int16)
+    return np.asarray(waveform * 16_000 / np.abs(waveform).max(), np.int16)
 
 
 @cache
