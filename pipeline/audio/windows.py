@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import soxr
 
 from pipeline.audio.channels import Selection, Waveform, Waveforms
 from pipeline.audio.checks import Report, Stretch
 from pipeline.audio.decoders import decoders_for
 from pipeline.audio.downmix import Downmix
 from pipeline.audio.headers import format_of
+from pipeline.audio.resamplers import give_back, take
 from pipeline.audio.sources import Source, open_source
 from pipeline.audio.streams import Block, Floats
 from pipeline.config import AudioConfig
@@ -210,15 +210,12 @@ def _to_waveforms(
                 yield _quantise(kept)
                 continue
             n_streams = kept.shape[1]
-            resampler = resampler or _resampler(rate_hz, n_streams)
+            resampler = resampler or take(rate_hz, n_streams)
             yield _quantise(resampler.resample_chunk(kept))
         if resampler is not None:
             nothing = np.empty((0, n_streams), np.float32)
             yield _quantise(resampler.resample_chunk(nothing, last=True))
-
-
-def _resampler(rate_hz: int, n_streams: int) -> Any:
-    return soxr.ResampleStream(rate_hz, SAMPLE_RATE, n_streams, dtype="float32", quality="HQ")
+            give_back(rate_hz, n_streams, resampler)
 
 
 def _check_peak(samples: Floats, at_s: float, rate_hz: int) -> int:

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from pipeline.runs.progress import Outcome, Phase, Progress
+from pipeline.runs.progress import Outcome, Phase, Progress, speed
 
 _STAGE_NAMES = {
     "decode": "decoded",
@@ -110,7 +110,7 @@ class ProgressLines:
 
     def finish(self, outcome: Outcome, exit_code: int) -> None:
         """Print the last line of a log: what the run did."""
-        progress, wall_s = outcome.progress, max(outcome.label_wall_s, 1e-9)
+        progress = outcome.progress
         ended = "unfinished" if outcome.n_unfinished else "partial" if progress.n_errors else "done"
         self._handler.run_id = outcome.run.run_id
         self.end(
@@ -122,7 +122,8 @@ class ProgressLines:
                 "unfinished": outcome.n_unfinished,
                 "hours": round(progress.audio_s / 3600, 3),
                 "wall_s": round(outcome.label_wall_s, 1),
-                "rtfx": round(progress.audio_s / wall_s, 1),
+                "start_up_s": round(outcome.start_up_s, 1),
+                "rtfx": round(speed(outcome), 1),
                 "commit": progress.seq,
                 "errors": dict(progress.errors.most_common()),
             },
@@ -142,6 +143,7 @@ class ProgressLines:
             "elapsed": _clock(now_s - self._started),
             "recordings": progress.n_recordings,
             "planned": progress.n_planned,
+            **{name: _rows(progress, stage) for stage, name in _STAGE_NAMES.items()},
         }
         if progress.phase != Phase.LABELLING:
             return fields
@@ -150,7 +152,6 @@ class ProgressLines:
             "hours": round(progress.audio_s / 3600, 3),
             "rtfx": round(self._pace.rtfx(now_s), 1),
             "eta": self._eta(progress, now_s),
-            **{name: _rows(progress, stage) for stage, name in _STAGE_NAMES.items()},
             "errors": dict(progress.errors.most_common()),
             **({"waits_for": progress.waits_for} if progress.waits_for else {}),
         }

@@ -12,7 +12,7 @@ from pipeline.console.plain_text import amount, counts_text
 from pipeline.planning.plan import Plan
 from pipeline.report.figures import Counts, count_labels
 from pipeline.runs.bottleneck import find_bottleneck
-from pipeline.runs.progress import Outcome, explain_default
+from pipeline.runs.progress import Outcome, explain_default, speed
 from pipeline.tables import Snapshot
 
 
@@ -52,16 +52,14 @@ def show_outcome(console: Console, config: RunConfig, outcome: Outcome, snapshot
     if not outcome.plan.n_todo:
         console.print("Nothing left to do: every recording of the manifest is in the tables.")
     else:
-        label_s = max(outcome.label_wall_s - outcome.start_up_s, 1e-9)
-        rtfx = progress.audio_s / label_s
         console.print(
             f"Labelled {progress.n_recordings - progress.n_errors:,} recordings "
             f"({progress.n_errors:,} failed), {progress.audio_s / 3600:.3f} h of audio in "
-            f"{outcome.label_wall_s:.0f} s: {rtfx:.1f}x real time after a start-up of "
+            f"{outcome.label_wall_s:.0f} s: {speed(outcome):.1f}x real time after a start-up of "
             f"{outcome.start_up_s:.0f} s.",
         )
-        busy_s = {name: state.busy_s for name, state in progress.stages.items()}
-        if bottleneck := find_bottleneck(busy_s, label_s, config):
+        since_first_s = outcome.label_wall_s - outcome.first_label_s
+        if bottleneck := find_bottleneck(progress.busy_s, since_first_s, config):
             console.print(bottleneck)
     if outcome.n_unfinished:
         console.print(

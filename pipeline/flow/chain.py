@@ -60,18 +60,19 @@ def label(
 ) -> Generator[Receipt]:
     """Run planned rows (schema.PLANNED) through all stages; one receipt per bundle written.
 
-    `on_stages` is called with the state of each stage, and with what the workers need and the
-    cluster lacks ("" if nothing). With `isolate` no worker holds two
-    recordings at once. Recordings whose workers died twice have no receipt. `stages` defaults to
-    those that the configuration describes. Needs a Ray session. Raises RoundEnded when workers keep
-    crashing, RunStopped when a worker cannot start or a stage raises.
+    `on_stages` is called with the state of each stage, and with what is waited for: what the
+    workers need and the cluster lacks, or workers that are not ready ("" if nothing). With
+    `isolate` no worker holds two recordings at once. Recordings whose workers died twice have no
+    receipt. `stages` defaults to those that the configuration describes. Needs a Ray session.
+    Raises RoundEnded when workers keep crashing, RunStopped when a worker cannot start or a stage
+    raises.
     """
     stages = stages or build_stages(config, run)
     context = DataContext.get_current()
     _set_limits(context, config.ray)
     quiet_data_logger()
     shortage = Shortage(config.ray)
-    monitor = ExecutionMonitor(lambda states: on_stages(states, shortage.text()))
+    monitor = ExecutionMonitor(lambda states, starting: on_stages(states, shortage.text(starting)))
     with monitored(context, monitor):
         with warnings.catch_warnings():  # ray below 2.64 has no replacement
             warnings.simplefilter("ignore", RayDeprecationWarning)

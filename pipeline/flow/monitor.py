@@ -44,9 +44,13 @@ def stage_of(operator: str) -> str:
 
 @dataclass(slots=True)
 class ExecutionMonitor:
-    """Watches one execution of the flow; `on_stages` is called with the state of each stage."""
+    """Watches one execution of the flow.
 
-    on_stages: Callable[[StageStates], None]
+    `on_stages` is called with the state of each stage, and with the workers of which none is ready,
+    e.g. "workers of stages segment, label" ("" if each stage has one).
+    """
+
+    on_stages: Callable[[StageStates, str], None]
     executor: Any = None
     actor_ids: set[Any] = field(default_factory=set)
     _stepped: float = 0.0
@@ -71,7 +75,7 @@ class ExecutionMonitor:
             if stage := stage_of(operator.name):
                 self._worker_s[stage] += elapsed_s * operator.n_workers
                 states[stage] = StageState(operator.n_rows, operator.busy_s, self._worker_s[stage])
-        self.on_stages(states)
+        self.on_stages(states, _starting(operators))
         for operator in operators:
             if operator.all_dead:
                 name = stage_of(operator.name) or operator.name
@@ -89,3 +93,13 @@ class ExecutionMonitor:
             self.executor = None
         while self.actor_ids:
             kill_actor(self.actor_ids.pop())
+
+
+def _starting(operators: list[OperatorState]) -> str:
+    """The stages of which no worker is ready, in words: it loads a model, or has no place yet."""
+    stages = [
+        stage_of(one.name) or one.name for one in operators if one.n_pending and not one.n_workers
+    ]
+    if not stages:
+        return ""
+    return f"workers of stage{'s' if len(stages) > 1 else ''} {', '.join(stages)}"

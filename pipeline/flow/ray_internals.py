@@ -40,6 +40,7 @@ class OperatorState:
     n_workers: int  # actors alive, or tasks running
     actor_ids: frozenset[Any]  # of running and pending actors; empty for tasks
     all_dead: bool  # an actor pool whose actors are all dead, and none is pending
+    n_pending: int = 0  # actors that wait for a node or load what they need
 
 
 class Monitor(Protocol):
@@ -103,6 +104,7 @@ def _state_of(operator: Any) -> OperatorState:
         # Ids, because a handle would keep its actor alive.
         actor_ids=frozenset(actor._ray_actor_id for actor in running + pending),
         all_dead=states == {_ACTOR_STATE_DEAD} and not pending,
+        n_pending=len(pending),
     )
 
 

@@ -21,6 +21,7 @@ from pipeline.flow.ray_internals import disable_uv_hook, native_stderr_closed
 WRITE_CPUS = 0.25  # of a task that writes a bundle
 _CONNECT_S = 10.0
 _ASK_EVERY_S = 5.0
+_LONG_START_S = 30.0  # from which the resources of the cluster are told, too
 
 
 @contextmanager
@@ -62,7 +63,7 @@ def _start(config: RayConfig) -> None:
 
 
 class Shortage:
-    """What the workers of a run need and the cluster does not have now; asks every five seconds."""
+    """What a run waits for before its workers are ready; asks Ray every five seconds at most."""
 
     def __init__(self, config: RayConfig) -> None:
         self._needed = {
@@ -70,15 +71,24 @@ class Shortage:
             "CPU": float(_cpus_needed(config)),
         }
         self._asked_s = -math.inf
-        self._text = ""
+        self._started_s = time.monotonic()
+        self._lacks = self._free = ""
 
-    def text(self) -> str:
-        """For example "2 GPUs (the cluster has 0)"; "" if there is enough of everything."""
+    def text(self, starting: str = "") -> str:
+        """For example "2 GPUs (the cluster has 0)"; "" if there is enough of everything.
+
+        `starting` is the text for that case, if workers are not ready. After half a minute what is
+        free is told with it: another job may hold the rest.
+        """
         now_s = time.monotonic()
         if now_s - self._asked_s >= _ASK_EVERY_S:
             self._asked_s = now_s
-            self._text = explain_shortage(self._needed, ray.cluster_resources())
-        return self._text
+            present = ray.cluster_resources()
+            self._lacks = explain_shortage(self._needed, present)
+            self._free = explain_free(self._needed, present, ray.available_resources())
+        if self._lacks or not starting or now_s - self._started_s < _LONG_START_S:
+            return self._lacks or starting
+        return f"{starting} (free in the cluster: {self._free})"
 
 
 def explain_shortage(needed: Mapping[str, float], present: Mapping[str, float]) -> str:
@@ -87,6 +97,17 @@ def explain_shortage(needed: Mapping[str, float], present: Mapping[str, float]) 
         f"{count:g} {name}{'' if count == 1 else 's'} (the cluster has {present.get(name, 0):g})"
         for name, count in needed.items()
         if count > present.get(name, 0)
+    )
+
+
+def explain_free(
+    needed: Mapping[str, float], present: Mapping[str, float], free: Mapping[str, float]
+) -> str:
+    """Of each resource that is needed, how much is free, in words."""
+    return ", ".join(
+        f"{free.get(name, 0):g} of {present.get(name, 0):g} {name}s"
+        for name, count in needed.items()
+        if count
     )
 
 

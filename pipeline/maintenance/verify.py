@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -183,7 +182,12 @@ def _verify_part(store: Store, state: State, path: str, verdict: Verdict) -> NDA
     verdict.n_errors += pc.sum(is_error).as_py() or 0
     verdict.n_segments += tables["transcripts"].num_rows
     verdict.audio_s += pc.sum(recordings["duration_s"]).as_py() or 0.0
-    ids = recordings["recording_id"].to_numpy(zero_copy_only=False)
+    return _hashes(recordings["recording_id"].to_numpy(zero_copy_only=False))
+
+
+def _hashes(ids: NDArray[np.object_]) -> NDArray[np.uint64]:
+    import pandas as pd  # takes 2 s, which --help and refusals do not need
+
     return pd.util.hash_array(ids)
 
 
@@ -246,7 +250,7 @@ def _repeated(store: Store, paths: list[str], hashes: list[NDArray[np.uint64]]) 
     for path in suspects:
         column = read_files(store, "recordings", [path], ["recording_id"])["recording_id"]
         ids = column.to_numpy(zero_copy_only=False)
-        ids = ids[np.isin(pd.util.hash_array(ids), twice)]
+        ids = ids[np.isin(_hashes(ids), twice)]
         others = {name: seen[name] for name in ids if seen.setdefault(name, path) != path}
         if others:
             name, other = next(iter(others.items()))

@@ -4,12 +4,15 @@ from collections.abc import Mapping
 
 from pipeline.config import RunConfig, label_precision
 
-MIN_WALL_S = 60.0  # in a shorter run, most time goes to starting Ray and loading models
+MIN_WALL_S = 60.0  # in less, the first and the last row batch count for too much
 BUSY = 0.7  # share of its workers' time from which a stage counts as the bottleneck
 
 
 def find_bottleneck(busy_s: Mapping[str, float], wall_s: float, config: RunConfig) -> str:
-    """One sentence of advice, or "" for a run that is too short; `busy_s` is by schema.STAGES.
+    """One sentence of advice, or "" for a run that is too short.
+
+    `busy_s` is by schema.STAGES; it and `wall_s` count from the first labelled row, because before
+    it every worker waits for Ray and for models.
 
     Ray counts the wait of a label worker's second call as busy, so the share of `label` may be too
     high. Therefore `label` is named only if `segment` was less busy.

@@ -175,7 +175,8 @@ class _Run:
         self._build = build
         self._progress = Progress(run.run_id)
         self._started = 0.0  # time.monotonic(), when labelling began
-        self._start_up_s = 0.0  # until the first row was labelled
+        self._start_up_s = 0.0  # until the first model was loaded
+        self._first_label_s = 0.0  # until the first row was labelled
         self._stages_before: Mapping[str, StageState] = {}  # sums of the rounds before this one
 
     def execute(self) -> Outcome:
@@ -188,7 +189,6 @@ class _Run:
         self._started = time.monotonic()
         if plan.n_todo:
             self._warn_of_other_labels()
-            self._on_progress(self._progress)
             self._label(plan.legs)
         wall_s = time.monotonic() - self._started
         n_unfinished = self._n_missing(plan)
@@ -202,6 +202,7 @@ class _Run:
             n_unfinished=n_unfinished,
             label_wall_s=wall_s,
             start_up_s=self._start_up_s,
+            first_label_s=self._first_label_s,
             default=self._default_labels(published.n_uncovered),
         )
 
@@ -226,6 +227,8 @@ class _Run:
 
     def _label(self, legs: Legs) -> None:
         """Label one leg of the plan after the other, so that only one is held in full."""
+        is_local = fits_one_process(self._config, legs)
+        self._begin(Phase.LOADING_MODELS if is_local else Phase.STARTING_RAY)
         # ray and torch take seconds to import; a finished corpus does not need them
         from pipeline.flow.environment import prepare_environment
 
@@ -242,20 +245,26 @@ class _Run:
 
             nonlocal telemetry
             # A new session for each round frees what workers of a failed round held, e.g. a GPU.
+            self._begin(Phase.STARTING_RAY)
             with ray_session(self._config.ray):
                 telemetry = telemetry or Telemetry(self._run.run_id)
-                self._progress.phase = Phase.LOADING_MODELS
-                self._stages_before = self._progress.stages
+                self._begin(Phase.LOADING_MODELS)
                 return self._drain(self._start_round(todo, step, stages), breaker, telemetry)
 
         def label_locally(todo: pa.Table) -> str:
-            self._progress.phase = Phase.LOADING_MODELS
+            self._begin(Phase.LOADING_MODELS)
             receipts = label_in_one_process(todo, self._config, self._on_stages, stages=stages)
             return self._drain(receipts, breaker, None)
 
-        local = label_locally if fits_one_process(self._config, legs) else None
         for leg in legs:
-            self._label_leg(leg, label_round, local)
+            self._label_leg(leg, label_round, label_locally if is_local else None)
+
+    def _begin(self, phase: Phase) -> None:
+        """Report what begins now; the stages count from zero again."""
+        self._stages_before = self._progress.stages
+        self._progress.phase = phase
+        self._progress.waits_for = ""
+        self._on_progress(self._progress)
 
     def _label_leg(
         self,
@@ -303,9 +312,13 @@ class _Run:
             name: _sum_of(self._stages_before.get(name), state) for name, state in stages.items()
         }
         self._progress.waits_for = waits_for
+        elapsed_s = time.monotonic() - self._started
+        if "label" in stages and stages["label"].worker_s:
+            self._start_up_s = self._start_up_s or elapsed_s
         if "label" in stages and stages["label"].n_rows:
             self._progress.phase = Phase.LABELLING
-            self._start_up_s = self._start_up_s or time.monotonic() - self._started
+            self._progress.first_labels = self._progress.first_labels or self._progress.stages
+            self._first_label_s = self._first_label_s or elapsed_s
         self._on_progress(self._progress)
 
     def _drain(

@@ -5,6 +5,7 @@ commits are those of the flow. A recording that kills the process ends the round
 what is left to Ray, which can tell whose fault it was (see recovery.next_step).
 """
 
+import math
 import multiprocessing
 import os
 import signal
@@ -32,6 +33,8 @@ from pipeline.stages.receipt import Receipt, StageState, receipt_of
 _AUTO_S = 600.0
 _AUTO_ROWS = 2_000
 _GUESSED_SHARE = 0.25  # of what row_batches.guess_seconds makes of bytes
+
+_REPORT_S = 1.0  # between two reports of the stages
 
 OnStages = Callable[[Mapping[str, StageState], str], None]
 
@@ -85,7 +88,7 @@ def _receive(connection: Connection, on_stages: OnStages) -> Iterator[Receipt]:
     while True:
         kind, value = connection.recv()
         if kind == "stages":
-            on_stages(value, "")
+            on_stages(value, "" if value["label"].n_rows else "the first labels")
         elif kind == "receipt":
             yield receipt_of(value)
         elif kind == "failed":
@@ -103,12 +106,11 @@ def _work(connection: Connection, todo: pa.Table, config: RunConfig, stages: Sta
     _close_native_stderr()
     with suppress(BrokenPipeError):  # the driver is gone: what was written waits for the next run
         try:
-            lane = _Lane(config, stages)
+            lane = _Lane(config, stages, lambda states: connection.send(("stages", states)))
         except Exception as error:
             connection.send(("failed", f"{type(error).__name__}: {error}"))
             return
         for receipt in lane.label(todo):
-            connection.send(("stages", lane.states()))
             connection.send(("receipt", receipt))
         connection.send(("done", None))
 
@@ -123,7 +125,12 @@ def _close_native_stderr() -> None:
 class _Lane:
     """The stages, one after the other, and a clock for each."""
 
-    def __init__(self, config: RunConfig, stages: Stages) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        stages: Stages,
+        report: Callable[[Mapping[str, StageState]], None],
+    ) -> None:
         from pipeline.stages.label import LabelSegments
         from pipeline.stages.segment import FindSegments
 
@@ -134,16 +141,25 @@ class _Lane:
         self._started = time.monotonic()
         self._n_rows = dict.fromkeys(STAGES, 0)
         self._busy_s = dict.fromkeys(STAGES, 0.0)
+        self._send = report
+        self._reported = -math.inf
 
     def label(self, todo: pa.Table) -> Iterator[dict[str, Any]]:
         """The receipt of each bundle, as a row."""
         for windows in self._row_batches(todo):
             segmented = self._timed("segment", self._segment, windows)
             labelled = self._timed("label", self._label, segmented)
-            yield self._timed("write", self._stages.write, labelled).to_pylist()[0]
+            receipt = self._timed("write", self._stages.write, labelled).to_pylist()[0]
+            self._send(self.states())
+            yield receipt
 
     def _segment(self, windows: pa.Table) -> pa.Table:
         return pa.concat_tables(self._find(windows))
+
+    def _report(self) -> None:
+        if time.monotonic() - self._reported > _REPORT_S:
+            self._reported = time.monotonic()
+            self._send(self.states())
 
     def states(self) -> dict[str, StageState]:
         lived_s = time.monotonic() - self._started
@@ -163,6 +179,7 @@ class _Lane:
             if window is None:
                 break
             self._n_rows["decode"] += window.num_rows
+            self._report()
             pending.append(window)
             pending_s += sum(window["duration_s"].to_pylist())
             if pending_s >= self._batch_s:
@@ -178,4 +195,5 @@ class _Lane:
         done = function(rows)
         self._busy_s[stage] += time.perf_counter() - started
         self._n_rows[stage] += rows.num_rows
+        self._report()
         return done

@@ -36,7 +36,8 @@ class Progress:
     seq: int = 0  # of the last commit
     errors: Counter[str] = field(default_factory=Counter)  # by error_type
     stages: Mapping[str, "StageState"] = field(default_factory=dict)  # by schema.STAGES
-    waits_for: str = ""  # what the workers need and the cluster lacks, e.g. "1 GPU (it has 0)"
+    first_labels: Mapping[str, "StageState"] = field(default_factory=dict)  # at the first label
+    waits_for: str = ""  # e.g. "1 GPU (the cluster has 0)", "a worker of stage label"
 
     @property
     def doing(self) -> str:
@@ -44,6 +45,15 @@ class Progress:
         if self.waits_for and self.phase != Phase.LABELLING:
             return f"waiting for {self.waits_for}"
         return str(self.phase)
+
+    @property
+    def busy_s(self) -> dict[str, float]:
+        """Seconds in the code of each stage since the first row was labelled."""
+        return {name: state.busy_s - self._busy_before(name) for name, state in self.stages.items()}
+
+    def _busy_before(self, stage: str) -> float:
+        state = self.first_labels.get(stage)
+        return state.busy_s if state else 0.0
 
     def add(self, receipt: "Receipt") -> None:
         """Count one more bundle."""
@@ -64,8 +74,14 @@ class Outcome:
     n_adopted: int  # recordings of an earlier run that died before it could commit them
     n_unfinished: int  # planned recordings without a row after the run; the next run labels them
     label_wall_s: float  # first row to last, including starting Ray and loading models
-    start_up_s: float = 0.0  # of these, until the first row was labelled
+    start_up_s: float = 0.0  # of these, until the first model was loaded
+    first_label_s: float = 0.0  # of these, until the first row was labelled
     default: "DefaultLabels | None" = None  # if this run's labels are not what readers get
+
+
+def speed(outcome: Outcome) -> float:
+    """Audio seconds per second since the first model was loaded."""
+    return outcome.progress.audio_s / max(outcome.label_wall_s - outcome.start_up_s, 1e-9)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from pipeline.storage.address import is_uri
 from pipeline.tables.run_records import RunInfo
 
 _RUN_ID = "one-file"
+_NO_CONFIDENCE = dict.fromkeys(("confidence", "confidence_frames", "confidence_min"))
 _NO_VALUE: dict[Any, Any] = {pa.string(): "", pa.float64(): 0.0, pa.int64(): 0, pa.int32(): 0}
 
 
@@ -67,13 +68,13 @@ class FileLabeller:
 def shown_segments(rows: Iterable[Row]) -> list[Row]:
     """The segments of BUNDLE rows in the order of time, with their `channel` (None: the mix).
 
-    Without text `confidence` is None, as in the tables (to_tables.py): 0 would count in every mean.
+    Without text confidences are None, as in the tables (to_tables.py): 0 would count in every mean.
     """
     segments = sorted(
         (one | {"channel": row["channel"] or None} for row in rows for one in row["segments"]),
         key=lambda segment: float(segment["start_s"]),
     )
-    return [one if one["text"] else one | {"confidence": None} for one in segments]
+    return [one if one["text"] else one | _NO_CONFIDENCE for one in segments]
 
 
 def planned_file(file: str) -> pa.Table:

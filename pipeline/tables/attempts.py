@@ -7,8 +7,10 @@ the recording is still in that state, and committing it changes the state.
 """
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:
+    import pandas as pd
 
 WINDOW_KEYS = [
     "recording_id",
@@ -25,14 +27,16 @@ WINDOW_KEYS = [
 class Choice:
     """What to do with the windows of one fingerprint."""
 
-    taken: pd.DataFrame  # windows to publish: bundle, row, attempt, recording_id, path (or "")
+    taken: "pd.DataFrame"  # windows to publish: bundle, row, attempt, recording_id, path (or "")
     n_dropped: int  # attempts refused now, for good
     n_waiting: int  # attempts whose other windows have not arrived
     waiting: frozenset[str]  # bundles with windows of waiting attempts
     settled: frozenset[str]  # bundles with windows of taken or refused attempts
 
 
-def choose_attempts(windows: pd.DataFrame, known: pd.DataFrame, opened: frozenset[str]) -> Choice:
+def choose_attempts(
+    windows: "pd.DataFrame", known: "pd.DataFrame", opened: frozenset[str]
+) -> Choice:
     """Take each attempt that is complete and was planned against the present ledger state, once.
 
     `windows` has the columns WINDOW_KEYS, bundle and row, ordered by the keys of the bundles. Of

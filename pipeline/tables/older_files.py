@@ -13,7 +13,7 @@ from pipeline.arrow import pc
 REPLACED: Mapping[str, str] = {"transcripts": "if(n_tokens > 0, confidence, NULL) AS confidence"}
 
 _NEEDS = {"confidence": "n_tokens"}  # a column whose meaning has changed: what tells its new value
-_NO_CONFIDENCE = pa.scalar(None, pa.float32())
+_NO_CONFIDENCE = pa.nulls(1, pa.float32())[0]  # pa.scalar would import pandas
 
 
 def with_needed(names: Sequence[str]) -> list[str]:

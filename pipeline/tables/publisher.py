@@ -15,9 +15,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -33,6 +32,9 @@ from pipeline.tables.parquet import N_READERS, read_files
 from pipeline.tables.parts import PART_BYTES, PartWriter, Tables, part_files, read_part, without
 from pipeline.tables.run_records import RunInfo
 from pipeline.tables.to_tables import to_tables
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +61,7 @@ class _Bundle:
     """The columns of a bundle that choosing attempts needs."""
 
     run: RunInfo
-    windows: pd.DataFrame  # WINDOW_KEYS, bundle, row
+    windows: "pd.DataFrame"  # WINDOW_KEYS, bundle, row
     row_bytes: float  # Arrow bytes per row
 
 
@@ -198,15 +200,17 @@ class Publisher:
         windows = windows.assign(bundle=key, row=range(len(windows)))
         return _Bundle(run, windows, rows.nbytes / max(1, rows.num_rows))
 
-    def _by_fingerprint(self) -> Iterator[tuple[str, pd.DataFrame]]:
+    def _by_fingerprint(self) -> "Iterator[tuple[str, pd.DataFrame]]":
         frames: dict[str, list[pd.DataFrame]] = defaultdict(list)
         for bundle in self._bundles.values():
             if bundle is not None:
                 frames[bundle.run.fingerprint].append(bundle.windows)
         for fingerprint in sorted(frames):
-            yield fingerprint, pd.concat(frames[fingerprint], ignore_index=True)
+            yield fingerprint, _joined(frames[fingerprint])
 
-    def _choose(self, windows: pd.DataFrame, fingerprint: str) -> Choice:
+    def _choose(self, windows: "pd.DataFrame", fingerprint: str) -> Choice:
+        import pandas as pd
+
         ids = pa.array(windows["recording_id"].unique(), pa.string())
         frames = [pd.DataFrame(columns=["recording_id", "state", "path"], dtype="str")]
         # The cached ids show which of the files hold any of these recordings; usually few do.
@@ -227,7 +231,9 @@ class Publisher:
         ids: pa.Array[Any] = read["recording_id"].combine_chunks()
         return ids
 
-    def _read_states(self, path: str, ids: "pa.Array[Any]") -> pd.DataFrame:
+    def _read_states(self, path: str, ids: "pa.Array[Any]") -> "pd.DataFrame":
+        import pandas as pd
+
         rows = read_files(
             self._store, "recordings", [path], ["recording_id", "work_key", "attempts"]
         )
@@ -264,7 +270,7 @@ class Publisher:
         draft.runs.update(bundle.run for bundle in used if bundle is not None)
         return counts
 
-    def _load(self, taken: pd.DataFrame) -> Iterator[pa.Table]:
+    def _load(self, taken: "pd.DataFrame") -> Iterator[pa.Table]:
         """Whole recordings with the columns of their run, about one part at a time."""
         row_bytes = taken["bundle"].map(
             {key: bundle.row_bytes for key, bundle in self._bundles.items() if bundle is not None}
@@ -301,3 +307,9 @@ def _counted(counts: Published, tables: Tables) -> Published:
         n_segments=counts.n_segments + tables["transcripts"].num_rows,
         audio_s=counts.audio_s + (pc.sum(recordings["duration_s"]).as_py() or 0.0),
     )
+
+
+def _joined(frames: "list[pd.DataFrame]") -> "pd.DataFrame":
+    import pandas as pd  # takes 2 s, which --help and refusals do not need
+
+    return pd.concat(frames, ignore_index=True)

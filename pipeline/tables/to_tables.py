@@ -44,8 +44,6 @@ _FROM_SEGMENT: Mapping[str, Mapping[str, str]] = {
     },
 }
 
-_EMPTY = pa.scalar("")
-
 
 def to_tables(rows: pa.Table, committed_at: datetime) -> dict[str, pa.Table]:
     """All five tables of whole recordings, ordered by recording_id and time.
@@ -78,7 +76,7 @@ def _recordings(
     columns["gap_s"] = np.maximum.reduceat(gap_s, firsts) if len(firsts) else []
     columns["n_segments"] = np.add.reduceat(n_segments, firsts) if len(firsts) else []
 
-    failed = np.flatnonzero(pc.not_equal(rows["error_stage"], _EMPTY).to_numpy())
+    failed = np.flatnonzero(_has_text(rows["error_stage"]).to_numpy())
     failed_owners, first_failure = np.unique(owners[failed], return_index=True)
     # The row that gives each recording its error columns: its first failed window.
     error_rows = firsts.copy()
@@ -124,7 +122,7 @@ def _members(uris: Any) -> Any:
 
 def _joined_warnings(rows: pa.Table, owners: Integers, n_recordings: int) -> "pa.Array[Any]":
     """The distinct warnings of each recording's windows, joined by "; "."""
-    warned = pc.not_equal(rows["warning"], _EMPTY)
+    warned = _has_text(rows["warning"])
     pairs = rows.select(["warning"]).append_column("owner", pa.array(owners)).filter(warned)
     # With one thread, groups and lists keep the order of the rows.
     distinct = pairs.group_by(["owner", "warning"], use_threads=False).aggregate([])
@@ -167,7 +165,7 @@ def _segment_tables(rows: pa.Table, owners: Integers) -> dict[str, pa.Table]:
 def _without_empty_confidence(rows: pa.Table) -> pa.Table:
     """A segment without text has no confidence: 0 would count in every mean."""
     is_text = pc.and_(
-        pc.not_equal(rows["text"], _EMPTY), pc.greater(rows["n_tokens"], pa.scalar(0, pa.int32()))
+        _has_text(rows["text"]), pc.greater(rows["n_tokens"], pa.scalar(0, pa.int32()))
     )
     for name in ("confidence", "confidence_frames", "confidence_min"):
         told = pc.if_else(is_text, rows[name], pa.scalar(None, pa.float32()))
@@ -191,3 +189,7 @@ def _events(nested: "pa.ListArray[Any]", keys: Mapping[str, "pa.Array[Any]"]) ->
 def _table(name: str, columns: Mapping[str, Any]) -> pa.Table:
     schema = TABLES[name]
     return pa.table({field: columns[field] for field in schema.names}, schema=schema)
+
+
+def _has_text(column: Any) -> Any:
+    return pc.not_equal(column, pa.scalar(""))  # a scalar imports pandas: none at the top

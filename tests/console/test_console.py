@@ -42,7 +42,7 @@ def progress_of(**changes: Any) -> Progress:
 def outcome_of(progress: Progress, n_unfinished: int = 0) -> Outcome:
     run = SimpleNamespace(run_id=RUN_ID)
     values = SimpleNamespace(
-        run=run, progress=progress, n_unfinished=n_unfinished, label_wall_s=100.0
+        run=run, progress=progress, n_unfinished=n_unfinished, label_wall_s=100.0, start_up_s=20.0
     )
     return cast(Outcome, values)
 
@@ -115,6 +115,14 @@ def test_lines_come_every_ten_seconds_and_when_something_new_begins(
     assert re.findall(r" committed commit=(\d+) ", text) == ["8"]
 
 
+def test_a_log_counts_decoded_and_segmented_rows_before_the_first_label() -> None:
+    waiting = progress_of(phase="loading models", waits_for="workers of stage label")
+    (line,) = log_of(waiting)
+    assert " waiting for workers of stage label elapsed=" in line
+    assert " planned=100 decoded=70 segmented=60 labelled=50" in line
+    assert "rtfx=" not in line  # there is no speed yet
+
+
 def test_json_lines_carry_the_run_and_numbers() -> None:
     first = json.loads(log_of(progress_of(), log_json=True)[0])
     assert (first["run_id"], first["event"], first["level"]) == (RUN_ID, "labelling", "info")
@@ -158,7 +166,7 @@ def test_the_last_line_says_how_the_run_ended(
     out = io.StringIO()
     ProgressLines(Console(file=out)).finish(outcome_of(progress_of(**changes), n_unfinished), 9)
     assert f"run={RUN_ID} finished outcome={name} exit_code=9 recordings=40" in out.getvalue()
-    assert "rtfx=72.0" in out.getvalue()
+    assert "wall_s=100.0 start_up_s=20.0 rtfx=90.0" in out.getvalue()  # 7,200 s in 80 s
 
 
 def test_a_terminal_shows_a_bar_per_stage_and_the_time_left() -> None:

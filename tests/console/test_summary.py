@@ -12,6 +12,7 @@ from pipeline.config import RunConfig
 from pipeline.console.commands import results
 from pipeline.console.summary import show_outcome
 from pipeline.runs.progress import DefaultLabels, Outcome, Progress
+from pipeline.stages.receipt import StageState
 from pipeline.storage.store import open_store
 from pipeline.tables import open_snapshot
 from pipeline.tables.bundles import write_bundle
@@ -28,6 +29,7 @@ def outcome_of(n_todo: int, **changes: Any) -> Outcome:
         "n_unfinished": 0,
         "label_wall_s": 42.0,
         "start_up_s": 6.0,
+        "first_label_s": 9.0,
         "default": None,
     }
     return cast(Outcome, SimpleNamespace(**values | changes))
@@ -66,6 +68,32 @@ def test_the_summary_counts_this_run_and_all_tables(
     assert "2 recordings have no row yet" in text
     assert "recordings  1 ok, 1 failed\n" in text
     assert "languages   en 2\n" in text
+
+
+def stage_states(segment_s: float, label_s: float) -> dict[str, StageState]:
+    busy_s = {"segment": segment_s, "label": label_s}
+    return {stage: StageState(9, spent_s, 200.0) for stage, spent_s in busy_s.items()}
+
+
+def test_the_bottleneck_is_judged_from_the_first_label_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """200 s of which 100 s passed before it: the VAD was busy before, the model after it."""
+    outcome = outcome_of(5, label_wall_s=200.0, start_up_s=90.0, first_label_s=100.0)
+    outcome.progress.stages = stage_states(segment_s=95.0, label_s=90.0)
+    outcome.progress.first_labels = stage_states(segment_s=80.0, label_s=1.0)
+    text = summary_of(outcome, tmp_path, capsys)
+    assert "The model was the bottleneck (89% busy)" in text
+
+
+def test_a_long_start_up_is_no_reason_for_advice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = outcome_of(5, label_wall_s=149.0, start_up_s=140.0, first_label_s=142.0)
+    outcome.progress.stages = stage_states(segment_s=1.0, label_s=5.0)
+    text = summary_of(outcome, tmp_path, capsys)
+    assert "in 149 s: 400.0x real time after a start-up of 140 s." in text  # 3,600 s in 9 s
+    assert "waited for audio" not in text
 
 
 def test_the_summary_of_a_finished_corpus_says_so(

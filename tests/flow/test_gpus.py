@@ -9,7 +9,7 @@ from pipeline.config import RayConfig
 from pipeline.errors import ConfigError
 from pipeline.flow import gpus
 from pipeline.flow.gpus import check_gpus
-from pipeline.flow.session import explain_shortage
+from pipeline.flow.session import explain_free, explain_shortage
 from pipeline.runs.progress import Phase, Progress
 
 
@@ -60,6 +60,13 @@ def test_a_shortage_names_what_is_needed_and_what_is_there(
     needed: dict[str, float], present: dict[str, float], text: str
 ) -> None:
     assert explain_shortage(needed, present) == text
+
+
+def test_what_is_free_is_told_of_what_is_needed() -> None:
+    needed = {"GPU": 1.0, "CPU": 4.0}
+    present = {"GPU": 2.0, "CPU": 16.0, "memory": 1e9}
+    assert explain_free(needed, present, {"CPU": 3.0}) == "0 of 2 GPUs, 3 of 16 CPUs"
+    assert explain_free({"GPU": 0.0, "CPU": 4.0}, present, {"CPU": 3.0}) == "3 of 16 CPUs"
 
 
 def test_progress_says_what_is_waited_for_until_labels_come() -> None:

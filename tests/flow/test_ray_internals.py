@@ -108,6 +108,8 @@ def test_each_of_two_executions_calls_its_own_monitor(ray_session: None) -> None
         assert max(one.n_workers for one in seen) == 1
         assert len({actor for one in seen for actor in one.actor_ids}) == 1
         assert not any(one.all_dead for one in seen)
+        assert {one.n_pending for one in seen if not one.n_workers} >= {1}  # while it starts
+        assert seen[-1].n_pending == 0
     assert DataContext.get_current().custom_execution_callback_classes == []
 
 
@@ -127,10 +129,35 @@ def test_an_operator_belongs_to_a_stage_by_its_callable(operator: str, stage: st
 
 
 def test_a_pool_whose_workers_are_all_dead_ends_the_round() -> None:
-    seen: list[StageStates] = []
-    monitor = ExecutionMonitor(seen.append)
+    seen: list[tuple[StageStates, str]] = []
+    monitor = ExecutionMonitor(lambda states, starting: seen.append((states, starting)))
     monitor.on_start(None)
     dead = OperatorState("MapBatches(LabelSegments)", 3, 1.0, 0, frozenset(), all_dead=True)
     with pytest.raises(RoundEnded, match="all workers of stage label died 20 times"):
         monitor.on_step([dead])
-    assert seen[0]["label"].n_rows == 3
+    assert seen[0][0]["label"].n_rows == 3
+
+
+def pool(stage: type, n_workers: int, n_pending: int) -> OperatorState:
+    return OperatorState(
+        f"MapBatches({stage.__name__})", 0, 0.0, n_workers, frozenset(), False, n_pending
+    )
+
+
+@pytest.mark.parametrize(
+    ("segment", "label", "text"),
+    [
+        ((0, 1), (0, 2), "workers of stages segment, label"),
+        ((1, 0), (0, 2), "workers of stage label"),
+        ((1, 0), (1, 1), ""),  # one of two is ready
+        ((0, 0), (0, 0), ""),  # nothing is started yet
+    ],
+)
+def test_a_stage_of_which_no_worker_is_ready_is_named(
+    segment: tuple[int, int], label: tuple[int, int], text: str
+) -> None:
+    seen: list[str] = []
+    monitor = ExecutionMonitor(lambda states, starting: seen.append(starting))
+    monitor.on_start(None)
+    monitor.on_step([pool(FindSegments, *segment), pool(LabelSegments, *label)])
+    assert seen == [text]

@@ -17,6 +17,7 @@ from pipeline import __version__
 from tests.support.demo import ROOT, run_command
 
 _HEAVY = ("duckdb", "fsspec", "numpy", "pandas", "pyarrow", "pydantic", "ray", "torch")
+_SLOW_TO_IMPORT = ("duckdb", "fastapi", "onnxruntime", "pandas", "ray", "s3fs", "torch")
 SHARED = (
     *("ROOT|CONFIG", "--set", "--seq", "--fingerprint", "--single-writer", "--json", "--quiet"),
     *("--price", "--gpu-price", "--sample"),
@@ -86,6 +87,24 @@ def test_an_unknown_command_is_refused_with_the_nearest(typed: str, meant: str) 
 def test_the_list_imports_no_heavy_library() -> None:
     code = f"import sys, jobs.__main__\nprint([name for name in {_HEAVY} if name in sys.modules])"
     assert run_command([sys.executable, "-c", code]).stdout == "[]\n"
+
+
+def test_help_and_refusals_import_no_library_that_takes_seconds() -> None:
+    """pandas comes with the first pa.scalar() or pa.array() too, so none stands at a top."""
+    code = f"""
+import sys
+from importlib import import_module
+from typer.testing import CliRunner
+from jobs.__main__ import COMMANDS, app
+for name in COMMANDS:
+    if name not in ("finetune", "convert"):  # these need torch for all that they do
+        import_module(f"jobs.{{name}}")
+wrong = ["label", "configs/demo.yaml", "--set", "label.langauge=zh"]
+print(CliRunner().invoke(app, wrong).exit_code)
+print([name for name in {_SLOW_TO_IMPORT} if name in sys.modules])
+"""
+    done = run_command([sys.executable, "-c", code])
+    assert done.stdout == "2\n[]\n", done.stderr
 
 
 def test_a_program_names_itself_in_its_usage(tmp_path: Path) -> None:

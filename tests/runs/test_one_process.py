@@ -12,9 +12,11 @@ import soundfile
 from pipeline.config import RunConfig
 from pipeline.errors import RunStopped
 from pipeline.planning.legs import Legs
+from pipeline.runs.execute import execute as execute_run
 from pipeline.runs.execute import plan_run, prepare
 from pipeline.runs.one_process import fits_one_process
-from pipeline.schema import PLANNED
+from pipeline.runs.progress import Progress
+from pipeline.schema import PLANNED, STAGES
 from pipeline.tables import Snapshot, open_snapshot
 from tests.support import poison
 from tests.support.demo import AUDIO, ROOT, copies, demo_config, execute, write_manifest
@@ -88,6 +90,27 @@ def test_a_recording_that_kills_the_process_is_a_row(tmp_path: Path) -> None:
     assert [(row["recording_id"], row["error_type"]) for row in failed] == [
         ("killed", "WorkerCrash")
     ]
+
+
+def test_one_process_says_what_it_does_and_counts_from_the_start(tmp_path: Path) -> None:
+    """It never says that Ray starts; rows are decoded and segmented before any is labelled."""
+    seen: list[tuple[str, list[int]]] = []
+
+    def note(progress: Progress) -> None:
+        counts = [progress.stages[stage].n_rows for stage in STAGES if progress.stages]
+        seen.append((progress.doing, counts[:3]))
+
+    config = demo_config(tmp_path, ALWAYS, f"manifest={AUDIO / 'en_happy.mp3'}")
+    outcome = execute_run(config, note)
+    assert seen[0] == ("loading models", [])
+    assert ("waiting for the first labels", [1, 0, 0]) in seen
+    assert seen[-1] == ("labelling", [1, 1, 1])
+    assert 0 < outcome.start_up_s <= outcome.first_label_s < outcome.label_wall_s
+    assert {doing for doing, _ in seen} == {
+        "loading models",
+        "waiting for the first labels",
+        "labelling",
+    }
 
 
 def test_a_model_that_does_not_load_stops_the_run(tmp_path: Path) -> None:
