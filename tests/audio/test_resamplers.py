@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.audio.channels import Waveform
 from pipeline.audio.resamplers import give_back, take
-from pipeline.audio.windows import Waveform, Window, decode
+from pipeline.audio.windows import Window, decode
 from pipeline.config import AudioConfig
 from tests.support.sounds import encode, noise
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from pipeline.console.progress import Pace, ProgressLines
 from pipeline.flow.telemetry import SumOverRounds
 from pipeline.runs.progress import Outcome, Progress
-from tests.support.demo import AUDIO, ROOT
+from tests.support.demo import AS_TESTED, AUDIO, ROOT
 
 RUN_ID = "20261122T120000-0a1b2c3d"
 
@@ -203,7 +203,7 @@ def test_a_counter_that_starts_again_continues_from_its_last_value() -> None:
 def test_the_command_prints_nothing_but_json_when_asked(labelled_root: str) -> None:
     settings = (
         *(f"output={labelled_root}", f"manifest={AUDIO / 'manifest.jsonl'}"),
-        "segment.whole_below_s=0",  # as it was labelled
+        *AS_TESTED,
     )
     flags = [part for setting in settings for part in ("--set", setting)]
     done = subprocess.run(

@@ -17,7 +17,7 @@ from pipeline.planning.costs import Prices, Speeds, estimate_cost
 from pipeline.planning.plan import Plan, make_plan
 from pipeline.planning.survey import probe_row, ratio_estimate, survey_todo, wilson
 from pipeline.schema import SAMPLE_RATE, TABLES
-from tests.support.demo import AUDIO, ROOT
+from tests.support.demo import AS_TESTED, AUDIO, ROOT
 
 
 def plan_of(manifest: Path) -> Plan:
@@ -167,7 +167,7 @@ def test_the_command_answers_for_a_config_and_for_a_manifest(tmp_path: Path) -> 
 def test_what_is_in_the_tables_already_is_not_counted(labelled_root: str) -> None:
     settings = (
         *(f"output={labelled_root}", f"manifest={AUDIO / 'manifest.jsonl'}"),
-        "segment.whole_below_s=0",  # as the fixture labelled them
+        *AS_TESTED,
     )
     flags = [part for setting in settings for part in ("--set", setting)]
     done = plan_command(str(ROOT / "configs" / "demo.yaml"), *flags, "--json")

@@ -28,7 +28,7 @@ from pipeline.serving.labelling import Labelling
 from pipeline.serving.service import Service
 from pipeline.stages.one_file import FileLabeller
 from pipeline.web.connections import HEADER_S, limited_protocol
-from tests.support.demo import AUDIO, GOOD, LONG, ROOT, SHORT, demo_config
+from tests.support.demo import AS_TESTED, AUDIO, GOOD, LONG, ROOT, SHORT, demo_config
 
 TOKEN = "a-token-of-this-test"
 
@@ -352,7 +352,7 @@ def test_the_command_serves_by_tls_until_sigterm_and_finishes_what_is_under_way(
 ) -> None:
     key, certificate = make_certificate(tmp_path)
     overrides = (
-        *("service.port=0", "segment.whole_below_s=0", f"output={tmp_path / 'out'}"),
+        *("service.port=0", *AS_TESTED, f"output={tmp_path / 'out'}"),
         *(f"service.tls_key={key}", f"service.tls_certificate={certificate}"),
     )
     command = [sys.executable, "-m", "jobs", "serve", str(ROOT / "configs" / "demo.yaml")]

@@ -31,7 +31,7 @@ SHORT = (AUDIO / "en_happy.mp3").read_bytes()
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    return demo_config(tmp_path_factory.mktemp("limits") / "out", "segment.whole_below_s=0")
+    return demo_config(tmp_path_factory.mktemp("limits") / "out")
 
 
 def limited(config: RunConfig, **keys: Any) -> RunConfig:

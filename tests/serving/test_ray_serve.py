@@ -33,7 +33,7 @@ from pipeline.web.guard import SERVE_TOKEN
 from pipeline.web.listening import listen
 from tests.serving.test_app import transcribe
 from tests.serving.test_funasr_socket import ask
-from tests.support.demo import AUDIO, LONG, ROOT, SHORT, demo_config, execute
+from tests.support.demo import AS_TESTED, AUDIO, LONG, ROOT, SHORT, demo_config, execute
 
 TOKEN = "a-token-of-this-test"
 BEARER = {"authorization": f"Bearer {TOKEN}"}
@@ -68,7 +68,7 @@ class OnRay:
 @contextmanager
 def on_ray(output: Path, *settings: str) -> Iterator[OnRay]:
     """The service of the demo's model on a Ray of its own; it is stopped at the end."""
-    overrides = ("service.port=0", "segment.whole_below_s=0", f"output={output}", *settings)
+    overrides = ("service.port=0", *AS_TESTED, f"output={output}", *settings)
     command = [sys.executable, "-m", "jobs", "serve", str(ROOT / "configs" / "demo.yaml"), "--ray"]
     command += [part for setting in overrides for part in ("--set", setting)]
     environment = {name: text for name, text in os.environ.items() if not name.startswith("RAY_")}

@@ -51,6 +51,8 @@ def test_every_column_of_a_segment_has_its_own_value() -> None:
         "text": "two zero",
         "rich_text": "<|en|><|HAPPY|><|Speech|><|woitn|><|Laughter|> two<|/Laughter|> zero",
         "confidence": pytest.approx((0.8 + 0.6 + 0.5) / 3),
+        "confidence_frames": pytest.approx(0.0114912 ** (1 / 8)),  # the product of all eight
+        "confidence_min": pytest.approx(0.55),
         "n_tokens": 3,
         "itn": False,
         "language": "zh",
@@ -69,8 +71,8 @@ def test_every_column_of_a_segment_has_its_own_value() -> None:
     assert shares["emotion"] == pytest.approx(dict(zip(EMOTIONS, EMOTION, strict=True)))
     # 60 ms a frame, from half a frame before the clip on
     assert [tuple(word.values()) for word in words] == [
-        ("two", 10.09, 10.21, pytest.approx(0.8)),
-        ("zero", 10.33, 10.45, pytest.approx(0.55)),
+        ("two", 10.09, 10.21, pytest.approx(0.8), 10.15),
+        ("zero", 10.33, 10.45, pytest.approx(0.55), 10.39),
     ]
     assert [tuple(event.values()) for event in events] == [
         ("speech", pytest.approx(0.6), 10.0, 12.0, "tag"),
