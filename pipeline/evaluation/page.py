@@ -141,6 +141,10 @@ def time_rows(evaluation: Evaluation) -> Iterator[tuple[str, str]]:
         yield "end, median error", f"{1000 * words.median_end_s:+.0f} ms"
         yield "start, median absolute error", f"{1000 * words.median_absolute_start_s:.0f} ms"
         yield "end, median absolute error", f"{1000 * words.median_absolute_end_s:.0f} ms"
+        yield "start, mean error", f"{1000 * words.mean_start_s:+.0f} ms"
+        yield "end, mean error", f"{1000 * words.mean_end_s:+.0f} ms"
+        yield "start, mean absolute error", f"{1000 * words.mean_absolute_start_s:.0f} ms"
+        yield "end, mean absolute error", f"{1000 * words.mean_absolute_end_s:.0f} ms"
 
 
 def gate_row(verdict: Verdict) -> tuple[str, str, str, str]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean, median
 
 from rapidfuzz.distance import Levenshtein
 
@@ -38,6 +38,10 @@ class WordTimes:
     median_end_s: float
     median_absolute_start_s: float
     median_absolute_end_s: float
+    mean_start_s: float  # the bias
+    mean_end_s: float
+    mean_absolute_start_s: float
+    mean_absolute_end_s: float
 
 
 def score_speech(pairs: Sequence[tuple[Spans, Spans]]) -> SpeechScore:
@@ -82,6 +86,10 @@ def score_words(
         median_end_s=median(ends),
         median_absolute_start_s=median(map(abs, starts)),
         median_absolute_end_s=median(map(abs, ends)),
+        mean_start_s=fmean(starts),
+        mean_end_s=fmean(ends),
+        mean_absolute_start_s=fmean(map(abs, starts)),
+        mean_absolute_end_s=fmean(map(abs, ends)),
     )
 
 

@@ -189,6 +189,19 @@ def test_speech_and_word_times() -> None:
     assert score_words([(right, [])]) is None
 
 
+def test_the_mean_error_of_word_times_has_a_sign_and_the_absolute_one_none() -> None:
+    right = [TimedWord("one", 0.0, 0.4), TimedWord("two", 0.5, 0.9), TimedWord("three", 1.0, 1.4)]
+    said = [TimedWord("one", 0.3, 0.4), TimedWord("two", 0.4, 0.8), TimedWord("three", 1.1, 1.6)]
+    found = score_words([(right, said)])
+    assert found is not None
+    assert found.n == 3
+    assert found.mean_start_s == pytest.approx(0.1)  # (0.3 - 0.1 + 0.1) / 3
+    assert found.mean_end_s == pytest.approx(0.1 / 3)  # (0 - 0.1 + 0.2) / 3
+    assert found.mean_absolute_start_s == pytest.approx(0.5 / 3)
+    assert found.mean_absolute_end_s == pytest.approx(0.1)
+    assert found.median_start_s == pytest.approx(0.1)
+
+
 def test_an_unknown_normaliser_library_is_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zhconv", None)
     with pytest.raises(ConfigError, match=r"pip install 'sensevoice-pipeline\[evaluate\]'"):
