@@ -3,6 +3,9 @@
 No test is marked by hand: what it needs says what it is (`MARKS`), and `slow` is whatever starts
 Ray, FunASR, a browser or Spark, kills processes, or asks for `patience`. `-m "not slow"` is the
 fast set of CONTRIBUTING.md.
+
+With `-n 2 --dist loadgroup` one process runs all that needs Ray and one all that needs FunASR, so
+each is started once; the other files are handed out whole, with their fixtures.
 """
 
 import os
@@ -31,6 +34,7 @@ MARKS = {
     "slow": {"patience"},
 }
 _SLOW = {"ray", "funasr", "kill", "browser", "spark"}
+_IN_ONE_PROCESS = ("ray", "funasr")
 
 # The same examples on every machine of CI, and no time limit for one: machines differ by a factor
 # of three. `HYPOTHESIS_PROFILE=explore` looks for new ones.
@@ -40,12 +44,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by the fixtures that it uses."""
+    """Mark each test by the fixtures that it uses, and name its group for pytest-xdist."""
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
         marks = {mark for mark, fixtures in MARKS.items() if used & fixtures}
         for mark in marks | ({"slow"} if marks & _SLOW else set()):
             item.add_marker(mark)
+        file = item.nodeid.partition("::")[0]
+        group = next((mark for mark in _IN_ONE_PROCESS if mark in marks), file)
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
