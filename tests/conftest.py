@@ -3,10 +3,14 @@
 No test is marked by hand: what it needs says what it is (`MARKS`), and `slow` is whatever starts
 Ray, FunASR, a browser or Spark, kills processes, or asks for `patience`. `-m "not slow"` is the
 fast set of CONTRIBUTING.md.
+
+With `-n 2 --dist loadgroup` one process runs all that needs Ray and one all that needs FunASR, so
+each is started once; the other files are handed out whole, with their fixtures.
 """
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +35,7 @@ MARKS = {
     "slow": {"patience"},
 }
 _SLOW = {"ray", "funasr", "kill", "browser", "spark"}
+_IN_ONE_PROCESS = ("ray", "funasr")
 
 # The same examples on every machine of CI, and no time limit for one: machines differ by a factor
 # of three. `HYPOTHESIS_PROFILE=explore` looks for new ones.
@@ -40,12 +45,23 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by the fixtures that it uses."""
+    """Mark each test by the fixtures that it uses, and name its group for pytest-xdist."""
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
         marks = {mark for mark, fixtures in MARKS.items() if used & fixtures}
         for mark in marks | ({"slow"} if marks & _SLOW else set()):
             item.add_marker(mark)
+        file = item.nodeid.partition("::")[0]
+        group = next((mark for mark in _IN_ONE_PROCESS if mark in marks), file)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Take back the threads that a test gives torch: two processes of them wait for each other."""
+    yield
+    if (torch := sys.modules.get("torch")) and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,11 @@ import pytest
 
 from pipeline.config import RunConfig
 from pipeline.runs.execute import plan_run, prepare
-from pipeline.runs.progress import Outcome
 from pipeline.stages.build import build_stages
 from pipeline.storage.address import archive_of, split_member
 from pipeline.storage.store import open_store
 from pipeline.tables import open_snapshot
-from tests.support.demo import demo_config, execute
+from tests.support.demo import demo_config, execute, label_here
 from tests.support.s3_server import S3
 from tests.support.shards import WRITERS, demo_files, write_tar
 
@@ -27,12 +26,6 @@ def config_of(tmp_path: Path, manifest: Path | str, *overrides: str) -> RunConfi
     return demo_config(
         tmp_path / "out", f"manifest={manifest}", "ray.local=always", "vad=none", *overrides
     )
-
-
-def label(config: RunConfig) -> Outcome:
-    outcome = execute(config)
-    assert outcome.n_unfinished == 0
-    return outcome
 
 
 def planned(config: RunConfig) -> list[str]:
@@ -83,7 +76,7 @@ def loose(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     (folder / "in").mkdir()
     for name, data in demo_files().items():
         (folder / "in" / name).write_bytes(data)
-    label(config_of(folder, folder / "in"))
+    label_here(config_of(folder, folder / "in"))
     return labels(folder / "out")
 
 
@@ -101,7 +94,7 @@ def test_labels_from_a_store_are_those_of_loose_files(
         *(tmp_path, f"{bucket}/in/shard.*", f"output={root}"),
         *(f"storage_options={options}", "ray.local=never"),
     )
-    label(config)
+    assert execute(config).n_unfinished == 0
     assert_same(labels(root, s3.storage_options), loose, n_archives=len(WRITERS))
     for row in open_snapshot(root, s3.storage_options).read("recordings").to_pylist():
         size = len(demo_files()[row["member"]])
@@ -126,14 +119,14 @@ def test_only_what_changed_is_labelled_again(tmp_path: Path) -> None:
     files = demo_files(4)
     path = write_tar(tmp_path / "a.tar", files)
     config = config_of(tmp_path, path)
-    label(config)
+    label_here(config)
     first, second, third, gone = files
     other = bytearray(files[second])
     other[-2_000:] = bytes(2_000)
     rest = {first: files[first], second: bytes(other), third: files[third]}
     write_tar(path, {"0.wav": files[first]} | rest | {"z.wav": files[gone]})
     assert planned(config) == ["0.wav", second, "z.wav"]
-    label(config)
+    label_here(config)
     assert planned(config) == []
     assert recordings(tmp_path / "out").keys() == {"0.wav", "z.wav", *files}
 

@@ -17,6 +17,8 @@ from pipeline.models.sensevoice.onnx_runtime import INPUTS
 from tests.models.sensevoice.test_module import SHAPES, batch, module
 from tests.support.demo import MODEL
 
+pytestmark = pytest.mark.usefixtures("patience")  # exports of whole networks
+
 Pass = Callable[[tuple[torch.Tensor, ...]], Any]
 
 

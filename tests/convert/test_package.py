@@ -32,6 +32,8 @@ from pipeline.tables import open_snapshot
 from tests.models.sensevoice.test_model import demo_model
 from tests.support.demo import AUDIO, MODEL, SHORT, demo_config, execute, waveform_of
 
+pytestmark = pytest.mark.usefixtures("patience")  # exports of whole networks
+
 FILES = resolve_model(str(MODEL))
 WAVEFORMS = [waveform_of(AUDIO / row["audio"]) for row in SHORT]
 
@@ -114,7 +116,6 @@ print(json.dumps(found))
         assert text.replace(" ", "") == ours.rpartition("|>")[2].replace(" ", "")
 
 
-@pytest.mark.usefixtures("patience")
 @pytest.mark.parametrize("quantised", [False, True])
 def test_funasr_onnx_gives_our_tagged_texts(quantised: bool, converted: Converted) -> None:
     from funasr_onnx import SenseVoiceSmall

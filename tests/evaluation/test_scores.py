@@ -146,6 +146,7 @@ def test_the_bootstrap_draws_speakers() -> None:
     assert by_speaker.high - by_speaker.low > 2 * (by_clip.high - by_clip.low)
 
 
+@pytest.mark.usefixtures("patience")
 def test_a_95_percent_interval_holds_the_truth_in_92_to_97_percent() -> None:
     rng = np.random.default_rng(11)
     held = 0
@@ -208,6 +209,7 @@ def test_an_unknown_normaliser_library_is_a_refusal(monkeypatch: pytest.MonkeyPa
         normaliser("plain", simplified=True)
 
 
+@pytest.mark.usefixtures("patience")
 def test_intervals_of_the_means_over_classes_hold_their_truth() -> None:
     """300 simulations of known recalls; the truth is scikit-learn's, of 50,000 pairs."""
     rng = np.random.default_rng(0)

@@ -15,11 +15,10 @@ from pipeline.config import AudioConfig, RunConfig
 from pipeline.errors import PERMANENT, RunStopped
 from pipeline.runs import execute as run
 from pipeline.runs import recovery
-from pipeline.runs.progress import Outcome
 from pipeline.runs.recovery import next_step
 from pipeline.schema import PLANNED, SAMPLE_RATE
 from pipeline.stages import decode as stages
-from pipeline.stages.build import BuildStages, Stages, build_stages
+from pipeline.stages.build import Stages, build_stages
 from pipeline.storage.store import open_store
 from pipeline.storage.versions import look_up_versions
 from pipeline.tables import open_snapshot
@@ -28,7 +27,7 @@ from pipeline.tables.publisher import Publisher, publish
 from pipeline.tables.run_records import RunInfo
 from tests.support import poison
 from tests.support.bundle_rows import RUN, bundle, window
-from tests.support.demo import AUDIO, copies, demo_config, execute, write_manifest
+from tests.support.demo import AUDIO, copies, demo_config, execute, label_here, write_manifest
 from tests.support.oracle import assert_exactly_once
 
 
@@ -67,38 +66,31 @@ def small(tmp_path: Path) -> RunConfig:
 DENIED = poison.with_parts(decode=poison.denied_decode)
 
 
-def execute_with(config: RunConfig, build: BuildStages | None = None, **changes: Any) -> Outcome:
-    return execute(config.model_copy(update=changes), build)
-
-
 def test_a_file_that_appears_is_labelled_without_retry_errors(
-    ray_session: None, small: RunConfig, tmp_path: Path
+    small: RunConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "shy.flac").rename(tmp_path / "away")
-    execute(small)
+    label_here(small)
     assert rows_by_id(small.output)["shy.flac"]["error_type"] == "FileMissing"
     (tmp_path / "away").rename(tmp_path / "shy.flac")
-    outcome = execute(small)
-    assert outcome.plan.todo["recording_id"].to_pylist() == ["shy.flac"]
+    assert label_here(small).todo["recording_id"].to_pylist() == ["shy.flac"]
     assert rows_by_id(small.output)["shy.flac"]["status"] == "ok"
 
 
-def test_temporary_errors_are_retried_and_errors_of_the_audio_are_not(
-    ray_session: None, small: RunConfig
-) -> None:
+def test_temporary_errors_are_retried_and_errors_of_the_audio_are_not(small: RunConfig) -> None:
     """Access is denied at two attempts and allowed at the third; max_attempts counts all."""
-    execute(small, DENIED)
+    label_here(small, DENIED)
     rows = rows_by_id(small.output)
     assert (rows["shy.flac"]["error_type"], rows["shy.flac"]["attempts"]) == ("AccessDenied", 1)
     assert rows["text.wav"]["error_type"] == "NotAudio"
 
-    assert execute(small, DENIED).plan.todo.num_rows == 0  # only with retry=errors
-    outcome = execute_with(small, DENIED, retry="errors")
-    assert outcome.plan.todo["recording_id"].to_pylist() == ["shy.flac"]
+    assert label_here(small, DENIED).n_todo == 0  # only with retry=errors
+    again = small.model_copy(update={"retry": "errors"})
+    assert label_here(again, DENIED).todo["recording_id"].to_pylist() == ["shy.flac"]
     assert rows_by_id(small.output)["shy.flac"]["attempts"] == 2
-    assert execute_with(small, DENIED, retry="errors", max_attempts=2).plan.todo.num_rows == 0
+    assert label_here(again.model_copy(update={"max_attempts": 2}), DENIED).n_todo == 0
 
-    execute_with(small, retry="errors")
+    label_here(again)
     rows = rows_by_id(small.output)
     assert (rows["shy.flac"]["status"], rows["shy.flac"]["attempts"]) == ("ok", 3)
     assert (rows["text.wav"]["error_type"], rows["text.wav"]["attempts"]) == ("NotAudio", 1)
@@ -117,7 +109,7 @@ def test_a_run_without_permissions_stops_and_names_the_fault(
     assert n_failed >= 10
 
     # With the permissions, the rest of the corpus is labelled.
-    outcome = execute_with(config, retry="errors")
+    outcome = execute(config.model_copy(update={"retry": "errors"}))
     assert outcome.plan.n_retried >= n_failed  # and those that were in work when the run stopped
     snapshot = assert_exactly_once(config.output, [row["recording_id"] for row in rows])
     assert set(snapshot.read("recordings")["status"].to_pylist()) == {"ok"}
@@ -193,13 +185,13 @@ def test_workers_that_are_killed_once_change_no_row(ray_session: None, tmp_path:
 
 
 def test_audio_rewritten_after_planning_is_recorded_as_it_was_read(
-    ray_session: None, small: RunConfig, tmp_path: Path
+    small: RunConfig, tmp_path: Path
 ) -> None:
     def rewrite_then_build(config: RunConfig, info: RunInfo) -> Stages:
         shutil.copy(AUDIO / "yue_neutral.mp3", tmp_path / "good.mp3")  # after the plan was made
         return build_stages(config, info)
 
-    execute(small, rewrite_then_build)
+    label_here(small, rewrite_then_build)
     row = rows_by_id(small.output)["good.mp3"]
     now, size = look_up_versions([str(tmp_path / "good.mp3")], {})[0]
     assert (row["version"], row["bytes"]) == (now, size)
@@ -210,8 +202,8 @@ def test_audio_rewritten_after_planning_is_recorded_as_it_was_read(
     assert texts["good.mp3"] == "57163。"
 
     # The ledger has the version that was planned, so the recording is planned once more.
-    assert execute(small).plan.todo["recording_id"].to_pylist() == ["good.mp3"]
-    assert execute(small).plan.todo.num_rows == 0
+    assert label_here(small).todo["recording_id"].to_pylist() == ["good.mp3"]
+    assert label_here(small).n_todo == 0
 
 
 def test_audio_rewritten_while_it_is_read_is_a_temporary_error(
@@ -264,7 +256,7 @@ def test_of_two_results_of_one_task_exactly_one_is_in_all_tables(
 ) -> None:
     """Eight publishers commit bundles of two workers with different texts, at the same time."""
     store = open_store(str(tmp_path))
-    ids = [f"r{index}" for index in range(20)]
+    ids = [f"r{index}" for index in range(8)]
     for attempt, n_segments in zip(attempts, (2, 3), strict=True):
         for name in ids:
             row = window(name, attempt_id=attempt, n_segments=n_segments)

@@ -441,17 +441,21 @@ def test_without_sql_the_views_and_examples_are_shown(tables: Path) -> None:
 
 def test_a_terminal_without_unicode_gets_escapes(tables: Path) -> None:
     """LC_ALL=C without UTF-8 mode: no exception, and JSON stays JSON."""
-    code = f"{sys.executable} -m jobs query {tables} \"SELECT '你好' AS t\""
-    ascii_only = "LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 PYTHONIOENCODING=ascii"
-    shown, as_json = (
-        run_command(["bash", "-c", f"{ascii_only} {code} {flag}"]).stdout for flag in ("", "--json")
+    query = ["query", str(tables), "SELECT '你好' AS t"]
+    code = (
+        "from jobs.__main__ import app\n"
+        f"app({query!a}, standalone_mode=False)\n"
+        f"app({[*query, '--json']!a}, standalone_mode=False)\n"
     )
-    assert shown == "t\n\\u4f60\\u597d\n"
+    ascii_only = ("LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", "PYTHONIOENCODING=ascii")
+    done = run_command(["env", *ascii_only, sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr
+    title, shown, as_json = done.stdout.splitlines()
+    assert (title, shown) == ("t", "\\u4f60\\u597d")
     assert json.loads(as_json)["rows"] == [{"t": "你好"}]
 
 
-@pytest.mark.parametrize("program", ["jobs.query", "jobs query"])
-@pytest.mark.parametrize("flag", ["--csv", ""], ids=["csv", "table"])
+@pytest.mark.parametrize(("program", "flag"), [("jobs.query", "--csv"), ("jobs query", "")])
 def test_a_query_ends_silently_when_its_reader_has_enough(
     program: str, flag: str, tables: Path
 ) -> None:

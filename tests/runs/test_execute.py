@@ -23,6 +23,7 @@ from tests.support.demo import (
     demo_config,
     execute,
     label_command,
+    label_here,
     label_of,
     run_command,
 )
@@ -237,16 +238,13 @@ def test_every_bad_recording_is_a_row_that_says_why(ray_session: None, tmp_path:
     assert set(texts) == {"good", "also_good", "twice"}
 
 
-def test_changed_audio_is_labelled_again_and_nothing_else(
-    ray_session: None, tmp_path: Path
-) -> None:
+def test_changed_audio_is_labelled_again_and_nothing_else(tmp_path: Path) -> None:
     for name in ("en_happy.mp3", "zh_angry.flac"):
         (tmp_path / name).write_bytes((AUDIO / name).read_bytes())
     config = demo_config(tmp_path / "out", f"manifest={tmp_path}", "vad=none")
-    execute(config)
+    label_here(config)
     (tmp_path / "en_happy.mp3").write_bytes((AUDIO / "yue_neutral.mp3").read_bytes())
-    outcome = execute(config)
-    assert outcome.plan.todo.num_rows == 1
+    assert label_here(config).n_todo == 1
     snapshot = open_snapshot(config.output)
     assert sorted(snapshot.read("transcripts")["text"].to_pylist()) == ["3234。", "57163。"]
     assert snapshot.read("recordings").num_rows == 2

@@ -3,17 +3,23 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.audio.windows import decode
 from pipeline.config import AudioConfig, RunConfig, load_config
+from pipeline.planning.plan import Plan
 from pipeline.runs import execute as run
 from pipeline.runs.progress import Outcome
-from pipeline.stages.build import BuildStages
+from pipeline.stages.build import BuildStages, build_stages
+from pipeline.stages.label import LabelSegments
+from pipeline.stages.segment import FindSegments
+from pipeline.tables.publisher import publish
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs" / "demo"
@@ -79,6 +85,24 @@ def copies(n_copies: int) -> list[dict[str, Any]]:
 
 def execute(config: RunConfig, build: BuildStages | None = None) -> Outcome:
     return run.execute(config, lambda progress: None, build=build)
+
+
+def label_here(config: RunConfig, build: BuildStages = build_stages) -> Plan:
+    """The plan, the stages and the commit of a run, in this process: for tests of the rows.
+
+    Runs on Ray and beside the driver start processes, each with torch, which takes seconds.
+    """
+    store, info = run.prepare(config)
+    plan = run.plan_run(config, info, store)
+    stages = build(config, info)
+    find = FindSegments(partial(stages.load_vad, "cpu"), config.segment)
+    label = LabelSegments(stages.load_model, config.label)
+    if plan.n_todo:
+        rows = [plan.todo.slice(index, 1) for index in range(plan.n_todo)]
+        windows = pa.concat_tables(table for row in rows for table in stages.decode(row))
+        stages.write(label(pa.concat_tables(find(windows))))
+    publish(store, info)
+    return plan
 
 
 def label_command(output: Path, *overrides: str) -> list[str]:
