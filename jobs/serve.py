@@ -55,6 +55,11 @@ def _check(config: RunConfig, tokens: frozenset[str]) -> None:
         raise ConfigError(f"service.host {service.host}: others can reach it; set {SERVE_TOKEN}")
     if bool(service.tls_certificate) != bool(service.tls_key):
         raise ConfigError("service.tls_certificate and service.tls_key are set together")
+    if config.audio.channels == "split":
+        raise ConfigError(
+            "audio.channels split: the answers of these interfaces have no channel; set mix, first "
+            "or loudest"
+        )
     for path in filter(None, (service.tls_certificate, service.tls_key)):
         if not Path(path).is_file():
             raise ConfigError(f"{path}: no such file (service.tls_certificate, service.tls_key)")

@@ -57,6 +57,26 @@ def open_page(browser: Browser, client: Client, **options: Any) -> tuple[Page, l
     return page, wrong
 
 
+def test_the_next_three_clips_are_there_before_they_are_asked_for(
+    browser: Browser, explored: tuple[Client, str]
+) -> None:
+    client, _ = explored
+    page, wrong = open_page(browser, client)
+    fetched: list[str] = []
+    page.on("requestfinished", lambda request: fetched.append(request.url))
+    ids = [row.get_attribute("data-id") for row in page.locator(".row").all()]
+    page.locator(".row").first.click()
+    page.locator("#wave canvas").first.wait_for()
+    page.wait_for_timeout(200)
+    for _ in range(50):
+        clips = [url.split("/")[-2] for url in fetched if url.endswith("/clip.wav")]
+        if {*clips} == {*ids[:4]}:
+            break
+        page.wait_for_timeout(100)
+    assert {*clips} == {*ids[:4]}
+    assert wrong == []
+
+
 def test_filter_play_correct_conflict_undo(browser: Browser, explored: tuple[Client, str]) -> None:
     client, root = explored
     page, wrong = open_page(browser, client)

@@ -383,6 +383,8 @@ def test_the_command_refuses_a_public_address_without_a_token(tmp_path: Path) ->
     assert (public.exit_code, "set SENSEVOICE_SERVE_TOKEN" in public.stderr) == (2, True)
     half = CliRunner().invoke(commands.app, [*arguments, "--set", "service.tls_key=x"])
     assert (half.exit_code, "are set together" in half.stderr) == (2, True)
+    split = CliRunner().invoke(commands.app, [*arguments, "--set", "audio.channels=split"])
+    assert (split.exit_code, "have no channel" in split.stderr) == (2, True)
     lost = ["--set", "service.tls_key=/no/key", "--set", "service.tls_certificate=/no/crt"]
     missing = CliRunner().invoke(commands.app, [*arguments, *lost])
     assert (missing.exit_code, "/no/crt: no such file" in missing.stderr) == (2, True)

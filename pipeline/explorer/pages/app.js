@@ -178,6 +178,7 @@ async function select(id, isNew = true) {
   since = performance.now();
   await editor.draw($("editor"), selected, state, { save: (verdict) => inTurn(() => saveSelected(verdict)), undo: () => inTurn(undo) });
   if (isNew && matchMedia("(max-width: 800px)").matches) $("editor").scrollIntoView({ block: "start" });
+  editor.fetchAhead(shown.slice(place() + 1, place() + 4), () => view.segment === id);
 }
 
 function place() {

@@ -72,6 +72,16 @@ async function listen(segment, parts) {
   }
 }
 
+// The clips that are likely to be played next: to decode a late one from a long file takes a while.
+// The browser keeps them for an hour, the server on its disk.
+export async function fetchAhead(segments, isWanted) {
+  for (const segment of segments) {
+    if (!isWanted()) return;
+    const id = encodeURIComponent(segment.segment_id);
+    await fetch(`/api/segments/${id}/clip.wav`, { priority: "low" }).catch(() => null);
+  }
+}
+
 function form(segment, state, actions) {
   const shown = segment.review || {
     text: segment.text, language: segment.language.label, emotion: segment.emotion.label,
