@@ -24,8 +24,9 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 from typer.main import get_command
+from typer.testing import CliRunner
 
-from jobs.__main__ import COMMANDS
+from jobs.__main__ import COMMANDS, app
 from pipeline.config import load_config
 from pipeline.runs.fingerprint import CODE_VERSION
 from pipeline.schema import SCHEMA_VERSION
@@ -96,6 +97,7 @@ LINES = [
     if block.language == "bash" and block.mark not in MARKS
     for line in block.text.splitlines()
 ]
+RUN = [line for line in LINES if line.startswith(RUNNABLE)]
 COMMANDS_NAMED = [command for doc in DOCS for command in commands_of(doc)]
 
 
@@ -205,7 +207,7 @@ def test_commands_options_and_keys_that_documents_name_exist(command: Command) -
 
 
 def test_every_command_of_a_document_is_run_or_says_what_it_needs() -> None:
-    assert len([line for line in LINES if line.startswith(RUNNABLE)]) > 8
+    assert len(RUN) > 8
     unknown = [line for line in LINES if not line.startswith(RUNNABLE) and line not in NOT_RUN]
     assert unknown == []
 
@@ -221,7 +223,24 @@ def clone(labelled_root: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if line.startswith(RUNNABLE)])
+def is_light(line: str) -> bool:
+    """Whether a command may run in this process: it loads no model and handles no signals."""
+    words = shlex.split(line, comments=True)
+    return words[words.index("jobs") + 1] not in ("label", "convert", "finetune")
+
+
+@pytest.mark.parametrize("line", [line for line in RUN if is_light(line)])
+def test_a_command_of_a_document_runs_in_this_process(
+    line: str, clone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clone)
+    words = shlex.split(line, comments=True)
+    done = CliRunner().invoke(app, words[words.index("jobs") + 1 :])
+    assert done.exit_code == 0, done.output
+    assert done.stdout
+
+
+@pytest.mark.parametrize("line", [line for line in RUN if not is_light(line)])
 def test_a_command_of_a_document_runs(line: str, clone: Path) -> None:
     done = subprocess.run(
         [
