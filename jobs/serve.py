@@ -60,6 +60,8 @@ def _check(config: RunConfig, tokens: frozenset[str]) -> None:
             "audio.channels split: the answers of these interfaces have no channel; set mix, first "
             "or loudest"
         )
+    if config.label.align != "none":
+        raise ConfigError("label.align: an upload has no text to place; leave it out")
     for path in filter(None, (service.tls_certificate, service.tls_key)):
         if not Path(path).is_file():
             raise ConfigError(f"{path}: no such file (service.tls_certificate, service.tls_key)")

@@ -108,6 +108,11 @@ class LabelConfig(_Section):
     precision: Literal["auto", Precision] = Field(
         default="auto", description="fp32 (exact), bf16 or int8; auto: bf16 on a GPU, else fp32"
     )
+    align: Literal["none", "text"] = Field(
+        default="none",
+        description="text: do not recognise, but place the words of the manifest's column text (or "
+        "ref_text) in time; language, emotion and events as ever",
+    )
     word_times: Literal["peak", "contour"] = Field(
         default="peak",
         description="peak: words where CTC has them, starts are late; contour: grown to the edges "

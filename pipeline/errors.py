@@ -112,6 +112,7 @@ class ErrorType(StrEnum):
         True,
         "Check the URIs in the manifest, and that the workers have a library for the scheme",
     )
+    BAD_TEXT = "BadText", True, "Correct the text of this row, or label without label.align"
     DUPLICATE_ID = "DuplicateId", True, "Give each recording its own recording_id"
     # The audio itself
     EMPTY_FILE = "EmptyFile", True, _IN_AUDIO

@@ -27,6 +27,9 @@ N_PROMPT_FRAMES = 4  # before the LFR frames of a clip: language, event, emotion
 # The stages that a row passes, in this order. Progress, metrics and run records use them as keys.
 STAGES = ("decode", "segment", "label", "write")
 
+# Columns of the manifest with the text of a recording, for label.align; the first that is there.
+TEXT_COLUMNS = ("text", "ref_text")
+
 # The labels of SenseVoice's tags, in lower case and in the order of their token ids.
 # https://github.com/FunAudioLLM/SenseVoice; "unknown" stands for EMO_UNKNOWN and Event_UNK.
 LANGUAGES = ("zh", "en", "yue", "ja", "ko", "nospeech")

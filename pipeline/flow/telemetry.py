@@ -141,7 +141,11 @@ class MeteredModel:
         self._ended = time.monotonic()
 
     def transcribe(
-        self, clips: "Sequence[Clip]", languages: Sequence[str], use_itn: Sequence[bool]
+        self,
+        clips: "Sequence[Clip]",
+        languages: Sequence[str],
+        use_itn: Sequence[bool],
+        *wanted: "Sequence[Sequence[int]]",
     ) -> "list[ClipOutput]":
         lengths = [len(clip) for clip in clips]
         padding = max(lengths) * len(lengths) - sum(lengths)
@@ -153,6 +157,6 @@ class MeteredModel:
             if step > 0:  # a counter refuses an increment of 0
                 counter.inc(step, tags)
         try:
-            return self._model.transcribe(clips, languages, use_itn)
+            return self._model.transcribe(clips, languages, use_itn, *wanted)
         finally:
             self._ended = time.monotonic()

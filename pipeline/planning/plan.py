@@ -26,7 +26,7 @@ from pipeline.manifest.keys import from_hex, work_keys
 from pipeline.manifest.read import Manifest
 from pipeline.planning.ledger_index import LedgerIndex
 from pipeline.planning.legs import Legs
-from pipeline.schema import PLANNED
+from pipeline.schema import PLANNED, TEXT_COLUMNS
 from pipeline.storage.versions import DENIED, MISSING, UNREACHABLE, look_up_versions
 
 
@@ -83,12 +83,14 @@ def make_plan(
     *,
     retry: Literal["none", "errors"] = "none",
     max_attempts: int = 3,
+    by_text: bool = False,
 ) -> Plan:
     """Compare the manifest with the ledger (recording_id, work_key, attempts, status, error_type).
 
     `retry="errors"` plans recordings again that failed for a reason outside their audio, until they
-    have had `max_attempts` attempts in all. A labelled recording whose file is now missing, or not
-    allowed, keeps its labels. Raises StoreError when the store does not answer: without the
+    have had `max_attempts` attempts in all. With `by_text` (label.align) a recording is work again
+    when its text in the manifest has changed. A labelled recording whose file is now missing, or
+    not allowed, keeps its labels. Raises StoreError when the store does not answer: without the
     versions, everything would be labelled again.
     """
     index = LedgerIndex.build(ledger, PERMANENT)
@@ -98,7 +100,7 @@ def make_plan(
 
     def todo() -> Iterator[pa.Table]:
         for rows in manifest.batches():
-            part = _compare(_keyed(rows, fingerprint, options), index, limit)
+            part = _compare(_keyed(rows, fingerprint, options, by_text), index, limit)
             counts.update(part.counts())
             seconds.append(pc.sum(part.todo["length_s"]).as_py() or 0.0)
             yield part.todo
@@ -117,9 +119,13 @@ def make_plan(
     )
 
 
-def _keyed(rows: pa.Table, fingerprint: str, options: Mapping[str, Any]) -> pa.Table:
+def _keyed(rows: pa.Table, fingerprint: str, options: Mapping[str, Any], by_text: bool) -> pa.Table:
     rows = _with_versions(rows, options)
-    keys = work_keys(replace_columns(rows, uri=identities(rows["uri"])), fingerprint)
+    uri = identities(rows["uri"])
+    if by_text:
+        texts = [pc.map_lookup(rows["extra"], name, "first") for name in TEXT_COLUMNS]
+        uri = pc.binary_join_element_wise(uri, pc.coalesce(*texts, ""), "\x1f")
+    keys = work_keys(replace_columns(rows, uri=uri), fingerprint)
     return rows.append_column("work_key", keys)
 
 

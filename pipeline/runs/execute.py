@@ -138,6 +138,7 @@ def plan_run(config: RunConfig, run: RunInfo, store: Store | None = None) -> Pla
         run.fingerprint,
         config.storage_options,
         retry=config.retry,
+        by_text=config.label.align == "text",
         max_attempts=config.max_attempts,
     )
 

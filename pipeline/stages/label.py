@@ -8,15 +8,22 @@ import pyarrow as pa
 
 from pipeline.arrow import Row
 from pipeline.config import LabelConfig, SegmentConfig
+from pipeline.errors import ErrorType, RecordingError
+from pipeline.models.sensevoice.alignment import align, tokens_of, wanted_tokens
 from pipeline.models.sensevoice.decoding import ClipOutput, label_clip
 from pipeline.models.sensevoice.packing import BatchedModel
-from pipeline.schema import BUNDLE, FRAMES_PER_S, N_MELS, WINDOW_FIELDS, Segment
+from pipeline.models.sensevoice.words import TokenRun
+from pipeline.schema import BUNDLE, FRAMES_PER_S, N_MELS, TEXT_COLUMNS, WINDOW_FIELDS, Segment
 from pipeline.stages.error_rows import describe_error
 from pipeline.stages.segment import FindSegments, bytes_at
 
 if TYPE_CHECKING:  # torch takes seconds and 600 MB; only processes with a model import it
     from pipeline.models.sensevoice.model import Clip, Transcriber
     from pipeline.models.vad.load import Vad
+
+_NO_SPEECH = RecordingError(
+    ErrorType.BAD_TEXT, "label.align: no speech was found for the text of the manifest"
+)
 
 # Most audio in a model batch. On a CPU its activations stay in cache: batches of 30 to 60 s are 5
 # to 10 % faster than batches of 120 s (`jobs.benchmark model`). On an H100 batches of 1,200 s are
@@ -55,10 +62,56 @@ class LabelSegments:
         ]
         use_itn = [self._config.use_itn] * len(clips)
         allowed = self._config.allowed_languages
-        outputs = self._model.transcribe(clips, languages, use_itn, allowed)
-        found = zip(outputs, self._contours(clips), strict=True)
-        labelled = [self._finish(row, [next(found) for _ in row["segments"]]) for row in rows]
+        texts = [self._text_of(row) for row in rows]
+        wanted = [
+            wanted_tokens([] if isinstance(text, Exception) else text)
+            for row, text in zip(rows, texts, strict=True)
+            for _ in row["segments"]
+            if text is not None
+        ]
+        outputs = iter(self._model.transcribe(clips, languages, use_itn, allowed, wanted))
+        contours = iter(self._contours(clips))
+        labelled = []
+        for row, text in zip(rows, texts, strict=True):
+            of_row: list[ClipOutput | Exception] = [next(outputs) for _ in row["segments"]]
+            found = self._aligned(of_row, text)
+            done = self._finish(row, found, [next(contours) for _ in row["segments"]])
+            if text is not None and not (row["segments"] or row["error_stage"]):
+                done |= describe_error("label", _NO_SPEECH)
+            labelled.append(done)
         return pa.Table.from_pylist(labelled, schema=BUNDLE)
+
+    def _text_of(self, row: Row) -> list[int] | RecordingError | None:
+        """The tokens of the text that is given for a row, or why there are none; None: no text."""
+        if self._config.align == "none":
+            return None
+        if row["window_index"] or row["n_windows"] != 1:
+            return RecordingError(
+                ErrorType.BAD_TEXT,
+                "label.align: the text is of a recording of several windows or channels; give it "
+                "in parts, with offset_s and duration_s, or raise audio.window_s",
+            )
+        texts = (row["extra"].get(name) for name in TEXT_COLUMNS)
+        try:
+            return tokens_of(next(filter(None, texts), ""), self._model.vocabulary)
+        except RecordingError as error:
+            return error
+
+    def _aligned(
+        self,
+        outputs: "Sequence[ClipOutput | Exception]",
+        text: list[int] | RecordingError | None,
+    ) -> "Sequence[tuple[ClipOutput | Exception, Sequence[TokenRun] | None]]":
+        """Each output with the tokens of the given text in it; a text that cannot be fails all."""
+        good = [output for output in outputs if isinstance(output, ClipOutput)]
+        if text is None or not outputs or len(good) < len(outputs):
+            return [(output, None) for output in outputs]
+        try:
+            if isinstance(text, RecordingError):
+                raise text
+            return [*zip(good, align(good, text, self._model.vocabulary), strict=True)]
+        except RecordingError as error:
+            return [(error, None) for _ in outputs]
 
     def _contours(self, clips: "Sequence[Clip]") -> "Sequence[np.ndarray | None]":
         """The loudness of each clip's frames, if words are placed by it."""
@@ -71,12 +124,17 @@ class LabelSegments:
         return [np.asarray(clip.mean(axis=1)) for clip in on_host] or loudness(on_device)
 
     def _finish(
-        self, row: Row, found: "Sequence[tuple[ClipOutput | Exception, np.ndarray | None]]"
+        self,
+        row: Row,
+        found: "Sequence[tuple[ClipOutput | Exception, Sequence[TokenRun] | None]]",
+        contours: "Sequence[np.ndarray | None]",
     ) -> Row:
         vocabulary = self._model.vocabulary
         labels: list[Row] = []
         failed_s = 0.0 if not row["error_stage"] else row["duration_s"]
-        for segment, (output, contour) in zip(row["segments"], found, strict=True):
+        for segment, (output, aligned), contour in zip(
+            row["segments"], found, contours, strict=True
+        ):
             in_window = Segment(segment["start_s"], segment["end_s"])
             if isinstance(output, Exception):
                 failed_s += in_window.duration_s
@@ -84,7 +142,9 @@ class LabelSegments:
                 continue
             start_s = round(row["window_start_s"] + in_window.start_s, 3)
             end_s = round(row["window_start_s"] + in_window.end_s, 3)
-            label = label_clip(output, vocabulary, start_s, end_s, self._config.use_itn, contour)
+            label = label_clip(
+                output, vocabulary, start_s, end_s, self._config.use_itn, contour, aligned
+            )
             labels.append(without_text_of_silence(label) if segment["is_silence"] else label)
         labelled_s = sum(
             segment["end_s"] - segment["start_s"]

@@ -86,6 +86,12 @@ class Vocabulary:
             ids = ids if unknown in marked else marked
         return [BLANK if i == unknown else i for i in ids]
 
+    def unknown_in(self, text: str) -> str:
+        """The first part of a text that has no piece; "" if all of it has."""
+        unknown = self._tokenizer.unk_id()
+        parts = self._tokenizer.encode(text, out_type=str)
+        return next((one for one in parts if self._tokenizer.piece_to_id(one) == unknown), "")
+
     def tag_id(self, tag: str) -> int | None:
         """The id of a tag such as <|zh|>; None if the vocabulary does not have it."""
         i = int(self._tokenizer.piece_to_id(tag))
@@ -118,6 +124,8 @@ class ClipOutput:
     language: np.ndarray  # float32 (6,), over schema.LANGUAGES
     emotion: np.ndarray  # float32 (9,), over schema.EMOTIONS
     event: np.ndarray  # float32 (12,), over schema.EVENTS
+    # float32 (n, k), the log-probabilities of the k tokens that were asked for; None: of none
+    wanted: np.ndarray | None = None
 
 
 def restrict_languages(output: ClipOutput, allowed: Collection[str]) -> np.ndarray:
@@ -146,13 +154,16 @@ def label_clip(
     end_s: float,
     itn: bool,
     contour: np.ndarray | None = None,
+    aligned: Sequence[TokenRun] | None = None,
 ) -> dict[str, Any]:
     """One schema.LABELLED_SEGMENT for a clip that lies at [start_s, end_s] of its recording.
 
-    `contour` is the loudness of its frames, if words shall reach to the edges of it.
+    `contour` is the loudness of its frames, if words shall reach to the edges of it. `aligned` are
+    the tokens of a given text, which is then the text of the segment.
     """
     runs = list(_collapse(output, vocabulary))
     spoken = [run for run in runs if not vocabulary.is_tag[run.token]]
+    spoken = spoken if aligned is None else [*aligned]
     words = words_of(spoken, vocabulary.pieces, start_s, end_s, contour)
     emotion = output.emotion
     forced = EMOTIONS[int(np.argmax(emotion[:-1]))]  # "unknown" is last

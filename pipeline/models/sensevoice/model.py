@@ -7,6 +7,7 @@ tables.
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -54,6 +55,23 @@ class Transcriber(Protocol):
         ...
 
 
+class Aligner(Protocol):
+    """What the label stage needs of a model to place a given text."""
+
+    def transcribe(
+        self,
+        clips: Sequence[Clip],
+        languages: Sequence[str],
+        use_itn: Sequence[bool],
+        wanted: Sequence[Sequence[int]],
+    ) -> list[ClipOutput]:
+        """As Transcriber.transcribe.
+
+        `wanted`: for each clip, tokens, ascending, whose log-probabilities its output shall have.
+        """
+        ...
+
+
 class SenseVoice:
     """One SenseVoice model on one device. Raises ModelError.
 
@@ -93,7 +111,11 @@ class SenseVoice:
 
     @torch.inference_mode()
     def transcribe(
-        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: Sequence[bool]
+        self,
+        clips: Sequence[Clip],
+        languages: Sequence[str],
+        use_itn: Sequence[bool],
+        wanted: Sequence[Sequence[int]] = (),
     ) -> list[ClipOutput]:
         """Run clips (n_frames, 80) through the model as one model batch; one output per clip.
 
@@ -101,7 +123,7 @@ class SenseVoice:
         Raises BatchTooLarge when the device has no memory for all of them.
         """
         try:
-            return self._transcribe(clips, languages, use_itn)
+            return self._transcribe(clips, languages, use_itn, wanted)
         except torch.OutOfMemoryError as error:
             message = str(error)
         # Outside the handler, whose traceback would keep the tensors of the failed batch alive.
@@ -109,10 +131,14 @@ class SenseVoice:
         raise BatchTooLarge(message)
 
     def _transcribe(
-        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: Sequence[bool]
+        self,
+        clips: Sequence[Clip],
+        languages: Sequence[str],
+        use_itn: Sequence[bool],
+        wanted: Sequence[Sequence[int]],
     ) -> list[ClipOutput]:
         x, lengths = self._embed(clips, languages, use_itn)
-        return self._decode(self._encoder.encode(x, lengths), lengths)
+        return self._decode(self._encoder.encode(x, lengths), lengths, wanted)
 
     def _embed(
         self, clips: Sequence[Clip], languages: Sequence[str], use_itn: Sequence[bool]
@@ -145,24 +171,38 @@ class SenseVoice:
         """Row numbers on the device. They come from the host: a mask would wait for the GPU."""
         return torch.from_numpy(rows).to(self._device)
 
-    def _decode(self, hidden: Tensor, lengths: list[int]) -> list[ClipOutput]:
+    def _decode(
+        self, hidden: Tensor, lengths: list[int], wanted: Sequence[Sequence[int]]
+    ) -> list[ClipOutput]:
         """Encoder output (n, d) -> for each clip, best tokens per frame and tag probabilities."""
-        tokens, top = [], []
+        columns = np.unique([token for ids in wanted for token in ids]).astype(np.int64)
+        asked_of = self._index(columns)
+        tokens, top, asked = [], [], []
         for part in hidden.split(_HEAD_FRAMES[self._device.type]):
             logits = self._encoder.logits(part)
             best, ids = logits.max(dim=-1)
+            told = logits[:, asked_of] - best[:, None]
             # In place: the softmax of the best token alone.
             tokens.append(ids)
             top.append(logits.sub_(best[:, None]).exp_().sum(dim=-1).reciprocal())
+            asked.append(told + top[-1].log()[:, None])
         starts = self._index(np.cumsum([0, *lengths[:-1]]))
         kinds = [
             F.linear(hidden[starts + frame], *layer).softmax(dim=-1)
             for frame, layer in enumerate(self._tag_layers)  # language, emotion, event: 0, 1, 2
         ]
-        token_ids, peaks, *shares = _to_host([torch.cat(tokens), torch.cat(top), *kinds])
+        token_ids, peaks, told_all, *shares = _to_host(
+            [torch.cat(tokens), torch.cat(top), torch.cat(asked), *kinds]
+        )
         ends = np.cumsum(lengths)[:-1]
         of_frames = np.split(token_ids.astype(np.int64), ends), np.split(peaks, ends)
-        return [ClipOutput(*parts) for parts in zip(*of_frames, *shares, strict=True)]
+        outputs = [ClipOutput(*parts) for parts in zip(*of_frames, *shares, strict=True)]
+        if not wanted:
+            return outputs
+        return [
+            replace(output, wanted=part[:, np.searchsorted(columns, ids)])
+            for output, part, ids in zip(outputs, np.split(told_all, ends), wanted, strict=True)
+        ]
 
 
 def _to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:

@@ -71,12 +71,17 @@ class OnnxSenseVoice:
             )
 
     def transcribe(
-        self, clips: Sequence[Clip], languages: Sequence[str], use_itn: Sequence[bool]
+        self,
+        clips: Sequence[Clip],
+        languages: Sequence[str],
+        use_itn: Sequence[bool],
+        wanted: Sequence[Sequence[int]] = (),
     ) -> list[ClipOutput]:
         """As SenseVoice.transcribe: (n_frames, 80) each, one output per clip."""
+        asked = wanted or [()] * len(clips)
         return [
-            self._decode(self.logits(clip, language, itn))
-            for clip, language, itn in zip(clips, languages, use_itn, strict=True)
+            self._decode(self.logits(clip, language, itn), ids)
+            for clip, language, itn, ids in zip(clips, languages, use_itn, asked, strict=True)
         ]
 
     def logits(self, clip: Clip, language: str, use_itn: bool) -> np.ndarray:
@@ -93,15 +98,23 @@ class OnnxSenseVoice:
         (logits,) = self._session.run([LOGITS], feed)
         return np.asarray(logits[0], np.float32)
 
-    def _decode(self, logits: np.ndarray) -> ClipOutput:
+    def _decode(self, logits: np.ndarray, wanted: Sequence[int]) -> ClipOutput:
         tokens = logits.argmax(axis=1)
         tags = [
             _softmax(logits[frame, ids])
             for frame, ids in enumerate(self._tag_ids)  # language, emotion, event: 0, 1, 2
         ]
         best = logits.max(axis=1, keepdims=True)
+        told = logits[:, [*wanted]] - best
         np.exp(np.subtract(logits, best, out=logits), out=logits)  # in place: 100 kB a frame
-        return ClipOutput(tokens.astype(np.int64), 1 / logits.sum(axis=1), *tags)
+        top = 1 / logits.sum(axis=1)
+        language, emotion, event = tags
+        return ClipOutput(
+            tokens.astype(np.int64),
+            top,
+            *(language, emotion, event),
+            wanted=told + np.log(top)[:, None] if wanted else None,
+        )
 
 
 def _softmax(values: np.ndarray) -> np.ndarray:

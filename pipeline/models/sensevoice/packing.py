@@ -6,7 +6,7 @@ Knows lengths and a model's `transcribe`; nothing of rows.
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from pipeline.errors import BatchTooLarge, RecordingError
 from pipeline.models.sensevoice.decoding import ClipOutput, best_spoken, restrict_languages
 
 if TYPE_CHECKING:  # torch takes seconds and 600 MB; only processes with a model import it
-    from pipeline.models.sensevoice.model import Clip, Transcriber
+    from pipeline.models.sensevoice.model import Aligner, Clip, Transcriber
 
 
 class BatchedModel:
@@ -34,14 +34,17 @@ class BatchedModel:
         languages: Sequence[str],
         use_itn: Sequence[bool],
         allowed_languages: Collection[str] = (),
+        wanted: Sequence[Sequence[int]] = (),
     ) -> list[ClipOutput | Exception]:
         """Transcribe `clips`, each prompted with its language and its use_itn.
+
+        `wanted`: for each clip the tokens whose log-probabilities its output shall have.
 
         One result per clip, in the order of the clips: its output, or the exception that this clip
         alone causes. A clip whose language is not one of `allowed_languages` (empty: all are) goes
         through the model again, prompted with the most probable allowed language.
         """
-        outputs = self._transcribe_all(clips, languages, use_itn)
+        outputs = self._transcribe_all(clips, languages, use_itn, wanted)
         again: dict[int, tuple[str, np.ndarray]] = {}
         for index, output in enumerate(outputs):
             if allowed_languages and not isinstance(output, Exception):
@@ -53,6 +56,7 @@ class BatchedModel:
             [clips[index] for index in again],
             [language for language, _ in again.values()],
             [use_itn[index] for index in again],
+            [wanted[index] for index in again] if wanted else (),
         )
         for (index, (_, restricted)), output in zip(again.items(), second, strict=True):
             if not isinstance(output, Exception):
@@ -61,7 +65,11 @@ class BatchedModel:
         return outputs
 
     def _transcribe_all(
-        self, clips: "Sequence[Clip]", languages: Sequence[str], use_itn: Sequence[bool]
+        self,
+        clips: "Sequence[Clip]",
+        languages: Sequence[str],
+        use_itn: Sequence[bool],
+        wanted: Sequence[Sequence[int]],
     ) -> list[ClipOutput | Exception]:
         """Each clip once; later model batches are smaller after one that did not fit."""
         outputs: list[ClipOutput | Exception] = [RuntimeError("not transcribed")] * len(clips)
@@ -72,7 +80,7 @@ class BatchedModel:
             left = []
             for n_done, batch in enumerate(batches):
                 try:
-                    done = self._transcribe_batch(batch, clips, languages, use_itn)
+                    done = self._transcribe_batch(batch, clips, languages, use_itn, wanted)
                 except BatchTooLarge:  # later batches are as large, so the new limit stays
                     self._max_frames = sum(len(clips[index]) for index in batch) // 2
                     left = [index for rest in batches[n_done:] for index in rest]
@@ -87,19 +95,22 @@ class BatchedModel:
         clips: "Sequence[Clip]",
         languages: Sequence[str],
         use_itn: Sequence[bool],
+        wanted: Sequence[Sequence[int]],
     ) -> list[ClipOutput | Exception]:
         """Run one model batch; after a failure its halves, down to the clip that fails alone.
 
         Raises BatchTooLarge.
         """
+        of_batch = (
+            [clips[index] for index in batch],
+            [languages[index] for index in batch],
+            [use_itn[index] for index in batch],
+        )
         try:
-            return list(
-                self._model.transcribe(
-                    [clips[index] for index in batch],
-                    [languages[index] for index in batch],
-                    [use_itn[index] for index in batch],
-                )
-            )
+            if not wanted:
+                return list(self._model.transcribe(*of_batch))
+            asked = [wanted[index] for index in batch]
+            return list(cast("Aligner", self._model).transcribe(*of_batch, asked))
         except (Exception, SystemExit) as error:
             if isinstance(error, BatchTooLarge) and len(batch) > 1:
                 raise
@@ -110,7 +121,7 @@ class BatchedModel:
             return [
                 output
                 for half in halves
-                for output in self._transcribe_batch(half, clips, languages, use_itn)
+                for output in self._transcribe_batch(half, clips, languages, use_itn, wanted)
             ]
 
 

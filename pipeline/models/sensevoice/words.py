@@ -99,6 +99,11 @@ def _grouped(spoken: Sequence[TokenRun], pieces: Sequence[str]) -> list[tuple[st
     return groups
 
 
+def begins_word(piece: str) -> bool:
+    """Whether a piece begins a word, whatever is before it: by a space or by its script."""
+    return piece.startswith("▁") or (piece != "" and _is_unspaced(piece[0]))
+
+
 @lru_cache(maxsize=32_768)  # more than there are pieces
 def _is_mark(text: str) -> bool:
     return all(unicodedata.category(character)[0] in "PS" for character in text)
