@@ -44,17 +44,15 @@ settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by the fixtures that it uses, and name its group for pytest-xdist."""
-    for item in items:
-        used = set(getattr(item, "fixturenames", ()))
-        marks = {mark for mark, fixtures in MARKS.items() if used & fixtures}
-        for mark in marks | ({"slow"} if marks & _SLOW else set()):
-            item.add_marker(mark)
-        file = item.nodeid.partition("::")[0]
-        group = next((mark for mark in _IN_ONE_PROCESS if mark in marks), file)
-        item.add_marker(pytest.mark.xdist_group(group))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test by the fixtures that it uses, and name its group for pytest-xdist."""
+    used = set(getattr(item, "fixturenames", ()))
+    marks = {mark for mark, fixtures in MARKS.items() if used & fixtures}
+    for mark in marks | ({"slow"} if marks & _SLOW else set()):
+        item.add_marker(mark)
+    file = item.nodeid.partition("::")[0]
+    group = next((mark for mark in _IN_ONE_PROCESS if mark in marks), file)
+    item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
