@@ -4,8 +4,8 @@ No test is marked by hand: what it needs says what it is (`MARKS`), and `slow` i
 Ray, FunASR, a browser or Spark, kills processes, or asks for `patience`. `-m "not slow"` is the
 fast set of CONTRIBUTING.md.
 
-With `-n 2 --dist loadgroup` one process runs all that needs Ray and one all that needs FunASR, so
-each is started once; the other files are handed out whole, with their fixtures.
+CI runs what needs no Ray in two processes, each file with its fixtures in one of them, and then
+what needs Ray in one process, so that Ray is started once and has the machine for itself.
 """
 
 import os
@@ -26,7 +26,10 @@ from tests.support.demo import ROOT, demo_config, execute
 from tests.support.s3_server import S3, serve_s3
 
 MARKS = {
-    "ray": {"ray_session", "labelled", "labelled_root", "head", "demo_job", "changed", "own_ray"},
+    "ray": {
+        *("ray_session", "labelled", "labelled_root", "head", "demo_job", "changed"),
+        *("own_ray", "start_driver"),
+    },
     "s3": {"s3", "wire", "shared", "output"},
     "funasr": {"funasr"},
     "kill": {"start_driver", "kills"},
@@ -35,7 +38,6 @@ MARKS = {
     "slow": {"patience"},
 }
 _SLOW = {"ray", "funasr", "kill", "browser", "spark"}
-_IN_ONE_PROCESS = ("ray", "funasr")
 
 # The same examples on every machine of CI, and no time limit for one: machines differ by a factor
 # of three. `HYPOTHESIS_PROFILE=explore` looks for new ones.
@@ -44,17 +46,12 @@ settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by the fixtures that it uses, and name its group for pytest-xdist."""
-    for item in items:
-        used = set(getattr(item, "fixturenames", ()))
-        marks = {mark for mark, fixtures in MARKS.items() if used & fixtures}
-        for mark in marks | ({"slow"} if marks & _SLOW else set()):
-            item.add_marker(mark)
-        file = item.nodeid.partition("::")[0]
-        group = next((mark for mark in _IN_ONE_PROCESS if mark in marks), file)
-        item.add_marker(pytest.mark.xdist_group(group))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark a test by the fixtures that it uses."""
+    used = set(getattr(item, "fixturenames", ()))
+    marks = {mark for mark, fixtures in MARKS.items() if used & fixtures}
+    for mark in marks | ({"slow"} if marks & _SLOW else set()):
+        item.add_marker(mark)
 
 
 @pytest.fixture(autouse=True)

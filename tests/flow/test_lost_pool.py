@@ -12,7 +12,7 @@ from tests.support.demo import run_command
 BOUND_S = 240.0  # on a busy machine; Ray Data alone would wait for 30 minutes
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("own_ray")
 def test_a_run_outlives_its_only_gpu_worker(tmp_path: Path) -> None:
     done = run_command([sys.executable, "-m", "tests.support.one_gpu", str(tmp_path)])
     assert done.returncode == 0, done.stderr

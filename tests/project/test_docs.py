@@ -45,8 +45,7 @@ README = ROOT / "README.md"
 FIRST = "python3 -m pip install uv && uv run --no-dev python -m jobs.label configs/demo.yaml"
 TEST = (
     "python3 -m pip install uv && uv run ruff check && uv run ruff format --check && uv run mypy "
-    '&& uv run pytest -m "not slow" -n 2 --dist loadgroup '
-    "&& uv run pytest -m slow -n 2 --dist loadgroup"
+    '&& uv run pytest -m "not ray" -n 2 --dist loadfile && uv run pytest -m ray'
 )
 # Run elsewhere: FIRST by tests/runs/test_execute.py, TEST by CI, the rest by whoever contributes.
 NOT_RUN = {
