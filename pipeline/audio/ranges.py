@@ -18,8 +18,9 @@ import numpy as np
 
 from pipeline.audio.checks import CLIPPED_SHARE, WITHOUT_LIMITS, Report, Stretch
 from pipeline.audio.headers import format_of
+from pipeline.audio.meter import Meters
 from pipeline.audio.sources import Source
-from pipeline.audio.windows import Waveform, Window, samples
+from pipeline.audio.windows import Measured, Waveform, Window, samples
 from pipeline.config import AudioConfig
 from pipeline.schema import FRAME_LENGTH, SAMPLE_RATE
 
@@ -37,10 +38,11 @@ class _Wanted:
     start: int
     end: int
     n_clipped: int = 0  # of the pass before its first samples
+    measured: Measured | None = None
 
 
 def decode_together(
-    source: Source, config: AudioConfig, stretches: Sequence[Stretch]
+    source: Source, config: AudioConfig, stretches: Sequence[Stretch], *, measure: bool = False
 ) -> Iterator[tuple[int, Window]]:
     """(index, its only window) of the stretches that could be decoded together, by time.
 
@@ -51,21 +53,22 @@ def decode_together(
     # becomes that part's row.
     passes: list[list[_Wanted]] = []
     with suppress(Exception, SystemExit):
-        passes = list(_passes(source, config, stretches))
+        passes = list(_passes(source, config, stretches, measure))
     for wanted in passes:
         with suppress(Exception, SystemExit):
             yield from _one_pass(source, config, wanted)
 
 
 def _passes(
-    source: Source, config: AudioConfig, stretches: Sequence[Stretch]
+    source: Source, config: AudioConfig, stretches: Sequence[Stretch], measure: bool
 ) -> Iterator[list[_Wanted]]:
     """The stretches that are one window each, by time, divided where a seek is worth it."""
     longest_s = min(config.window_s, config.max_duration_s)
     wanted = [
-        _Wanted(index, one.offset_s, start, start + one.n_samples)
+        _Wanted(index, one.offset_s, start, start + one.n_samples, measured=measured)
         for index, one in enumerate(stretches)
         for start in [round(one.offset_s * SAMPLE_RATE)]
+        for measured in [Measured(one.offset_s, one.length_s) if measure else None]
         if FRAME_LENGTH <= one.n_samples <= longest_s * SAMPLE_RATE
     ]
     if len(wanted) < 2:
@@ -91,6 +94,7 @@ def _one_pass(
     # The limits of a recording hold for each stretch, not for all of them together.
     limits = {"max_duration_s": WITHOUT_LIMITS.max_duration_s, "min_decoded_share": 0.0}
     report = Report(config.model_copy(update=limits), stretch)
+    report.meters = Meters([one.measured.wanted for one in wanted if one.measured])
     held: deque[tuple[int, Waveform]] = deque()  # pieces that are needed, and where each begins
     end, n_next = first, 0
     waiting: list[_Wanted] = []
@@ -134,7 +138,7 @@ def _is_clean(report: Report, one: _Wanted) -> bool:
 
 def _window(waveform: Waveform, one: _Wanted, report: Report) -> Window:
     stream = report.stream
-    return Window(
+    window = Window(
         index=0,
         start_s=one.start_s,
         waveform=waveform,
@@ -147,3 +151,4 @@ def _window(waveform: Waveform, one: _Wanted, report: Report) -> Window:
         n_audio_streams=stream.n_audio_streams,
         audio_stream=stream.audio_stream,
     )
+    return one.measured.complete(window) if one.measured else window

@@ -5,10 +5,11 @@ of a file, PyAV decodes it again from the start, and the samples that were alrea
 skipped.
 """
 
+import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.audio.checks import Report, Stretch
 from pipeline.audio.decoders import decoders_for
 from pipeline.audio.downmix import Downmix
 from pipeline.audio.headers import format_of
+from pipeline.audio.meter import HOPS_PER_S, Measures, Meter, Meters
 from pipeline.audio.sources import Source, open_source
 from pipeline.audio.streams import Block, Floats
 from pipeline.config import AudioConfig
@@ -28,6 +30,7 @@ from pipeline.schema import FRAME, SAMPLE_RATE
 Waveform = npt.NDArray[np.int16]  # (n_samples,), mono, SAMPLE_RATE
 
 _SETTLED_S = 0.1  # a resampler's filter is shorter
+NO_LEVELS: Floats = np.empty((0, 3), np.float32)  # of a window that was not measured
 _MAX_PEAK = 16.0  # +24 dB over full scale; a float file with higher values is not scaled as audio
 
 
@@ -47,6 +50,10 @@ class Window:
     start_offset_s: float = 0.0  # how much later the audio starts than the file's video
     n_audio_streams: int = 1
     audio_stream: int = 0  # which of them was decoded, from 0
+    # If it was measured: the levels of its hops (meter.Meter.levels), and on the last window what
+    # was measured of the recording.
+    levels: Floats = field(default_factory=lambda: NO_LEVELS)
+    measures: Measures | None = None
 
 
 def decode(
@@ -65,7 +72,12 @@ def decode(
 
 
 def decode_source(
-    source: Source, config: AudioConfig, offset_s: float = 0.0, length_s: float = 0.0
+    source: Source,
+    config: AudioConfig,
+    offset_s: float = 0.0,
+    length_s: float = 0.0,
+    *,
+    measure: bool = False,
 ) -> Iterator[Window]:
     """The windows of an open recording, in order.
 
@@ -74,10 +86,13 @@ def decode_source(
     is. Raises RecordingError, also after some windows if the file is damaged near its end.
     """
     report = Report(config, Stretch(offset_s, length_s))
+    measured = Measured(offset_s, length_s) if measure else None
+    if measured:
+        report.meters = Meters([measured.wanted])
     n_before = 0
     try:
         for index, (waveform, is_last) in enumerate(_cut(samples(source, report), config.window_s)):
-            yield Window(
+            window = Window(
                 index=index,
                 start_s=offset_s + n_before / SAMPLE_RATE,
                 waveform=waveform,
@@ -91,10 +106,38 @@ def decode_source(
                 n_audio_streams=report.stream.n_audio_streams,
                 audio_stream=report.stream.audio_stream,
             )
+            yield measured.complete(window) if measured else window
             n_before += waveform.size
     except RecordingError as error:
         error.found = _found(report, n_before)
         raise
+
+
+class Measured:
+    """The meter of one recording, and the hash of its samples."""
+
+    def __init__(self, offset_s: float, length_s: float) -> None:
+        self._meter = Meter()
+        self._offset_s = offset_s
+        self._sha256 = hashlib.sha256()
+        self.wanted = (self._meter, offset_s, offset_s + (length_s or math.inf))
+
+    def complete(self, window: Window) -> Window:
+        """The next window, with its levels; the last one also with the recording's measures."""
+        self._sha256.update(window.waveform.data)
+        if window.is_last:
+            self._meter.finish()
+        first, end = hops_of(window.start_s - self._offset_s, window.waveform.size / SAMPLE_RATE)
+        measures = None
+        if window.is_last:
+            measures = replace(self._meter.measures(), audio_sha256=self._sha256.hexdigest())
+        return replace(window, levels=self._meter.levels(first, end), measures=measures)
+
+
+def hops_of(start_s: float, duration_s: float) -> tuple[int, int]:
+    """The first hop of a stretch of a recording, and the one after its last."""
+    first = math.floor(start_s * HOPS_PER_S + 1e-6)
+    return first, max(first + 1, math.ceil((start_s + duration_s) * HOPS_PER_S - 1e-6))
 
 
 def _found(report: Report, n_before: int) -> dict[str, Any]:
@@ -163,6 +206,7 @@ def _to_waveform(blocks: Iterator[Block], report: Report, begin_s: float) -> Ite
         for block in group:
             report.check_limits(rate_hz, block.samples.shape[1])
             report.count_clipped(_check_peak(block.samples, at_s, rate_hz), block.samples.size)
+            report.meters.add(block.samples, at_s, rate_hz)
             mono = downmix(block.samples, at_s, block.channels)
             at_s += len(mono) / rate_hz
             yield _quantise(mono if rate_hz == SAMPLE_RATE else resampler.resample_chunk(mono))
