@@ -78,12 +78,12 @@ def test_parts_that_are_decoded_together_measure_as_each_alone(kind: str, rate_h
     assert sorted(found) == [0, 1, 2]
     for index, stretch in enumerate(stretches):
         (alone,) = windows_of(data, stretch.offset_s, stretch.length_s)
-        np.testing.assert_array_equal(alone.levels, found[index].levels)
+        np.testing.assert_allclose(alone.levels, found[index].levels, atol=1e-5)
         one, other = measures_of([alone]), measures_of([found[index]])
         # A resampler that started elsewhere may round a sample the other way.
         waveform = found[index].waveform
         assert other.audio_sha256 == hashlib.sha256(waveform.tobytes()).hexdigest()
-        assert one.loudness_lufs == pytest.approx(other.loudness_lufs, abs=1e-9)
+        assert one.loudness_lufs == pytest.approx(other.loudness_lufs, abs=1e-6)
 
 
 def test_a_part_is_measured_from_its_start_to_its_end() -> None:
