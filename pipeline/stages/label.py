@@ -12,6 +12,7 @@ from pipeline.models.sensevoice.decoding import ClipOutput, label_clip
 from pipeline.models.sensevoice.packing import BatchedModel
 from pipeline.schema import BUNDLE, FRAMES_PER_S, N_MELS, WINDOW_FIELDS, Segment
 from pipeline.stages.error_rows import describe_error
+from pipeline.stages.quality import measure_text
 from pipeline.stages.segment import FindSegments, bytes_at
 
 if TYPE_CHECKING:  # torch takes seconds and 600 MB; only processes with a model import it
@@ -62,8 +63,11 @@ class LabelSegments:
     def _finish(self, row: Row, outputs: Sequence[ClipOutput | Exception]) -> Row:
         vocabulary = self._model.vocabulary
         labels: list[Row] = []
+        quality: list[Row] = []
         failed_s = 0.0 if not row["error_stage"] else row["duration_s"]
-        for segment, output in zip(row["segments"], outputs, strict=True):
+        for segment, output, of_audio in zip(
+            row["segments"], outputs, _quality_of(row), strict=True
+        ):
             in_window = Segment(segment["start_s"], segment["end_s"])
             if isinstance(output, Exception):
                 failed_s += in_window.duration_s
@@ -72,7 +76,10 @@ class LabelSegments:
             start_s = round(row["window_start_s"] + in_window.start_s, 3)
             end_s = round(row["window_start_s"] + in_window.end_s, 3)
             label = label_clip(output, vocabulary, start_s, end_s, self._config.use_itn)
-            labels.append(without_text_of_silence(label) if segment["is_silence"] else label)
+            label = without_text_of_silence(label) if segment["is_silence"] else label
+            labels.append(label)
+            if of_audio:
+                quality.append(of_audio | measure_text(label, of_audio["speech_s"]))
         labelled_s = sum(
             segment["end_s"] - segment["start_s"]
             for segment, output in zip(row["segments"], outputs, strict=True)
@@ -84,7 +91,13 @@ class LabelSegments:
             "failed_s": failed_s,
             "silence_s": max(0.0, row["duration_s"] - labelled_s - failed_s),
             "segments": labels,
+            "quality": quality,
         }
+
+
+def _quality_of(row: Row) -> list[Row] | list[None]:
+    """What was measured of each segment; None if nothing was."""
+    return row["quality"] or [None] * len(row["segments"])
 
 
 def without_text_of_silence(label: Row) -> Row:
