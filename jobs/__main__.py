@@ -32,6 +32,7 @@ COMMANDS = {
     "finetune": "Train a model further on rows with labels, and write a new model directory.",
     "diff": "Compare the labels of two models for the same recordings.",
     "verify": "Check every commit, every file and every row of the tables.",
+    "quality": "Measure the audio of recordings that were labelled without it.",
     "compact": "Merge small files of the tables into larger ones, and reviews into theirs.",
     "vacuum": "Delete files that no recent snapshot needs.",
     "promote": "Make the labels of one fingerprint those that readers get.",
@@ -42,7 +43,7 @@ COMMANDS = {
 
 
 # Commands that need the extra `label`, and so on.
-NEED_LABEL = ("label", "transcribe", "finetune", "convert", "serve", "benchmark")
+NEED_LABEL = ("label", "transcribe", "finetune", "convert", "serve", "quality", "benchmark")
 NEED_CONVERT = ("convert",)
 NEED_SERVE = ("serve",)
 NEED_EXPLORE = ("explore",)

@@ -17,6 +17,7 @@ from pipeline.benchmark.clips import Place, measure_clips, settings_of_clips, sh
 from pipeline.benchmark.contenders import ONNX_RUNTIME, PEERS, list_contenders, measure_speed
 from pipeline.benchmark.corpus import DEMO, demo_clips, list_files, synthesise_demo
 from pipeline.benchmark.machine import describe_machine
+from pipeline.benchmark.meter import measure_meter, show_meter
 from pipeline.benchmark.model import measure_model, show_model
 from pipeline.benchmark.planning import make_corpus, measure_in_child, show_planning
 from pipeline.benchmark.servers import serve_funasr, serve_ours
@@ -51,6 +52,8 @@ def main() -> None:
 
     python -m jobs benchmark start-up [--repeats 3] [--json PATH]
 
+    python -m jobs benchmark meter [--label-ms 15] [--json PATH]
+
     python -m jobs benchmark shards [--clips 2000] [--latency-ms 20] [--json PATH]
 
     python -m jobs benchmark explore [--segments 3000000] [--folder DIR] [--json PATH]
@@ -61,6 +64,23 @@ def main() -> None:
     after one warm-up. Measured are the CPU seconds (user and system) of that process after its
     models are loaded; with `--device cuda`, wall seconds.
     """
+
+
+@app.command(cls=Command)
+def meter(
+    label_ms: Annotated[
+        float, typer.Option(min=0.01, help="CPU ms to label a second of audio; 15: int8")
+    ] = 15.0,
+    repeats: Annotated[int, typer.Option(min=1, help="measured repeats; the least counts")] = 5,
+    json_path: Json = None,
+) -> None:
+    """Measure what the tables measures and quality cost, as a share of labelling."""
+    console = Console(width=_WIDTH)
+    costs = measure_meter(repeats)
+    show_meter(console, costs, label_ms)
+    if json_path:
+        rows = [asdict(cost) | {"label_ms": label_ms} for cost in costs]
+        write_file(json_path, (json.dumps(rows, indent=1) + "\n").encode())
 
 
 @app.command(cls=Command)

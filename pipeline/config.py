@@ -128,6 +128,16 @@ class LabelConfig(_Section):
     )
 
 
+class QualityConfig(_Section):
+    """What is measured beside the labels. No key here makes a recording be labelled again."""
+
+    measure: bool = Field(
+        default=True,
+        description="measure loudness, clipping, channels, bandwidth and noise while decoding "
+        "(tables measures and quality)",
+    )
+
+
 class RayConfig(_Section):
     """Where the run takes place. No value here changes a label."""
 
@@ -289,6 +299,7 @@ class RunConfig(_Section):
     audio: AudioConfig = AudioConfig()
     segment: SegmentConfig = SegmentConfig()
     label: LabelConfig = LabelConfig()
+    quality: QualityConfig = QualityConfig()
     ray: RayConfig = RayConfig()
     service: ServiceConfig = ServiceConfig()
 

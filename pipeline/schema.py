@@ -130,6 +130,36 @@ LABELLED_SEGMENT = _struct(
     nullable=("confidence_frames", "confidence_min"),
 )
 
+# How good a recording is, measured at the file's rate and channels (audio.meter.Measures), and how
+# good a segment is (stages.quality). In flight NaN or "" is what cannot be measured; in the tables
+# it is null.
+MEASURE_FIELDS = (
+    ("loudness_lufs", pa.float32()),  # ITU-R BS.1770-4, gated, of all channels
+    ("loudness_range_lu", pa.float32()),  # EBU Tech 3342
+    ("sample_peak_dbfs", pa.float32()),
+    ("clipped_share", pa.float32()),  # of all values: those in runs of three at full scale
+    ("dc_offset", pa.float32()),  # of the channel where it is largest; full scale 1
+    ("channel_correlation", pa.float32()),  # of two channels; -1: one is inverted
+    ("channel_difference_db", pa.float32()),  # how much louder the louder of two channels is
+    ("bandwidth_hz", pa.float32()),
+    ("bandwidth_drop_db", pa.float32()),  # how deep the spectrum falls there
+    ("audio_sha256", pa.string()),  # of the decoded samples, int16, mono, 16 kHz
+)
+QUALITY_FIELDS = (
+    ("loudness_lufs", pa.float32()),
+    ("sample_peak_dbfs", pa.float32()),
+    ("clipped_share", pa.float32()),
+    ("snr_db", pa.float32()),  # -10 to 80
+    ("snr_method", pa.string()),  # vad | floor
+    ("noise_dbfs", pa.float32()),
+    ("speech_s", pa.float64()),  # in which the VAD found speech
+    ("chars_per_s", pa.float32()),  # letters and digits, per second of speech
+    ("words_per_s", pa.float32()),
+    ("unique_token_ratio", pa.float32()),  # different words among all
+)
+MEASURES = _struct(*MEASURE_FIELDS)
+QUALITY = _struct(*QUALITY_FIELDS)
+
 ERROR_FIELDS = (
     ("error_stage", pa.string()),  # "" | manifest | decode | segment | label
     ("error_type", pa.string()),
@@ -172,12 +202,14 @@ WINDOW_FIELDS = (
     ("start_offset_s", pa.float64()),  # how much later the audio starts than the file's video
     ("audio_streams", pa.int32()),  # in the file
     ("audio_stream", pa.int32()),  # the one that was decoded, from 0; what FFmpeg calls 0:a:N
+    ("measures", pa.list_(MEASURES)),  # one on the last window; empty: not measured
 )
 # The waveform is int16, one channel, at SAMPLE_RATE: half the bytes of float32. Rounding adds noise
 # of 0.3 of a step, a third of the dither that FunASR adds by default.
 WINDOW = _schema(
     *WINDOW_FIELDS,
     ("is_only", pa.bool_()),  # the recording is this window, or one such window of each channel
+    ("levels", pa.large_binary()),  # float32 (n_hops, 3) of audio.meter; empty: not measured
     ("waveform", pa.large_binary()),
 )
 
@@ -195,6 +227,7 @@ SEGMENTED = _schema(
             )
         ),
     ),
+    ("quality", pa.list_(QUALITY)),  # of each segment, without its text; empty: not measured
     ("features", pa.large_binary()),
 )
 
@@ -204,6 +237,7 @@ BUNDLE = _schema(
     ("silence_s", pa.float64()),
     ("failed_s", pa.float64()),
     ("segments", pa.list_(LABELLED_SEGMENT)),
+    ("quality", pa.list_(QUALITY)),  # of each segment; empty: not measured
 )
 
 _SEGMENT_KEYS = (
@@ -302,7 +336,18 @@ TABLES: dict[str, pa.Schema] = {
             "n_streams",
         ),
     ),
+    # Absent in the outputs of older programs, and of runs with quality.measure false.
+    "measures": _schema(
+        ("recording_id", pa.string()),
+        ("version", pa.string()),  # of the audio, as in `recordings`
+        *MEASURE_FIELDS,
+        nullable=tuple(name for name, _ in MEASURE_FIELDS),
+    ),
+    "quality": _schema(
+        *_SEGMENT_KEYS, *QUALITY_FIELDS, nullable=tuple(name for name, _ in QUALITY_FIELDS)
+    ),
 }
+OPTIONAL_TABLES = ("measures", "quality")
 
 # A person's correction of one interval of a recording: the newest revision of each. It belongs to
 # the audio and not to a segment, so that it fits the labels of another model, too. `shown` is what

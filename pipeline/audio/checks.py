@@ -7,6 +7,7 @@ import math
 import sys
 from dataclasses import dataclass, field
 
+from pipeline.audio.meter import Meters
 from pipeline.audio.streams import Stream
 from pipeline.config import AudioConfig
 from pipeline.errors import ErrorType, RecordingError
@@ -66,6 +67,7 @@ class Report:
     n_samples: int = 0  # decoded so far, at SAMPLE_RATE
     n_values: int = 0  # of all channels, as decoded
     n_clipped: int = 0  # of these, over full scale
+    meters: Meters = field(default_factory=Meters)  # they are given every block
 
     def start(self, stream: Stream) -> None:
         """A decoder opened the file. Raises RecordingError if its header exceeds a limit."""

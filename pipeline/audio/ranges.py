@@ -19,8 +19,9 @@ import numpy as np
 from pipeline.audio.channels import Selection, Waveforms
 from pipeline.audio.checks import CLIPPED_SHARE, WITHOUT_LIMITS, Report, Stretch
 from pipeline.audio.headers import format_of
+from pipeline.audio.meter import Meters
 from pipeline.audio.sources import Source
-from pipeline.audio.windows import Window, make_window, most_samples, samples
+from pipeline.audio.windows import Measured, Window, make_window, most_samples, samples
 from pipeline.config import AudioConfig
 from pipeline.schema import FRAME_LENGTH, SAMPLE_RATE
 
@@ -38,10 +39,11 @@ class _Wanted:
     start: int
     end: int
     n_clipped: int = 0  # of the pass before its first samples
+    measured: Measured | None = None
 
 
 def decode_together(
-    source: Source, config: AudioConfig, stretches: Sequence[Stretch]
+    source: Source, config: AudioConfig, stretches: Sequence[Stretch], *, measure: bool = False
 ) -> Iterator[tuple[int, list[Window]]]:
     """(index, its only window of each stream) of what could be decoded together, by time.
 
@@ -53,21 +55,22 @@ def decode_together(
     # becomes that part's row.
     passes: list[list[_Wanted]] = []
     with suppress(Exception, SystemExit):
-        passes = list(_passes(source, config, stretches))
+        passes = list(_passes(source, config, stretches, measure))
     for wanted in passes:
         with suppress(Exception, SystemExit):
             yield from _one_pass(source, config, wanted, stretches[0].channel)
 
 
 def _passes(
-    source: Source, config: AudioConfig, stretches: Sequence[Stretch]
+    source: Source, config: AudioConfig, stretches: Sequence[Stretch], measure: bool
 ) -> Iterator[list[_Wanted]]:
     """The stretches that are one window each, by time, divided where a seek is worth it."""
     longest_s = min(config.window_s, config.max_duration_s)
     wanted = [
-        _Wanted(index, one.offset_s, start, start + one.n_samples)
+        _Wanted(index, one.offset_s, start, start + one.n_samples, measured=measured)
         for index, one in enumerate(stretches)
         for start in [round(one.offset_s * SAMPLE_RATE)]
+        for measured in [Measured(one.offset_s, one.length_s) if measure else None]
         if FRAME_LENGTH <= one.n_samples <= longest_s * SAMPLE_RATE
     ]
     if len(wanted) < 2:
@@ -93,6 +96,7 @@ def _one_pass(
     # The limits of a recording hold for each stretch, not for all of them together.
     limits = {"max_duration_s": WITHOUT_LIMITS.max_duration_s, "min_decoded_share": 0.0}
     report = Report(config.model_copy(update=limits), stretch)
+    report.meters = Meters([one.measured.wanted for one in wanted if one.measured])
     held: deque[tuple[int, Waveforms]] = deque()  # pieces that are needed, and where each begins
     end, n_next = first, 0
     waiting: list[_Wanted] = []
@@ -139,7 +143,7 @@ def _windows(kept: Waveforms, one: _Wanted, report: Report, channel: int) -> lis
     selection = Selection(report.config.channels, channel)
     told = replace(report, warnings=[])
     streams = selection.streams(kept, report.stream.channels, told.warnings)
-    return [
+    windows = [
         make_window(
             told,
             index=index,
@@ -151,3 +155,4 @@ def _windows(kept: Waveforms, one: _Wanted, report: Report, channel: int) -> lis
         )
         for index, (number, waveform) in enumerate(streams)
     ]
+    return [one.measured.complete(window) for window in windows] if one.measured else windows

@@ -5,10 +5,11 @@ of a file, PyAV decodes it again from the start, and the samples that were alrea
 skipped.
 """
 
+import hashlib
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from pipeline.audio.checks import Report, Stretch
 from pipeline.audio.decoders import decoders_for
 from pipeline.audio.downmix import Downmix
 from pipeline.audio.headers import format_of
+from pipeline.audio.meter import HOPS_PER_S, Measures, Meter, Meters
 from pipeline.audio.resamplers import give_back, take
 from pipeline.audio.sources import Source, open_source
 from pipeline.audio.streams import Block, Floats
@@ -27,6 +29,7 @@ from pipeline.schema import FRAME, SAMPLE_RATE
 
 _SHORTEST_S = 10.0  # of a window, as audio.window_s
 _SETTLED_S = 0.1  # a resampler's filter is shorter
+NO_LEVELS: Floats = np.empty((0, 3), np.float32)  # of a window that was not measured
 _MAX_PEAK = 16.0  # +24 dB over full scale; a float file with higher values is not scaled as audio
 
 
@@ -48,6 +51,10 @@ class Window:
     audio_stream: int = 0  # which of them was decoded, from 0
     channel: int = 0  # of the file, from 1; 0: all channels
     is_only: bool = False  # the stretch is this window, or one such window of each channel
+    # If it was measured: the levels of its hops (meter.Meter.levels), and on the last window what
+    # was measured of the recording.
+    levels: Floats = field(default_factory=lambda: NO_LEVELS)
+    measures: Measures | None = None
 
 
 def decode(
@@ -73,6 +80,8 @@ def decode_source(
     offset_s: float = 0.0,
     length_s: float = 0.0,
     channel: int = 0,
+    *,
+    measure: bool = False,
 ) -> Iterator[Window]:
     """The windows of an open recording, in order; of several streams one after the other.
 
@@ -83,6 +92,9 @@ def decode_source(
     """
     report = Report(config, Stretch(offset_s, length_s, channel))
     selection = Selection(config.channels, channel)
+    measured = Measured(offset_s, length_s) if measure else None
+    if measured:
+        report.meters = Meters([measured.wanted])
     n_before = 0
     index = itertools.count()
     try:
@@ -91,7 +103,7 @@ def decode_source(
             streams = selection.streams(kept, report.stream.channels, report.warnings)
             is_only = is_last and not n_before
             for place, (number, waveform) in enumerate(streams, start=1):
-                yield make_window(
+                window = make_window(
                     report,
                     index=next(index),
                     start_s=start_s,
@@ -100,6 +112,7 @@ def decode_source(
                     channel=number,
                     is_only=is_only,
                 )
+                yield measured.complete(window) if measured else window
             n_before += len(kept)
     except RecordingError as error:
         error.found = _found(report, n_before, selection.n_streams)
@@ -134,6 +147,41 @@ def make_window(
         channel=channel,
         is_only=is_only,
     )
+
+
+class Measured:
+    """The meter of one recording, and the hash of its samples."""
+
+    def __init__(self, offset_s: float, length_s: float) -> None:
+        self._meter = Meter()
+        self._offset_s = offset_s
+        self._hashes: dict[int, Any] = {}  # by channel
+        self.wanted = (self._meter, offset_s, offset_s + (length_s or math.inf))
+
+    def complete(self, window: Window) -> Window:
+        """The next window, with its levels; the last one also with the recording's measures."""
+        of_channel = self._hashes.setdefault(window.channel, hashlib.sha256())
+        of_channel.update(window.waveform.data)
+        if window.is_last:
+            self._meter.finish()
+        first, end = hops_of(window.start_s - self._offset_s, window.waveform.size / SAMPLE_RATE)
+        measures = None
+        if window.is_last:
+            measures = replace(self._meter.measures(), audio_sha256=self._sha256())
+        return replace(window, levels=self._meter.levels(first, end), measures=measures)
+
+    def _sha256(self) -> str:
+        """Of the samples; of several channels the hash of their hashes, whatever the windows."""
+        hashes = [self._hashes[channel] for channel in sorted(self._hashes)]
+        if len(hashes) == 1:
+            return str(hashes[0].hexdigest())
+        return hashlib.sha256(b"".join(one.digest() for one in hashes)).hexdigest()
+
+
+def hops_of(start_s: float, duration_s: float) -> tuple[int, int]:
+    """The first hop of a stretch of a recording, and the one after its last."""
+    first = math.floor(start_s * HOPS_PER_S + 1e-6)
+    return first, max(first + 1, math.ceil((start_s + duration_s) * HOPS_PER_S - 1e-6))
 
 
 def _found(report: Report, n_before: int, n_streams: int) -> dict[str, Any]:
@@ -204,6 +252,7 @@ def _to_waveforms(
         for block in group:
             report.check_limits(rate_hz, block.samples.shape[1])
             report.count_clipped(_check_peak(block.samples, at_s, rate_hz), block.samples.size)
+            report.meters.add(block.samples, at_s, rate_hz)
             kept = selection.keep(block.samples, at_s, block.channels, downmix)
             at_s += len(kept) / rate_hz
             if rate_hz == SAMPLE_RATE:

@@ -196,6 +196,7 @@ class Loop:
             config=self._config.audio,
             options=self._config.storage_options,
             run_id=self._run_info.run_id,
+            measure=self._config.quality.measure,
         )
         batch: list[pa.Table] = []
         batch_s = 0.0

@@ -32,8 +32,11 @@ CHECKED = {
     "languages": [*_KEYS, "probability"],
     "emotions": [*_KEYS, "probability"],
     "events": [*_KEYS, "probability"],
+    "measures": ["recording_id", "version"],
+    "quality": _KEYS,
     "recordings": [
         "recording_id",
+        "version",
         "offset_s",
         "status",
         "error_stage",
@@ -95,6 +98,7 @@ def wrong_rows(tables: Tables, fingerprint: str) -> Iterator[str]:
     for table in _OF_SEGMENTS:
         if not tables[table].select(_KEYS).equals(transcripts.select(_KEYS)):
             yield f"{table} and transcripts differ in {_first_difference(tables, table)}"
+    yield from _wrong_measures(tables["measures"], tables["quality"], recordings, transcripts)
     yield from _wrong_events(tables["events"], transcripts, recordings)
     for table, column in _PROBABILITIES.items():
         values = tables[table][column].to_numpy()
@@ -148,6 +152,26 @@ def _wrong_segments(
     late = ~is_first[1:] & ~(start_s[1:] >= start_s[:-1])
     yield from _report(segment_ids[1:], late, "segments are not in time order")
     yield from _outside(transcripts, recordings, "a segment")
+
+
+def _wrong_measures(
+    measures: pa.Table, quality: pa.Table, recordings: pa.Table, transcripts: pa.Table
+) -> Iterator[str]:
+    """Both tables may lack any recording; what is there must belong to one."""
+    ids = measures["recording_id"].to_numpy(zero_copy_only=False)
+    yield from _report(ids[1:], ids[1:] == ids[:-1], "a recording has two rows in measures")
+    place = pc.index_in(measures["recording_id"], _combined(recordings["recording_id"]))
+    versions = _combined(recordings["version"]).take(place)
+    is_same = pc.fill_null(pc.equal(versions, _combined(measures["version"])), False)
+    yield from _report(ids, ~np.asarray(is_same), "measures are of no recording, or of other audio")
+    place = pc.index_in(quality["segment_id"], _combined(transcripts["segment_id"]))
+    is_same = np.ones(quality.num_rows, bool)
+    for name in _KEYS:
+        there = _combined(transcripts[name]).take(place)
+        is_same &= np.asarray(pc.fill_null(pc.equal(there, _combined(quality[name])), False))
+    ids = _ids(quality)
+    yield from _report(ids, ~is_same, "a row of quality is of no segment")
+    yield from _report(ids[1:], ids[1:] == ids[:-1], "a segment has two rows in quality")
 
 
 def _wrong_events(events: pa.Table, transcripts: pa.Table, recordings: pa.Table) -> Iterator[str]:

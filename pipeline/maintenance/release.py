@@ -182,7 +182,7 @@ def _values(tables: Tables, table: str, partition_by: PartitionBy) -> Any:
         recordings = tables["recordings"]
         dates = pc.strftime(recordings["committed_at"], "%Y-%m-%d")
         return _look_up(tables[table]["recording_id"], recordings["recording_id"], dates)
-    if partition_by == "language" and table != "recordings":
+    if partition_by == "language" and table not in ("recordings", "measures"):
         languages = tables["languages"]
         return _look_up(tables[table]["segment_id"], languages["segment_id"], languages["language"])
     return None

@@ -15,7 +15,7 @@ from pipeline.arrow import Row
 from pipeline.config import Language, RunConfig
 from pipeline.models.files import resolve_model_of, resolve_vad
 from pipeline.serving.shared_model import OnBatch, RequestModel, SharedModel
-from pipeline.stages.build import build_stages
+from pipeline.stages.build import build_stages, without_measures
 from pipeline.stages.label import LabelSegments
 from pipeline.stages.one_file import planned_file, shown_segments
 from pipeline.stages.segment import FindSegments
@@ -55,6 +55,7 @@ class Labelling:
         config: RunConfig,
         on_batch: OnBatch = lambda n_clips, audio_s, took_s: None,
     ) -> None:
+        config = without_measures(config)
         files = resolve_model_of(config)
         _, vad = resolve_vad(config)
         stages = build_stages(config, RunInfo("service", "", config.model, files.sha256, vad))

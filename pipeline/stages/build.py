@@ -42,7 +42,13 @@ def build_stages(config: RunConfig, run: RunInfo) -> Stages:
     config = with_absolute_paths(config)
     options = config.storage_options
     return Stages(
-        decode=partial(decode_recordings, config=config.audio, options=options, run_id=run.run_id),
+        decode=partial(
+            decode_recordings,
+            config=config.audio,
+            options=options,
+            run_id=run.run_id,
+            measure=config.quality.measure,
+        ),
         load_vad=partial(load_vad, config),
         load_model=partial(load_model, config, run.model_hash),
         write=partial(
@@ -53,6 +59,12 @@ def build_stages(config: RunConfig, run: RunInfo) -> Stages:
             patience_s=config.store_patience_s,
         ),
     )
+
+
+def without_measures(config: RunConfig) -> RunConfig:
+    """For stages whose rows become no tables: the meter takes seconds to load."""
+    quality = config.quality.model_copy(update={"measure": False})
+    return config.model_copy(update={"quality": quality})
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

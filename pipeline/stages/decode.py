@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
@@ -32,25 +32,35 @@ _AHEAD = 8  # files that a decode task opens in advance; each takes up to 32 MB
 
 
 def decode_recordings(
-    batch: pa.Table, *, config: AudioConfig, options: Mapping[str, Any], run_id: str
+    batch: pa.Table,
+    *,
+    config: AudioConfig,
+    options: Mapping[str, Any],
+    run_id: str,
+    measure: bool = False,
 ) -> Iterator[pa.Table]:
     """Planned rows to window rows: a long window alone, short ones together (see `collect`).
 
     The next files are opened meanwhile, because opening an object of a store is mostly waiting.
-    Neighbouring rows that are parts of one file are decoded in one pass.
+    Neighbouring rows that are parts of one file are decoded in one pass. With `measure`, the rows
+    have `measures` and `levels`.
     """
     rows = batch.to_pylist(maps_as_pydicts="strict")
-    windows = _decode_rows(rows, config, options, run_id)
+    windows = _decode_rows(rows, config, options, run_id, measure)
     for together in collect((row["duration_s"], row) for row in windows):
         yield pa.Table.from_pylist(together, schema=WINDOW)
 
 
 def _decode_rows(
-    rows: Sequence[Row], config: AudioConfig, options: Mapping[str, Any], run_id: str
+    rows: Sequence[Row],
+    config: AudioConfig,
+    options: Mapping[str, Any],
+    run_id: str,
+    measure: bool,
 ) -> Iterator[Row]:
     for group, recording in _open_ahead(_by_file(_by_archive(rows)), config, options):
         with recording.closing:
-            yield from _decode_group(group, recording, config, options, run_id)
+            yield from _decode_group(group, recording, config, options, run_id, measure)
 
 
 def _by_archive(rows: Sequence[Row]) -> list[Row]:
@@ -167,6 +177,7 @@ def _decode_group(
     config: AudioConfig,
     options: Mapping[str, Any],
     run_id: str,
+    measure: bool,
 ) -> Iterator[Row]:
     """The windows of rows of one file and channel: what one pass gives, then the rest alone."""
     alone = dict(enumerate(rows))
@@ -174,24 +185,25 @@ def _decode_group(
         stretches = [_stretch_of(row) for row in rows]
         possible = [place for place, one in enumerate(stretches) if one is not None]
         wanted = [one for one in stretches if one is not None]
-        for index, windows in decode_together(opened.source, config, wanted):
+        together = decode_together(opened.source, config, wanted, measure=measure)
+        for index, windows in together:
             row = alone.pop(possible[index])
             yield from _decode_one(row, opened, options, run_id, iter(windows))
     while alone:
         row = alone.pop(next(iter(alone)))
-        of_row = _decode_alone(row, opened, config, is_last=not alone)
+        of_row = _decode_alone(row, opened, config, measure, is_last=not alone)
         yield from _decode_one(row, opened, options, run_id, of_row)
 
 
 def _decode_alone(
-    row: Row, opened: _Opened, config: AudioConfig, *, is_last: bool
+    row: Row, opened: _Opened, config: AudioConfig, measure: bool, *, is_last: bool
 ) -> Iterator[Window]:
     # Closed before an error becomes a row: the file may be what filled the memory.
     with opened.closing if is_last else nullcontext():
         if opened.source is None or opened.error:
             raise opened.error or RuntimeError("not opened")
         wanted = (row["offset_s"], row["length_s"], row["channel"])
-        yield from decode_source(opened.source, config, *wanted)
+        yield from decode_source(opened.source, config, *wanted, measure=measure)
 
 
 def _stretch_of(row: Row) -> Stretch | None:
@@ -227,6 +239,8 @@ def _decode_one(
         "audio_streams": 0,
         "audio_stream": 0,
         "is_only": False,
+        "measures": [],
+        "levels": b"",
         "waveform": b"",
     }
     if row["error_stage"]:
@@ -252,6 +266,8 @@ def _decode_one(
                 "audio_stream": window.audio_stream,
                 "channel": window.channel,
                 "is_only": window.is_only,
+                "measures": [asdict(window.measures)] if window.measures else [],
+                "levels": window.levels.tobytes(),
                 "waveform": window.waveform.tobytes(),
             }
             yield dict(base)
@@ -259,7 +275,8 @@ def _decode_one(
     except (Exception, SystemExit) as error:
         # Earlier windows stay valid; this row is the recording's last window and has the reason.
         found = error.found if isinstance(error, RecordingError) else {}
-        of_error = {"duration_s": 0.0, "waveform": b"", "channel": row["channel"], **found}
+        nothing = {"duration_s": 0.0, "levels": b"", "waveform": b""}
+        of_error = nothing | {"channel": row["channel"], **found}
         yield base | of_error | describe_error("decode", error)
 
 

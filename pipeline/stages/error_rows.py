@@ -33,7 +33,9 @@ def error_row(planned: Mapping[str, Any], stage: str, kind: str, message: str) -
         "window_start_s": planned["offset_s"],
         "codec": "",
         "warning": "",
+        "measures": [],
         "segments": [],
+        "quality": [],
     }
     zeros = (
         *("duration_s", "sample_rate_hz", "channels", "labelled_s", "silence_s", "failed_s"),

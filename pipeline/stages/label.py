@@ -15,6 +15,7 @@ from pipeline.models.sensevoice.packing import BatchedModel
 from pipeline.models.sensevoice.words import TokenRun
 from pipeline.schema import BUNDLE, FRAMES_PER_S, N_MELS, TEXT_COLUMNS, WINDOW_FIELDS, Segment
 from pipeline.stages.error_rows import describe_error
+from pipeline.stages.quality import measure_text
 from pipeline.stages.segment import FindSegments, bytes_at
 
 if TYPE_CHECKING:  # torch takes seconds and 600 MB; only processes with a model import it
@@ -131,9 +132,10 @@ class LabelSegments:
     ) -> Row:
         vocabulary = self._model.vocabulary
         labels: list[Row] = []
+        quality: list[Row] = []
         failed_s = 0.0 if not row["error_stage"] else row["duration_s"]
-        for segment, (output, aligned), contour in zip(
-            row["segments"], found, contours, strict=True
+        for segment, (output, aligned), contour, of_audio in zip(
+            row["segments"], found, contours, _quality_of(row), strict=True
         ):
             in_window = Segment(segment["start_s"], segment["end_s"])
             if isinstance(output, Exception):
@@ -145,7 +147,10 @@ class LabelSegments:
             label = label_clip(
                 output, vocabulary, start_s, end_s, self._config.use_itn, contour, aligned
             )
-            labels.append(without_text_of_silence(label) if segment["is_silence"] else label)
+            label = without_text_of_silence(label) if segment["is_silence"] else label
+            labels.append(label)
+            if of_audio:
+                quality.append(of_audio | measure_text(label, of_audio["speech_s"]))
         labelled_s = sum(
             segment["end_s"] - segment["start_s"]
             for segment, (output, _) in zip(row["segments"], found, strict=True)
@@ -157,7 +162,13 @@ class LabelSegments:
             "failed_s": failed_s,
             "silence_s": max(0.0, row["duration_s"] - labelled_s - failed_s),
             "segments": labels,
+            "quality": quality,
         }
+
+
+def _quality_of(row: Row) -> list[Row] | list[None]:
+    """What was measured of each segment; None if nothing was."""
+    return row["quality"] or [None] * len(row["segments"])
 
 
 def without_text_of_silence(label: Row) -> Row:

@@ -12,7 +12,7 @@ from pipeline.arrow import Row
 from pipeline.config import RunConfig
 from pipeline.models.files import resolve_model_of, resolve_vad
 from pipeline.schema import PLANNED
-from pipeline.stages.build import build_stages
+from pipeline.stages.build import build_stages, without_measures
 from pipeline.stages.label import LabelSegments
 from pipeline.stages.segment import FindSegments
 from pipeline.storage.address import is_uri
@@ -40,6 +40,7 @@ class FileLabeller:
     """Labels one file after the other. Loading it loads the models. Raises ModelError."""
 
     def __init__(self, config: RunConfig) -> None:
+        config = without_measures(config)
         files = resolve_model_of(config)
         _, vad = resolve_vad(config)
         stages = build_stages(config, RunInfo(_RUN_ID, "", config.model, files.sha256, vad))

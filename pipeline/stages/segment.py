@@ -8,11 +8,13 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.arrow import Row
+from pipeline.audio.meter import N_LEVELS
 from pipeline.config import SegmentConfig
 from pipeline.models.vad.merging import merge_segments
 from pipeline.schema import SAMPLE_RATE, SEGMENTED, Segment
 from pipeline.stages.collect import collect
 from pipeline.stages.error_rows import describe_error
+from pipeline.stages.quality import measure_segments
 
 if TYPE_CHECKING:  # torch takes seconds and 600 MB; only processes with a model import it
     from pipeline.models.features import LogMel
@@ -30,6 +32,7 @@ class SegmentedWindow(NamedTuple):
     clips: "list[LogMel]"
     silent: frozenset[Segment] = frozenset()  # those in which the VAD found no speech
     level_dbfs: float = -math.inf  # of the loudest second, if there is no segment
+    speech: Sequence[Segment] = ()  # what the VAD found
 
 
 class FindSegments:
@@ -54,13 +57,16 @@ class FindSegments:
 
     def find(self, batch: pa.Table) -> "list[tuple[Row, list[LogMel]]]":
         """Each row with its `segments`, and their features on this worker's device."""
-        rows = batch.drop_columns("waveform").to_pylist(maps_as_pydicts="strict")
+        rows = batch.drop_columns(["levels", "waveform"]).to_pylist(maps_as_pydicts="strict")
         good = [index for index, row in enumerate(rows) if not row["error_stage"]]
         waveforms = [np.frombuffer(bytes_at(batch["waveform"], i), np.int16) for i in good]
         found: list[SegmentedWindow | BaseException] = [SegmentedWindow([], [])] * len(rows)
         whole = [self._is_whole(rows[index]) for index in good]
         for index, segmented in zip(good, self._segment(waveforms, whole), strict=True):
             found[index] = segmented
+        for index, waveform in zip(good, waveforms, strict=True):
+            levels = np.frombuffer(bytes_at(batch["levels"], index), np.float32)
+            rows[index]["quality"] = _quality(rows[index], waveform, levels, found[index])
         return [_with_segments(row, one) for row, one in zip(rows, found, strict=True)]
 
     def _is_whole(self, row: Row) -> bool:
@@ -102,7 +108,7 @@ class FindSegments:
             segments = sorted([*segments, *silent], key=lambda segment: segment.start_s)
             clips = [log_mel[clip_frames(segment, len(log_mel))] for segment in segments]
             level_dbfs = -math.inf if segments else loudest_second_dbfs(waveform)
-            yield SegmentedWindow(segments, clips, frozenset(silent), level_dbfs)
+            yield SegmentedWindow(segments, clips, frozenset(silent), level_dbfs, intervals)
 
     def _silence(self, segments: Sequence[Segment], duration_s: float) -> list[Segment]:
         """The stretches between the segments, if they are to be labelled, too."""
@@ -135,7 +141,19 @@ def _join(clips: "Sequence[LogMel]") -> bytes:
     return b"".join(clip.numpy().tobytes() for clip in clips)
 
 
+def _quality(
+    row: Row, waveform: np.ndarray, levels: np.ndarray, found: SegmentedWindow | BaseException
+) -> list[Row]:
+    """One schema.QUALITY for each segment; none if the window was not measured."""
+    if isinstance(found, BaseException) or not levels.size:
+        return []
+    start_s = row["window_start_s"] - row["offset_s"]
+    hops = levels.reshape(-1, N_LEVELS)
+    return measure_segments(waveform, hops, found.segments, found.speech, start_s)
+
+
 def _with_segments(row: Row, found: SegmentedWindow | BaseException) -> "tuple[Row, list[LogMel]]":
+    row = {"quality": [], **row}
     if isinstance(found, BaseException):
         return row | {"segments": []} | describe_error("segment", found), []
     segments = [

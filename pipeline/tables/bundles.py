@@ -10,6 +10,7 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -24,13 +25,15 @@ from pipeline.tables.run_records import RunInfo
 BUNDLES = "_bundles/"
 # Columns of BUNDLE that older programs did not write, and what they mean without one. A bundle that
 # waits while the program is upgraded can still be published.
-ADDED_LATER: Mapping[str, str | float | int] = {
+ADDED_LATER: Mapping[str, str | float | int | list[Any]] = {
     "gap_s": 0.0,
     "start_offset_s": 0.0,
     "audio_streams": 0,  # not known
     "audio_stream": 0,
     "start": 0,  # not known
     "channel": 0,  # all
+    "measures": [],  # not measured
+    "quality": [],
 }
 BALANCE_S = 0.0005  # s, the allowed difference of labelled + silence + failed from the duration
 

@@ -23,8 +23,8 @@ from pipeline.storage.read_twice import read_twice
 from pipeline.storage.store import Store
 
 # Raised when an older program would misread a record. Version 1 had neither sha256 nor forgotten,
-# version 2 no reviews.
-LOG_VERSION = 3
+# version 2 no reviews, version 3 neither measures nor quality.
+LOG_VERSION = 4
 CHECKPOINT_EVERY = 50  # commits: limits how many records a reader reads one by one
 COMMIT_TRIES = 20  # commits that others made first, in a row, before a writer gives up
 KEPT_LISTS = 10  # commits: a reader without this library has this long to open the files

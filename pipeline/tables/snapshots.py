@@ -12,7 +12,7 @@ import pyarrow as pa
 from fsspec import AbstractFileSystem
 
 from pipeline.errors import StoreError
-from pipeline.schema import TABLES
+from pipeline.schema import MEASURE_FIELDS, TABLES
 from pipeline.storage.store import Store, open_store
 from pipeline.tables.commit_log import State, read_state
 from pipeline.tables.older_files import REPLACED
@@ -163,23 +163,37 @@ def create_views(
 
     DuckDB reads local files itself if `read_only` is false and their paths have no character that
     it takes for a pattern; other files through snapshot_files. Columns are those of schema.TABLES;
-    one that no file has is null. DuckDB does not look for columns in the path: below a directory
-    `language=yue`, each row would have this language.
+    one that no file has is null. `recordings` also has those of `measures`. DuckDB does not
+    look for columns in the path: below a directory `language=yue`, each row would have this
+    language.
     """
     files = SnapshotFiles(snapshot.store, f"{snapshot.seq} {snapshot.fingerprint} {prefix}")
     is_native = not (read_only or "://" in snapshot.store.root or _PATTERN & {*snapshot.store.root})
     if not is_native:
         connection.register_filesystem(files)
     opened: list[str] = []
+    sources: dict[str, str] = {}
     for table, schema in TABLES.items():
         keys = [file.path for file in snapshot.state.table(table, snapshot.fingerprint)]
         uris = [snapshot.store.uri(key) if is_native else files.add(key) for key in keys]
         source = _source(connection, uris, f"{prefix}empty_{table}", schema)
         if table in REPLACED:
             source = f"SELECT * REPLACE ({REPLACED[table]}) FROM ({source})"
-        connection.execute(f"CREATE VIEW {prefix}{table} AS {source}")
+        sources[table] = source
         opened += uris
+    sources["recordings"] = _with_measures(sources["recordings"], sources["measures"])
+    for table, source in sources.items():
+        connection.execute(f"CREATE VIEW {prefix}{table} AS {source}")
     return opened
+
+
+def _with_measures(recordings: str, measures: str) -> str:
+    """SQL for the recordings with what was measured of each; null if nothing was."""
+    shown = ", ".join(f"m.{name}" for name, _ in MEASURE_FIELDS)
+    return (
+        f"SELECT r.*, {shown} FROM ({recordings}) r LEFT JOIN ({measures}) m "
+        "ON m.recording_id = r.recording_id AND m.version = r.version"
+    )
 
 
 def _source(

@@ -4,7 +4,7 @@ All work is on columns: a corpus has a hundred times more segments than recordin
 loop over them would take longer than the minute between two commits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import unquote
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.arrow import Integers, pc
-from pipeline.schema import TABLES
+from pipeline.schema import MEASURE_FIELDS, QUALITY_FIELDS, TABLES
 from pipeline.storage.address import MEMBER
 
 # table -> column of the table -> field of schema.LABELLED_SEGMENT
@@ -44,9 +44,11 @@ _FROM_SEGMENT: Mapping[str, Mapping[str, str]] = {
     },
 }
 
+_NESTED = ("segments", "measures", "quality")
+
 
 def to_tables(rows: pa.Table, committed_at: datetime) -> dict[str, pa.Table]:
-    """All five tables of whole recordings, ordered by recording_id and time.
+    """All tables of whole recordings, ordered by recording_id and time.
 
     `rows` have schema.BUNDLE plus model, model_hash, fingerprint and run_id. They hold every window
     of every recording once, in any order.
@@ -59,6 +61,7 @@ def to_tables(rows: pa.Table, committed_at: datetime) -> dict[str, pa.Table]:
     owners = np.cumsum(is_first) - 1  # index of each row's recording in `firsts`
     return {
         "recordings": _recordings(rows, firsts, owners, committed_at),
+        "measures": _measures(rows),
         **_segment_tables(rows, owners),
     }
 
@@ -67,7 +70,7 @@ def _recordings(
     rows: pa.Table, firsts: Integers, owners: Integers, committed_at: datetime
 ) -> pa.Table:
     columns: dict[str, Any] = {
-        name: rows[name].take(firsts) for name in rows.column_names if name != "segments"
+        name: rows[name].take(firsts) for name in rows.column_names if name not in _NESTED
     }
     n_segments = pc.list_value_length(rows["segments"]).to_numpy()
     for name in ("duration_s", "labelled_s", "silence_s", "failed_s"):
@@ -108,6 +111,27 @@ def _streams(rows: pa.Table, owners: Integers, n_recordings: int) -> tuple[Any, 
     n_streams = pc.max_element_wise(n_single, pa.scalar(1, pa.int64())).cast(pa.int32())
     first = counted["channel_min"].combine_chunks().take(place)
     return pc.if_else(pc.equal(n_single, pa.scalar(1, pa.int64())), first, None), n_streams
+
+
+def _measures(rows: pa.Table) -> pa.Table:
+    """What was measured of each recording, from its last window; nothing of some recordings."""
+    measured = rows["measures"].combine_chunks()
+    places = pc.list_parent_indices(measured)
+    columns = {name: rows[name].take(places) for name in ("recording_id", "version")}
+    return _table("measures", columns | _known(measured, MEASURE_FIELDS))
+
+
+def _known(
+    nested: "pa.ListArray[Any]", fields: Sequence[tuple[str, pa.DataType]]
+) -> dict[str, Any]:
+    """The fields of a list of structs, one value each; NaN and "" become null."""
+    flat = pc.list_flatten(nested)
+    columns = {}
+    for name, kind in fields:
+        values = pc.struct_field(flat, name)
+        is_known = _has_text(values) if kind == pa.string() else pc.is_finite(values)
+        columns[name] = pc.if_else(is_known, values, pa.scalar(None, kind))
+    return columns
 
 
 def _members(uris: Any) -> Any:
@@ -159,7 +183,24 @@ def _segment_tables(rows: pa.Table, owners: Integers) -> dict[str, pa.Table]:
         for table, fields in _FROM_SEGMENT.items()
     }
     tables["transcripts"] = _without_empty_confidence(tables["transcripts"])
+    tables["quality"] = _quality(rows, in_time_order, keys)
     return {**tables, "events": _events(pc.struct_field(segments, "events"), keys)}
+
+
+def _quality(
+    rows: pa.Table, in_time_order: Integers, keys: Mapping[str, "pa.Array[Any]"]
+) -> pa.Table:
+    """What was measured of each segment; a row of a bundle has it of all segments, or of none."""
+    nested = rows["quality"].combine_chunks()
+    n_measured = pc.fill_null(pc.list_value_length(nested), 0).to_numpy()
+    n_segments = pc.list_value_length(rows["segments"]).to_numpy()
+    is_measured = np.repeat(n_measured > 0, n_segments)  # of each segment, as in the bundle
+    place = (np.cumsum(is_measured) - 1)[in_time_order]  # among those that were measured
+    kept = pa.array(is_measured[in_time_order])
+    places = pa.array(place[is_measured[in_time_order]])
+    columns = {name: pc.filter(values, kept) for name, values in keys.items()}
+    measured = _known(nested, QUALITY_FIELDS)
+    return _table("quality", columns | {name: measured[name].take(places) for name in measured})
 
 
 def _without_empty_confidence(rows: pa.Table) -> pa.Table:

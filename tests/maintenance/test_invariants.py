@@ -70,11 +70,11 @@ def test_seconds_add_up_to_half_a_millisecond(off_s: float, is_good: bool) -> No
 @pytest.mark.parametrize(("end_s", "is_good"), [(10.0005, True), (10.002, False)])
 def test_a_segment_ends_with_its_recording(end_s: float, is_good: bool) -> None:
     changed = {"end_s": [2.5, end_s]}
-    found = problems(dict.fromkeys(("transcripts", "languages", "emotions"), changed))
+    found = problems(dict.fromkeys(("transcripts", "languages", "emotions", "quality"), changed))
     assert is_good == (not found)
 
 
 def test_a_segment_may_have_no_length_but_not_end_before_it_starts() -> None:
-    tables = ("transcripts", "languages", "emotions")
+    tables = ("transcripts", "languages", "emotions", "quality")
     assert problems({table: {"end_s": [0.0, 4.0]} for table in tables}) == []
     assert problems({table: {"end_s": [2.5, 3.9]} for table in tables})

@@ -48,7 +48,7 @@ HOMES = {
     "sherpa_onnx": {"benchmark"},
     "sentencepiece": {"models", "convert"},
     "silero_vad": {"models"},
-    "numba": {"models"},
+    "numba": {"audio", "models"},
     "ray": {"flow", "training", "serving/ray_serve"},  # one process serves without Ray
     "av": {"audio"},
     "soundfile": {"audio", "export", "benchmark"},

@@ -62,7 +62,7 @@ def test_a_crash_leaves_a_whole_row_without_audio() -> None:
         **{"gap_s": 0.0, "start_offset_s": 0.0, "audio_streams": 0, "audio_stream": 0},
         **dict.fromkeys(("sample_rate_hz", "channels"), 0),
         **dict.fromkeys(("codec", "warning"), ""),
-        "segments": [],
+        **{"measures": [], "segments": [], "quality": []},
     }
 
 

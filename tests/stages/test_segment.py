@@ -37,6 +37,7 @@ def window_row(waveform: np.ndarray) -> dict[str, Any]:
         **{"attempt_id": "a1", "window_index": 0, "n_windows": 1, "window_start_s": 0.0},
         **{"duration_s": len(waveform) / SAMPLE_RATE, "sample_rate_hz": 16_000, "channels": 1},
         **{"codec": "", "warning": "", "waveform": waveform.tobytes(), "is_only": True},
+        **{"measures": [], "levels": b""},
         **NO_GAPS,
     }
 

@@ -1,5 +1,6 @@
 """Bundle rows for tests: all columns, with invented labels whose text names their origin."""
 
+import math
 from typing import Any
 
 import pyarrow as pa
@@ -9,6 +10,18 @@ from pipeline.tables.run_records import RunInfo
 
 # What decoding adds for a file of one audio stream, without gaps.
 NO_GAPS = {"gap_s": 0.0, "start_offset_s": 0.0, "audio_streams": 1, "audio_stream": 0}
+
+MEASURED = {
+    **{"loudness_lufs": -23.0, "loudness_range_lu": math.nan, "sample_peak_dbfs": -3.0},
+    **{"clipped_share": 0.0, "dc_offset": 0.0, "channel_correlation": math.nan},
+    **{"channel_difference_db": math.nan, "bandwidth_hz": 8000.0, "bandwidth_drop_db": 3.0},
+    "audio_sha256": "5a" * 32,
+}
+QUALITY = {
+    **{"loudness_lufs": -22.0, "sample_peak_dbfs": -3.0, "clipped_share": 0.0, "snr_db": 30.0},
+    **{"snr_method": "vad", "noise_dbfs": -60.0, "speech_s": 2.0, "chars_per_s": 12.0},
+    **{"words_per_s": 2.5, "unique_token_ratio": 1.0},
+}
 
 RUN = RunInfo("run-a", "f1" * 16, "demo", "m0" * 32, "silero")
 OTHER_RUN = RunInfo("run-b", "f1" * 16, "demo", "m0" * 32, "silero")
@@ -63,6 +76,7 @@ def window(
         "codec": "pcm_s16le",
         "warning": warning,
         **NO_GAPS,
+        "measures": [MEASURED] if index == n_windows - 1 else [],
         "labelled_s": labelled_s,
         "silence_s": 0.0 if error else WINDOW_S - labelled_s,
         "failed_s": WINDOW_S if error else 0.0,
@@ -70,6 +84,7 @@ def window(
             _segment(start_s + 4.0 * i, f"{recording_id} {version} {attempt_id} {index}.{i}")
             for i in range(n_segments)
         ],
+        "quality": [QUALITY] * n_segments,
     }
 
 

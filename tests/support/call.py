@@ -7,6 +7,7 @@ import numpy as np
 import soundfile
 
 from pipeline.storage.store import Store, open_store
+from pipeline.storage.versions import look_up_version
 from pipeline.tables.bundles import write_bundle
 from pipeline.tables.publisher import publish
 from tests.support.bundle_rows import RUN, bundle, window
@@ -33,11 +34,13 @@ def of_channel(path: Path, channel: int, **fields: Any) -> dict[str, Any]:
     return row | {"uri": str(path), "channel": channel, "channels": 2, "window_start_s": 0.0}
 
 
-def publish_call(folder: Path) -> Store:
-    """`folder/call.wav`, and its labels in `folder/out`."""
+def publish_call(folder: Path, *, has_version: bool = False) -> Store:
+    """`folder/call.wav`, and its labels in `folder/out`; with the file's version, or "v1"."""
     path = folder / "call.wav"
     soundfile.write(path, np.concatenate(channels(), axis=1), RATE)
     store = open_store(str(folder / "out"))
-    write_bundle(store, RUN, bundle(of_channel(path, 1), of_channel(path, 2)))
+    version = look_up_version(str(path), {})[0] if has_version else "v1"
+    rows = [of_channel(path, channel, version=version) for channel in (1, 2)]
+    write_bundle(store, RUN, bundle(*rows))
     publish(store, RUN)
     return store
