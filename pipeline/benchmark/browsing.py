@@ -152,10 +152,16 @@ def _part(first: int, last: int) -> dict[str, pa.Table]:
         },
         "recordings": _recordings(recording_ids),
     }
-    return {
-        name: pa.table({field: columns[field] for field in TABLES[name].names}, TABLES[name])
-        for name, columns in tables.items()
+    return {name: _table(name, columns) for name, columns in tables.items()}
+
+
+def _table(name: str, columns: dict[str, Any]) -> pa.Table:
+    """With nulls in the columns that are not given."""
+    n_rows = len(columns["recording_id"])
+    values = {
+        field.name: columns.get(field.name, pa.nulls(n_rows, field.type)) for field in TABLES[name]
     }
+    return pa.table(values, TABLES[name])
 
 
 def _labels(
@@ -195,6 +201,7 @@ def _words(start_s: npt.NDArray[Any]) -> Any:
             pa.array(starts),
             pa.array(starts + 0.5),
             pa.array(np.full(len(starts), 0.9, np.float32)),
+            pa.array(starts + 0.25),
         ],
         fields=list(kind.value_type),
     )

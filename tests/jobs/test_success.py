@@ -102,11 +102,11 @@ def age(store: Store, hours: float) -> None:
         os.utime(store.uri(record_key(seq)), (written_s, written_s))
 
 
-@pytest.mark.parametrize(("days", "n_files"), [("1", 0), ("0.2", 0), ("0.05", 15), ("0", 15)])
+@pytest.mark.parametrize(("days", "n_files"), [("1", 0), ("0.2", 0), ("0.05", 21), ("0", 21)])
 def test_vacuum_keeps_what_was_current_in_the_days_asked_for(
     root: str, days: str, n_files: int
 ) -> None:
-    """All commits are two hours old; three parts of five tables were merged since."""
+    """All commits are two hours old; three parts of seven tables were merged since."""
     store = open_store(root)
     age(store, hours=2)
     before = store.list("")
@@ -122,7 +122,7 @@ def test_vacuum_keeps_seven_days_by_default(root: str) -> None:
     age(store, hours=6.9 * 24)
     assert json_of("vacuum", root)["files"] == []
     age(store, hours=7.1 * 24)
-    assert len(json_of("vacuum", root)["files"]) == 15
+    assert len(json_of("vacuum", root)["files"]) == 21
 
 
 def test_a_dry_vacuum_lists_what_it_would_delete(root: str) -> None:
@@ -131,7 +131,7 @@ def test_a_dry_vacuum_lists_what_it_would_delete(root: str) -> None:
     done = invoke("vacuum", root, "--retain-days", "0", "--dry-run")
     assert done.exit_code == 0
     listed = [line for line in done.stdout.splitlines() if line in before]
-    assert sum(line.endswith(".parquet") for line in listed) == 15 + 3
+    assert sum(line.endswith(".parquet") for line in listed) == 21 + 3
     assert store.list("") == before
 
 
@@ -154,10 +154,10 @@ def test_a_store_that_ignores_conditions_needs_a_single_writer(s3: S3) -> None:
 def test_a_release_is_plain_files_with_all_rows(root: str, tmp_path: Path) -> None:
     target = tmp_path / "copy"
     done = json_of("release", root, str(target))
-    assert (done["seq"], done["n_files"]) == (4, 5)
+    assert (done["seq"], done["n_files"]) == (4, 7)
     assert done["n_rows"] == {
-        **dict.fromkeys(("transcripts", "languages", "emotions"), 6),
-        **{"events": 12, "recordings": 3},
+        **dict.fromkeys(("transcripts", "languages", "emotions", "quality"), 6),
+        **{"events": 12, "recordings": 3, "measures": 3},
     }
     for table in TABLES:
         (path,) = (target / table).glob("part-*.parquet")

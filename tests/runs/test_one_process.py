@@ -133,6 +133,7 @@ def legs_of(seconds: float, n_rows: int = 1) -> Legs:
     row |= {
         "offset_s": 0.0,
         "length_s": seconds,
+        "channel": 0,
         "bytes": 0,
         "start": 0,
         "attempts": 1,

@@ -176,33 +176,32 @@ class SenseVoice:
     ) -> list[ClipOutput]:
         """Encoder output (n, d) -> for each clip, best tokens per frame and tag probabilities."""
         columns = np.unique([token for ids in wanted for token in ids]).astype(np.int64)
-        asked_of = self._index(columns)
+        place = self._index(columns) if wanted else None
         tokens, top, asked = [], [], []
         for part in hidden.split(_HEAD_FRAMES[self._device.type]):
             logits = self._encoder.logits(part)
             best, ids = logits.max(dim=-1)
-            told = logits[:, asked_of] - best[:, None]
+            told = None if place is None else logits[:, place] - best[:, None]
             # In place: the softmax of the best token alone.
             tokens.append(ids)
             top.append(logits.sub_(best[:, None]).exp_().sum(dim=-1).reciprocal())
-            asked.append(told + top[-1].log()[:, None])
+            asked += [] if told is None else [told + top[-1].log()[:, None]]
         starts = self._index(np.cumsum([0, *lengths[:-1]]))
         kinds = [
             F.linear(hidden[starts + frame], *layer).softmax(dim=-1)
             for frame, layer in enumerate(self._tag_layers)  # language, emotion, event: 0, 1, 2
         ]
-        token_ids, peaks, told_all, *shares = _to_host(
-            [torch.cat(tokens), torch.cat(top), torch.cat(asked), *kinds]
-        )
+        asked = [torch.cat(asked)] if asked else []
+        token_ids, peaks, *rest = _to_host([torch.cat(tokens), torch.cat(top), *kinds, *asked])
+        shares, told_of_all = rest[: len(kinds)], rest[len(kinds) :]
         ends = np.cumsum(lengths)[:-1]
         of_frames = np.split(token_ids.astype(np.int64), ends), np.split(peaks, ends)
         outputs = [ClipOutput(*parts) for parts in zip(*of_frames, *shares, strict=True)]
-        if not wanted:
-            return outputs
         return [
             replace(output, wanted=part[:, np.searchsorted(columns, ids)])
-            for output, part, ids in zip(outputs, np.split(told_all, ends), wanted, strict=True)
-        ]
+            for told in told_of_all
+            for output, part, ids in zip(outputs, np.split(told, ends), wanted, strict=True)
+        ] or outputs
 
 
 def _to_host(tensors: Sequence[Tensor]) -> list[np.ndarray]:
