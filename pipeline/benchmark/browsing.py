@@ -18,7 +18,15 @@ from rich.table import Table
 from pipeline.arrow import pc
 from pipeline.explorer.browse import Browser
 from pipeline.explorer.queue import freeze
-from pipeline.schema import EMOTIONS, EVENTS, LANGUAGES, REVIEWS, SCHEMA_VERSION, TABLES
+from pipeline.schema import (
+    EMOTIONS,
+    EVENTS,
+    LANGUAGES,
+    OPTIONAL_TABLES,
+    REVIEWS,
+    SCHEMA_VERSION,
+    TABLES,
+)
 from pipeline.storage.store import open_store
 from pipeline.tables import open_snapshot
 from pipeline.tables.commit_log import Record, write_derived, write_record
@@ -152,7 +160,8 @@ def _part(first: int, last: int) -> dict[str, pa.Table]:
         },
         "recordings": _recordings(recording_ids),
     }
-    return {name: _table(name, columns) for name, columns in tables.items()}
+    absent = {name: TABLES[name].empty_table() for name in OPTIONAL_TABLES}
+    return {name: _table(name, columns) for name, columns in tables.items()} | absent
 
 
 def _table(name: str, columns: dict[str, Any]) -> pa.Table:
