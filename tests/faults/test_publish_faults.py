@@ -298,8 +298,9 @@ def test_a_store_that_ignores_short_writes_leaves_partial_files(tmp_path: Path) 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
 def test_a_publisher_without_permission_stops_until_it_has_it_again(tmp_path: Path) -> None:
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o755)
+    for path in (tmp_path, *tmp_path.parents):
+        if "pytest-of-" in str(path):  # one more with pytest-xdist
+            path.chmod(0o755)
     root = tmp_path / "root"
     root.mkdir()
     os.chown(root, 65_534, 65_534)

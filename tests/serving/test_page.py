@@ -16,6 +16,7 @@ from tests.support.chromium import BINARY, needs_chromium
 from tests.support.demo import AUDIO, LONG, demo_config
 
 pytestmark = needs_chromium
+expect.set_options(timeout=30_000)  # ms; another test may have the cores
 TOKEN = "a-token-of-this-test"
 _DONE = re.compile(r"Nothing was found to label\.|\d+ segments?")
 SHOTS = os.environ.get("SENSEVOICE_TEST_SCREENSHOTS", "")  # a directory to look at

@@ -31,6 +31,7 @@ def of_channel(path: Path, channel: int, **fields: Any) -> dict[str, Any]:
         segment |= {"text": f"{channel} says {number}", "words": []}
         for event in segment["events"]:
             event |= {name: event[name] - shift_s for name in ("start_s", "end_s")}
+    row |= {"measures": [], "quality": []}
     return row | {"uri": str(path), "channel": channel, "channels": 2, "window_start_s": 0.0}
 
 
