@@ -83,8 +83,9 @@ class Checkpoints:
         self.store.delete([key for key in self._keys(_WEIGHTS) if key not in wanted])
 
     def clear(self) -> None:
-        """Delete everything."""
+        """Delete everything, also what a worker that was killed had not finished."""
         self.store.delete([*self._keys(), *self._keys(_WEIGHTS), *self._keys(_RESULT)])
+        self.store.sweep(0.0)
 
     def _keys(self, kind: str = _CHECKPOINT) -> list[str]:
         return sorted(key for key in self.store.list("") if key.startswith(f"{kind}-"))

@@ -39,7 +39,7 @@ def test_spark_reads_the_same_rows(labelled: Snapshot, monkeypatch: pytest.Monke
         probabilities = spark.read.parquet(*labelled.files("languages")).select("probabilities.*")
         assert probabilities.columns == ["zh", "en", "yue", "ja", "ko", "nospeech"]
         words = spark.read.parquet(*labelled.files("transcripts")).selectExpr("inline(words)")
-        assert words.columns == ["word", "start_s", "end_s", "confidence"]
+        assert words.columns == ["word", "start_s", "end_s", "confidence", "peak_s"]
         committed = spark.read.parquet(*labelled.files("recordings")).groupBy("status").count()
         assert {row["status"]: row["count"] for row in committed.collect()} == {
             "ok": 18,
