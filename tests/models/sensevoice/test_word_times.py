@@ -57,6 +57,13 @@ def test_a_word_in_no_loud_stretch_keeps_its_peak() -> None:
     assert grow([Span(0.0, 0.06)], np.zeros(0, np.float32)) == [Span(0.0, 0.06)]
 
 
+def test_a_sound_below_a_quarter_of_the_way_to_loud_is_no_word() -> None:
+    contour = loud(200, (20, 66))
+    contour[100:140] = 4.0  # loud begins at 2 + 10 / 4
+    _, breath = grow([Span(0.60, 0.66), Span(1.20, 1.26)], contour)
+    assert breath == Span(1.20, 1.26)
+
+
 spans = st.lists(st.integers(0, 60), min_size=2, max_size=12).map(sorted)
 
 
