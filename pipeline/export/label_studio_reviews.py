@@ -78,7 +78,7 @@ class Imported:
     """What one import did. Everything in the file is in one of these counts."""
 
     n_tasks: int
-    n_without: int  # tasks that nobody has annotated
+    n_without: int  # tasks without an annotation
     n_cancelled: int  # annotations that their author skipped
     n_saved: int = 0
     n_present: int = 0  # reviews that were saved before

@@ -21,7 +21,7 @@ from pipeline.audio.meter import N_LEVELS
 from pipeline.audio.sources import Source, open_source
 from pipeline.audio.streams import Floats
 from pipeline.audio.windows import Window, decode_source, hops_of
-from pipeline.errors import RecordingError, StoreError
+from pipeline.errors import StoreError
 from pipeline.schema import SAMPLE_RATE, TABLES, Segment
 from pipeline.stages.quality import measure_segments, measure_text
 from pipeline.storage.store import Store
@@ -77,6 +77,9 @@ def add_measures(store: Store, fingerprint: str, options: Mapping[str, Any]) -> 
             state = commits.replay(store, state, [record])
             commits.write_derived(store, state)
             done.update(file.path for file in record.added["recordings"])
+            added.n_measured += len(rows)
+        # The rows of this part are stored; the reasons of others are counted at the end.
+        known = {key: one for key, one in known.items() if isinstance(one, str)}
         added.n_there += tables["measures"].num_rows
         n_lost = 0
         done.add(path)
@@ -89,7 +92,6 @@ def _counted(added: Added, known: Mapping[tuple[str, str], Measured | str]) -> A
     reasons = [one for one in known.values() if isinstance(one, str)]
     added.n_changed = reasons.count("changed")
     added.n_unreadable = len(reasons) - added.n_changed
-    added.n_measured = len(known) - len(reasons)
     return added
 
 
@@ -121,7 +123,7 @@ def _measure(row: Row, texts: list[Row], options: Mapping[str, Any]) -> Measured
             if source.version != row["version"]:
                 return "changed"
             windows = _decoded(source, row)
-    except (RecordingError, StoreError, OSError) as error:
+    except (Exception, SystemExit) as error:  # whatever a decoder raises, as in a run
         return f"unreadable: {error}"
     measures = windows[-1].measures
     if measures is None:

@@ -24,7 +24,7 @@ class TableRows(_Section):
     reviewed: Literal["only", "prefer", "exclude", "ignore"] = Field(
         default="only",
         description="only: what people confirmed or corrected; prefer: the model's own labels "
-        "where nobody did; exclude, ignore: as in `export`",
+        "where there is no review; exclude, ignore: as in `export`",
     )
     split: Literal["train", "test"] = Field(
         default="train", description="which part of the speakers or recordings"
