@@ -25,7 +25,7 @@ export async function draw(place, segment, state, actions) {
   play.addEventListener("click", toggle);
   const spans = drawWords(words, segment);
   place.replaceChildren(
-    el("h2", {}, el("span", { class: "id" }, segment.segment_id)),
+    el("h2", {}, el("span", { class: "id" }, segment.segment_id), segment.channel ? ` channel ${segment.channel}` : ""),
     el("div", { class: "player" }, play, wave, time), problem, words,
     ...(state.read_only ? [facts(segment)] : [form(segment, state, actions), facts(segment)]),
   );
